@@ -183,6 +183,8 @@ HISTORY = {
     "not of the model that the next round trains",
     "measured_on": "`validation part` or `test part`: the images that these figures rest on; null "
     "if the round was not evaluated",
+    "not_measured": "in a federation: why sites with test images are not in these figures, by site; "
+    "missing if all are, or say that they withhold theirs",
     "train_loss": "mean over the replies, weighted like the updates; null under `[privacy]`",
     "epsilon": "spent so far; null without `[privacy]`",
     "lr": "local learning rate at the start of the round",
@@ -211,6 +213,8 @@ SUMMARY = {
     "released figures",
     "accuracy": "likewise, as every other figure of the task by its name",
     "loss": "the task's loss, of the final model on test images",
+    "not_measured": "in a federation: why sites with test images are not in the figures, by site; "
+    "missing if all are, or say that they withhold theirs",
     "score_interval": "the 95 % interval of `score` over other test images, null if not known",
     "model": "with `rounds.ema`: `moving average`, which is what was measured and delivered",
     "rounds": "rounds completed",

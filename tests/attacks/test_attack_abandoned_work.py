@@ -21,7 +21,8 @@ import pytest
 from attacked_site import AttackedSite, InlineTrainer, draw, known, noise_images, program
 
 from fedsight.deploy.site import service
-from fedsight.deploy.site.service import ServiceAnswer, SiteService
+from fedsight.deploy.site.background import Background
+from fedsight.deploy.site.service import ServiceAnswer
 from fedsight.deploy.site.trainer import AbandonedError, TrainStep
 from fedsight.governance.ledger import Ledger
 
@@ -91,7 +92,7 @@ def test_every_question_is_charged_where_work_that_was_abandoned_is_done(
     site: AttackedSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Future, "cancel", lambda self: False)
-    monkeypatch.setattr(SiteService, "_unless_abandoned", lambda self, ticket, do: do())
+    monkeypatch.setattr(Background, "_unless_abandoned", lambda self, ticket, do: do())
     found, _ = ask(site, tmp_path)
     assert found["update"] == QUESTIONS
     assert found["released"] == QUESTIONS - 1, "the first was interrupted"
@@ -129,12 +130,12 @@ def test_who_waits_for_what_is_abandoned_hears_that_it_has_expired(
         header = json.dumps({"ticket": ticket, "seconds": 30})
         told.append(json.loads(site.service.answer("wait", header, b"")[0]))
 
-    site.service._start_work(("first",), first, {})
+    site.service._background.start(("first",), first, {})
     begun.wait(60)
-    second, _ = site.service._start_work(("second",), first, {})
+    second, _ = site.service._background.start(("second",), first, {})
     waiting = threading.Thread(target=wait, args=(second["ticket"],))
     waiting.start()
-    site.service._start_work(("third",), first, {})
+    site.service._background.start(("third",), first, {})
     waiting.join(60)
     gate.set()
     assert told == [{"error": "this request has expired", "cure": "send it again"}]

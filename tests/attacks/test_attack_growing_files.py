@@ -19,7 +19,7 @@ from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.site import refusals, release, trainer
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.memories import occupied
-from fedsight.deploy.site.refusals import Refusals
+from fedsight.deploy.site.refusals import Asked, Refusals
 from fedsight.deploy.site.service import SiteService
 from fedsight.governance.entries import LedgerEntry
 from fedsight.governance.ledger import Ledger, SumLimit
@@ -41,7 +41,7 @@ def day(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 class NaiveRefusals(Refusals):
     """As it was: a line for each refusal, as long as the coordinator likes."""
 
-    def record(self, kind: str, why: str) -> None:
+    def record(self, kind: str, why: str, asked: Asked = Asked()) -> None:
         """Write it down."""
         self._log.write("refused", what=kind, why=why)
 
@@ -85,7 +85,7 @@ def test_a_long_name_of_a_program_does_not_fill_the_log(
 ) -> None:
     """A name does not change the fingerprint, so `contract.runs` does not limit how many come."""
     if not shortened:
-        monkeypatch.setattr("fedsight.deploy.site.service.printable", lambda text, most: text)
+        monkeypatch.setattr("fedsight.deploy.site.refusals.printable", lambda text, most: text)
     data = draw(tmp_path / "images", noise_images(4))
     site, of = attack("ward", data), program(data)
     for turn in range(3):
@@ -214,7 +214,7 @@ def test_a_run_does_not_ask_for_numbers_of_images_without_end(
     else:
         assert len(refused) == 4
         assert refused[0].startswith("contract.attempts: the declaration of this run was asked for")
-        assert entries == 2 * 8
+        assert entries == 2 * 8 + 1
         assert lines == 8 + 1, "and one about the refusal"
 
 

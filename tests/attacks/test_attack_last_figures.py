@@ -25,7 +25,6 @@ from site_services import FaultyLink, Places
 from fedsight.core.errors import SiteError
 from fedsight.deploy.declaration import gather, read_declaration
 from fedsight.deploy.server import job
-from fedsight.engines.remote.engine import RemoteEngine, RunRecord
 from fedsight.engines.remote.figures import FARTHEST, FigureReader
 from fedsight.evaluation import conclusion, figures, noised, overall
 from fedsight.evaluation.attempts import INTERVALS, SITES, TABLES, Attempts
@@ -197,14 +196,13 @@ def test_a_site_sends_the_figures_that_it_has_declared(noised: bool) -> None:
         True: {"noise": 1e6, "metrics": {**exact, "confusion": [far, TEST]}},
     }
     said = "figures with noise" if noised else "exact figures"
-    record = RunRecord({}, {}, lambda: 0, noised=["evil"] if noised else [])
-    engine = RemoteEngine(of, site_services.LocalLink({}), record)
+    reader = FigureReader(of, ["evil"] if noised else [])
     for sent, answer in answers.items():
         if sent == noised:
-            assert isinstance(engine._checked_sums(0, "evil", answer), NoisedSums) is noised
+            assert isinstance(reader.checked(answer, "evil", TEST), NoisedSums) is noised
         else:
             with pytest.raises(SiteError, match=f"site 'evil' has declared {said}, and"):
-                engine._checked_sums(0, "evil", answer)
+                reader.checked(answer, "evil", TEST)
 
 
 # Whatever the reader accepts ----------------------------------------------------------------------

@@ -18,7 +18,8 @@ from site_services import FaultyLink, LocalLink, Places
 
 from fedsight.coordinator.store import RunStore
 from fedsight.deploy.membership import presence
-from fedsight.deploy.server.job import JOB_FILE, final_sites
+from fedsight.deploy.server.job import JOB_FILE
+from fedsight.deploy.server.joining import final_sites
 from fedsight.privacy.accounting import COARSE, spent
 from fedsight.privacy.base import Mechanism
 from fedsight.privacy.event import gaussian

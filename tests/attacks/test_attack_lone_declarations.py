@@ -22,8 +22,8 @@ from fedsight.core.errors import ConfigError, FedSightError
 from fedsight.data.base import Preprocess
 from fedsight.deploy import costly_sites, declaration
 from fedsight.deploy.declaration import Declaration, gather, lone_sites
-from fedsight.deploy.server import job
-from fedsight.deploy.server.job import unfit_sites
+from fedsight.deploy.server import joining
+from fedsight.deploy.server.joining import unfit_sites
 from fedsight.program import fitting
 from fedsight.program.federation import Federation
 from fedsight.program.program import Program
@@ -75,7 +75,7 @@ def test_a_number_of_images_ends_the_run_where_nobody_is_left_out_for_it(
     why: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(job, "costly_sites", lambda *given: {})
+    monkeypatch.setattr(joining, "costly_sites", lambda *given: {})
     declared = sites(count, replace(HONEST, labels=labels))
     left_out = unfit_sites(of(tmp_path, **sections), declared, {})
     assert left_out == {}
@@ -167,7 +167,7 @@ def test_ours_builds_none_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         asked.extend(found)
         return lone_sites(of, found)
 
-    monkeypatch.setattr(job, "lone_sites", looking)
+    monkeypatch.setattr(joining, "lone_sites", looking)
     left_out = unfit_sites(cnn, tiny(), {})
     assert list(left_out) == ["evil"]
     assert "prepares images as" in str(left_out["evil"])

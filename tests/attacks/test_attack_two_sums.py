@@ -31,7 +31,7 @@ from torch import Tensor
 from fedsight.core.errors import DeployError, SiteError
 from fedsight.core.types import Order
 from fedsight.deploy.declaration import gather
-from fedsight.deploy.server.job import propose
+from fedsight.deploy.server.joining import propose
 from fedsight.deploy.site.trainer import TrainedUpdate
 from fedsight.engines.base import collect
 from fedsight.engines.remote.engine import RemoteEngine, RunRecord
@@ -94,7 +94,7 @@ class Federation:
     ) -> Tensor:
         """The sum of the round's updates from `vector` over some sites, without masks."""
         link = LocalLink({name: self.sites[name].service for name in names})
-        declared, absent = propose(self.program, run, link, {})
+        declared, absent, _ = propose(self.program, run, link, {})
         assert not absent
         federation = gather(self.program, declared)
         engine = RemoteEngine(federation, link, RunRecord({}, {}, lambda: 0, id=run))

@@ -18,8 +18,8 @@ from fedsight.coordinator.session import Session
 from fedsight.core.errors import ConfigError
 from fedsight.data.base import Preprocess
 from fedsight.deploy.declaration import Declaration, gather
-from fedsight.deploy.server import job
-from fedsight.deploy.server.job import unfit_sites
+from fedsight.deploy.server import joining
+from fedsight.deploy.server.joining import unfit_sites
 from fedsight.program.program import Program
 
 SIZE = Preprocess(1, 8, 8, "stretch", (0.0,), (0.25,))
@@ -53,7 +53,7 @@ def test_unlabelled_classes_end_the_run_where_nobody_is_left_out_for_them(
     unlabelled: tuple[int, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(job, "mislabelled_sites", lambda *given: {})
+    monkeypatch.setattr(joining, "mislabelled_sites", lambda *given: {})
     declared, attacked = sites(unlabelled), of(tmp_path, sections)
     left_out = unfit_sites(attacked, declared, {})
     assert left_out == {}

@@ -22,6 +22,7 @@ from fedsight.core.errors import DeployError
 from fedsight.deploy import requirements
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
+from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.processes.spawn import Process
 from fedsight.deploy.server import server
@@ -128,6 +129,25 @@ def test_status_shows_who_is_connected_and_with_what(tmp_path: Path) -> None:
     assert "stolen [red] :x:" in found["d"]
 
 
+def test_status_shows_who_runs_other_code(tmp_path: Path) -> None:
+    made, ours = federation(tmp_path / "wards", "a", "b"), installed()
+    presence.record(made.presences, "a", "process", DECLARED, str(ours))
+    presence.record(made.presences, "b", "process", DECLARED, f"{ours.version} (0123456789ab)")
+    words = ("federation", "status", "--federation", made.folder)
+    text = done(*words).out
+    assert f"Not the FedSight of this machine ({ours})" in text
+    assert text.rstrip().endswith(": b")
+    table = json.loads(done(*words, "--json").out)
+    assert (table["federation"], table["serving"], table["package"]) == ("wards", False, str(ours))
+    found = {row["name"]: row for row in table["rows"]}
+    assert (found["a"]["connected"], found["a"]["train"], found["a"]["other"]) == (
+        True,
+        1200,
+        False,
+    )
+    assert (found["b"]["package"], found["b"]["other"]) == (f"{ours.version} (0123456789ab)", True)
+
+
 def test_status_of_a_new_federation(tmp_path: Path) -> None:
     made = federation(tmp_path / "wards")
     assert (
@@ -170,6 +190,9 @@ def test_history_shows_events_and_runs(tmp_path: Path) -> None:
     assert "75.00%" in found["later"]
     assert "finished" in found["later"]
     assert "failed: no site is left" in found["broken"]
+    table = json.loads(done(*words, "--json").out)
+    assert [Path(run["folder"]).name for run in table["runs"]] == ["zero", "broken", "later"]
+    assert table["events"][-1] == made.events()[-1]
 
 
 def test_history_of_a_run_says_who_was_refused_and_why(tmp_path: Path) -> None:
@@ -182,6 +205,10 @@ def test_history_of_a_run_says_who_was_refused_and_why(tmp_path: Path) -> None:
     assert "2 of 3" in found["2"]
     assert "b: site 'b' sent [NaN]" in found["2"]
     assert "The run stopped: the [disk] is full" in text
+    words = ("federation", "history", "--federation", made.folder, "--run", "first", "--json")
+    table = json.loads(done(*words).out)
+    assert [line["round"] for line in table["rounds"]] == [1, 2]
+    assert table["stopped"] == {"cause": "the [disk] is full", "cure": "free some space"}
     text = refused(7, "federation", "history", "--federation", made.folder, "--run", "second")
     assert "its runs are: first" in text
     (made.runs / "first" / "history.jsonl").write_text("no JSON\n")

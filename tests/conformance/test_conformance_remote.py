@@ -19,7 +19,7 @@ from site_services import FaultyLink, Places
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.core.types import Order
-from fedsight.deploy.server.job import send_kept
+from fedsight.deploy.server.joining import send_kept
 from fedsight.deploy.site.memories import folder_of
 from fedsight.engines.base import Earlier, Work
 from fedsight.engines.in_process import InProcessEngine

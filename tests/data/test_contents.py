@@ -11,7 +11,7 @@ from PIL import Image
 from fedsight.core.errors import DataError
 from fedsight.core.progress import listening
 from fedsight.data.base import Dataset, sources
-from fedsight.data.contents import PIECE, Hashed, contents
+from fedsight.data.contents import PIECE, Hashed, contents, stamp
 
 
 def folder(root: Path) -> Path:
@@ -76,3 +76,18 @@ def test_progress_is_told_and_a_lost_file_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"\.bmp' cannot be read: No such file") as caught:
         contents(data)
     assert "start a new run without it" in caught.value.cure
+
+
+def test_a_stamp_changes_with_the_files_that_are_read_again(tmp_path: Path) -> None:
+    of = opened(folder(tmp_path))
+    before = stamp(of)
+    assert before == stamp(of) != ""
+    Image.new("L", (8, 8), 99).save(tmp_path / "a" / "2.bmp")
+    changed = stamp(of)
+    assert changed != before
+    (tmp_path / "b" / "3.bmp").unlink()
+    assert stamp(of) not in (before, changed)
+
+
+def test_images_in_memory_have_no_stamp(tmp_path: Path) -> None:
+    assert stamp(opened(folder(tmp_path), in_memory=True)) == ""

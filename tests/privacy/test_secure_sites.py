@@ -17,7 +17,7 @@ from site_services import FaultyLink, Places
 from fedsight.coordinator.loop import Trained, run
 from fedsight.coordinator.session import Session
 from fedsight.core.errors import SiteError
-from fedsight.deploy.server import job
+from fedsight.deploy.server import joining
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link
 from fedsight.engines.remote.engine import RemoteEngine, RunRecord
@@ -211,7 +211,7 @@ def test_a_site_that_requires_masks_takes_no_part_without(
 ) -> None:
     strict(contract={"require": ["secure_aggregation"]})
     link = places.sit()
-    _, absent = job.propose(program(site_images, OPEN), "open1", link, {})
+    absent = joining.propose(program(site_images, OPEN), "open1", link, {}).absent
     assert list(absent) == [LOST]
     assert "contract.require" in absent[LOST]
     places.meet(program(site_images, MASKED))

@@ -16,7 +16,7 @@ from torch import Tensor
 from fedsight.client.step import Client
 from fedsight.core.types import Memory, Order
 from fedsight.deploy.declaration import gather, open_site
-from fedsight.deploy.server.job import propose
+from fedsight.deploy.server.joining import propose
 from fedsight.deploy.site.owner import read_owner
 from fedsight.engines.base import Outcome, collect
 from fedsight.engines.protected import encoding_plan_of, order_digest
@@ -153,7 +153,7 @@ def faulty_round(
     of = program(root / f"images-{names[0]}", **tables)
     services = LocalLink({name: site.service for name, site in sites.items()})
     link = FaultyLink(services, names[-1], alter)
-    declared, _ = propose(of, "run1", link, {})
+    declared, _, _ = propose(of, "run1", link, {})
     engine = RemoteEngine(gather(of, declared), link, RunRecord({}, {}, lambda: 0, id="run1"))
     whole = known(of)
     order = Order(1, whole.initial[whole.layout.travelling])

@@ -25,7 +25,7 @@ from fedsight.coordinator.loop import Trained, run
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
 from fedsight.deploy.declaration import gather
-from fedsight.deploy.server.job import propose
+from fedsight.deploy.server.joining import propose
 from fedsight.deploy.site.memories import folder_of
 from fedsight.deploy.site.service import SiteService
 from fedsight.engines.remote import conversation, engine
@@ -122,7 +122,7 @@ class Places:
         link = link or self.sit()
         self._runs += 1
         self._program = program
-        found, absent = propose(program, run or self.run, link, {})
+        found, absent, _ = propose(program, run or self.run, link, {})
         assert absent == {}, absent
         return gather(program, found), link
 

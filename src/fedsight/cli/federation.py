@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fedsight.cli.demo import demo_command
-from fedsight.cli.output import echo
+from fedsight.cli.output import JsonOption, echo
 from fedsight.cli.place import FederationOption, open_federation
 from fedsight.language.message import message
 
@@ -124,17 +125,39 @@ def revoke_command(
     if disable_site(found, site):
         what = message("the server has dropped its connection and refuses it from now on")
     echo(message("Revoked '{site}': {what}", site=site, what=what))
+    if found.lists_revoked:
+        number = found.revocations.number
+        echo(
+            message(
+                "The signed list of revoked sites has the number {n}. The sites hold it from their "
+                "next run on, and then refuse a server that was restored from an older backup.",
+                n=number,
+            )
+        )
+    else:
+        echo(
+            message(
+                "The authority's key is not in {folder}, so the sites are not told. Put it there "
+                "and revoke the site again.",
+                folder=found.folder / "ca",
+            )
+        )
 
 
 @app.command("status")
-def status_command(federation: FederationOption = None) -> None:
+def status_command(federation: FederationOption = None, as_json: JsonOption = False) -> None:
     """Show whether the server is running, and each site's connection and images.
 
     Example: fedsight federation status --federation hospitals
     """
     from fedsight.cli.members import show_status
+    from fedsight.deploy.membership.overview import sites
 
-    show_status(open_federation(federation))
+    found = open_federation(federation)
+    if as_json:
+        echo(json.dumps(sites(found).table(), indent=1))
+    else:
+        show_status(found)
 
 
 @app.command("history")
@@ -146,15 +169,19 @@ def history_command(
             metavar="NAME", help="Show this run's rounds and who was refused.", show_default=False
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List the federation's events and runs, newest last, or the rounds of one run.
 
     Example: fedsight federation history --run first
     """
-    from fedsight.cli.members import show_history, show_rounds
+    from fedsight.cli.members import history_table, rounds_table, show_history, show_rounds
 
     found = open_federation(federation)
-    if run is None:
+    if as_json:
+        table = history_table(found) if run is None else rounds_table(found, run)
+        echo(json.dumps(table, indent=1, ensure_ascii=False))
+    elif run is None:
         show_history(found)
     else:
         show_rounds(found, run)

@@ -61,7 +61,7 @@ def show_ledger(ledger: Ledger, folder: Path) -> None:
             one.run[:8],
             str(one.round) if one.round else "",
             f"{one.bytes:,}" if one.kind == "released" else "",
-            ", ".join(one.protections) or (message("none") if one.kind == "update" else ""),
+            _protected(one),
             escape(", ".join(one.asked_by)),
         )
     show(table)
@@ -78,12 +78,19 @@ def show_ledger(ledger: Ledger, folder: Path) -> None:
     print_line(verified(ledger))
 
 
+def _protected(one: LedgerEntry) -> str:
+    """What protected an update; of a program that was refused, why."""
+    if one.kind == "refused":
+        return escape(str(from_english(one.why)))
+    return ", ".join(one.protections) or (str(message("none")) if one.kind == "update" else "")
+
+
 def _runs(entries: Sequence[LedgerEntry]) -> list[dict[str, Any]]:
     """What left the site for each run."""
     found: dict[str, dict[str, Any]] = {}
     asked = {one.question: one.kind for one in entries if one.kind != "released"}
     for one in entries:
-        if not one.run:
+        if not one.run or one.kind == "refused":
             continue
         new = {"run": one.run, "program": one.program, "data_set": one.data_set}
         run = found.setdefault(one.run, {**new, "updates": 0, "update_bytes": 0, "other_bytes": 0})

@@ -17,6 +17,7 @@ from fedsight.core.errors import StoreError
 from fedsight.core.files import json_object, parse_json
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.overview import SiteRow, sites
+from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
 from fedsight.language.english import from_english
 from fedsight.language.message import Text, message
@@ -48,7 +49,8 @@ def show_status(federation: FederationFolder) -> None:
         print_line(message("No site has been admitted yet."))
         return
     table = make_table(
-        *("site", "connection", "source", "train", "test", "classes", "corrupt", "revoked"),
+        *("site", "connection", "version", "source", "train", "test", "classes", "corrupt"),
+        "revoked",
         right=("train", "test", "classes", "corrupt"),
     )
     for row in rows:
@@ -56,11 +58,36 @@ def show_status(federation: FederationFolder) -> None:
         table.add_row(
             escape(row.name),
             _connection(row),
+            f"[red]{escape(row.package)}[/]" if row.other else escape(row.package.split(" ")[0]),
             escape(row.source[:40]),
             *counts,
             escape(row.revoked),
         )
     show(table)
+    if others := [row.name for row in rows if row.other]:
+        print_line(
+            message(
+                "Not the FedSight of this machine ({ours}), so they can take part in no run: "
+                "{names}",
+                ours=str(installed()),
+                names=escape(", ".join(others)),
+            )
+        )
+
+
+def history_table(federation: FederationFolder) -> dict[str, Any]:
+    """Events and runs as plain values, oldest first."""
+    runs = listed(federation.runs) if federation.runs.is_dir() else []
+    return {"events": federation.events(), "runs": [run.table() for run in reversed(runs)]}
+
+
+def rounds_table(federation: FederationFolder, name: str) -> dict[str, Any]:
+    """A run's rounds, as its folder has them, and how it stopped, if it did."""
+    folder = _run_folder(federation, name)
+    outcome = json_object(folder / "job.json")
+    stopped = outcome.get("state") == "failed" and not (folder / "summary.json").exists()
+    why = {key: outcome.get(key) for key in ("cause", "cure")} if stopped else None
+    return {"rounds": _lines(folder), "stopped": why}
 
 
 def show_history(federation: FederationFolder) -> None:
@@ -93,17 +120,14 @@ def show_history(federation: FederationFolder) -> None:
 def show_rounds(federation: FederationFolder, name: str) -> None:
     """Print a run's rounds: figures, how many sites took part, which were refused or are doubtful,
     and why."""
-    folder = federation.runs / name
-    if not (folder / "run.json").is_file():
-        known = ", ".join(sorted(path.parent.name for path in federation.runs.glob("*/run.json")))
-        raise StoreError(
-            f"the federation has no run '{name}'", f"its runs are: {known or 'none yet'}"
-        )
+    found = rounds_table(federation, name)
     numbers = ("round", "score", "loss", "seconds")
     table = make_table("round", "score", "loss", "sites", "seconds", "refused", right=numbers)
-    for line in _lines(folder):
+    for line in found["rounds"]:
         told = [*(line.get("rejected") or {}).items()]
         told += [(site, f"(counted) {why}") for site, why in (line.get("doubts") or {}).items()]
+        missing = (line.get("not_measured") or {}).items()
+        told += [(site, f"(not in the figures) {why}") for site, why in missing]
         table.add_row(
             str(line.get("round")),
             _share(line),
@@ -113,10 +137,19 @@ def show_rounds(federation: FederationFolder, name: str) -> None:
             escape("\n".join(f"{site}: {from_english(why)}" for site, why in told)),
         )
     show(table)
-    outcome = json_object(folder / "job.json")
-    if outcome.get("state") == "failed" and not (folder / "summary.json").exists():
-        cause, cure = (from_english(str(outcome.get(key))) for key in ("cause", "cure"))
+    if (why := found["stopped"]) is not None:
+        cause, cure = (from_english(str(why[key])) for key in ("cause", "cure"))
         print_line(message("The run stopped: {cause}\n  {cure}", cause=cause, cure=cure))
+
+
+def _run_folder(federation: FederationFolder, name: str) -> Path:
+    folder = federation.runs / name
+    if not (folder / "run.json").is_file():
+        known = ", ".join(sorted(path.parent.name for path in federation.runs.glob("*/run.json")))
+        raise StoreError(
+            f"the federation has no run '{name}'", f"its runs are: {known or 'none yet'}"
+        )
+    return folder
 
 
 def show_log(lines: Sequence[Mapping[str, Any]]) -> None:
@@ -162,6 +195,10 @@ def show_departures(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
 def _connection(row: SiteRow) -> Text:
     if row.since is None:
         return message("never")
+    if row.connected and row.state == "stopped":
+        return message("[red]trainer process stopped[/]")
+    if row.connected and row.state == "drained":
+        return message("drained by its owner")
     if row.connected:
         return message("[green]connected[/] since {time}", time=_clock(row.since))
     return message("last seen {time}", time=_clock(row.since))

@@ -4,12 +4,15 @@ visible, never acted upon."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import typer
 
 from fedsight.core.text import printable_lines
 from fedsight.language.english import from_english
 from fedsight.language.message import Text
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 def echo(text: Text | str, err: bool = False) -> None:

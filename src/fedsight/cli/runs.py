@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedsight.cli.complete import run_folders
-from fedsight.cli.output import echo
+from fedsight.cli.output import JsonOption, echo
 from fedsight.language.message import Text, message
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="List runs; pause or stop one that is going on.")
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 RunFolder = Annotated[
     Path,
     typer.Argument(

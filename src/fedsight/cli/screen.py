@@ -49,6 +49,9 @@ def show_summary(summary: Mapping[str, Any], folder: str) -> None:
         figure = f"[bold]{share(score, summary.get('score_error'))}[/]"
         headline = from_english(word(summary["headline"]))
         table.add_row(message("federated"), f"{figure} {headline}{_interval(summary)}")
+    if missing := summary.get("not_measured"):
+        names = escape(", ".join(sorted(missing)))
+        table.add_row(message("figures"), message("without {names}", names=names))
     if summary.get("macro_f1") is not None and "score_error" not in summary:
         balanced, f1 = f"{summary['balanced_accuracy']:.2%}", f"{summary['macro_f1']:.2%}"
         averages = message("{share} balanced accuracy, {f1} macro F1", share=balanced, f1=f1)

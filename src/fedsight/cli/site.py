@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedsight.cli.output import echo
+from fedsight.cli.output import JsonOption, echo
 from fedsight.language.english import from_english
 from fedsight.language.message import message
 
@@ -120,6 +120,35 @@ def start_command(
     from fedsight.deploy.site.folder import SiteFolder
 
     SiteFolder.open(folder).start(data, contract, _say, admission)
+
+
+@app.command("drain")
+def drain_command(
+    folder: SiteFolderOption = Path(),
+    end: Annotated[bool, typer.Option("--end", help="Take part again.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Finish the round in progress and take part in nothing new, until `--end`.
+
+    The server is told; the site stays connected, and may then be stopped without a loss.
+
+    Example: fedsight site drain ward-3
+    """
+    from fedsight.deploy.membership.federation import check_site_folder
+    from fedsight.deploy.processes import supervisor
+    from fedsight.deploy.site import state
+
+    check_site_folder(folder)
+    state.drain(folder, not end)
+    work = state.work(folder) if supervisor.is_running(folder) else None
+    if as_json:
+        echo(json.dumps({"drained": not end, "doing": work.doing if work else None}))
+    elif end:
+        echo(message("The site takes part again."))
+    elif work is not None:
+        echo(message("The site takes nothing new; it is still {doing}.", doing=work.doing))
+    else:
+        echo(message("The site takes nothing new, and has nothing to finish."))
 
 
 @app.command("log")

@@ -13,6 +13,7 @@ from fedsight.cli.complete import run_folders
 from fedsight.cli.fetch import fetch_needed
 from fedsight.cli.machines import alone, joined, refuse_longer
 from fedsight.cli.output import echo
+from fedsight.cli.place import open_federation
 from fedsight.cli.plugin_files import PluginFiles, import_plugins
 from fedsight.core.errors import ConfigError, Problem, StoreError
 from fedsight.language.english import from_english
@@ -154,6 +155,16 @@ compare_command = _training(
 )
 
 
+def _check_elsewhere(program: Program, speed: Speed, members: Path | None) -> None:
+    """Check a program for a federation, and for as many sites as that in the folder `members`."""
+    from fedsight.program.config import check_elsewhere
+
+    sites = None if members is None else len(open_federation(members).admitted())
+    check_elsewhere(program, speed, sites or None)
+    mark = program.fingerprint
+    echo(message("{name} is fine; fingerprint {fingerprint}", name=program.name, fingerprint=mark))
+
+
 def check_command(
     config: ConfigFile = None,
     example: ExampleOption = None,
@@ -163,6 +174,15 @@ def check_command(
         bool,
         typer.Option("--elsewhere", help="The images are at the sites of a federation."),
     ] = False,
+    members: Annotated[
+        Path | None,
+        typer.Option(
+            "--federation",
+            metavar="DIR",
+            help="Likewise, and of this one: with as many sites.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """List every problem of a config with its cure; also opens the data.
 
@@ -170,21 +190,14 @@ def check_command(
     """
     from fedsight.coordinator.protection import Protection
     from fedsight.data.base import counted_parts
-    from fedsight.program.config import check, check_elsewhere
+    from fedsight.program.config import check
     from fedsight.program.federation import federate
     from fedsight.runs.phases import shown
     from fedsight.runs.traffic import learning
 
     program, speed = read_program(config, example, list(sets or []), plugin)
-    if elsewhere:
-        check_elsewhere(program, speed)
-        echo(
-            message(
-                "{name} is fine; fingerprint {fingerprint}",
-                name=program.name,
-                fingerprint=program.fingerprint,
-            )
-        )
+    if elsewhere or members is not None:
+        _check_elsewhere(program, speed, members)
         return
     if example is not None:
         fetch_needed(program.needs())

@@ -62,4 +62,4 @@ def closed(
     notify(callbacks, RoundEnded(line, after, last=True))
     if choice is not None and choice.keep and best is not None and best.round != round:
         return replace(trained, checkpoint=after)
-    return loop.Trained(after, vector, found.sums, round)
+    return loop.Trained(after, vector, found.sums, round, found.unmeasured)

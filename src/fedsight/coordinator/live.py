@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,7 +50,8 @@ class Live(Callback):
     def __init__(self, folder: Path, stops: bool) -> None:
         self._folder, self._stops, self.stopping = folder, stops, False
         self._in_main = threading.current_thread() is threading.main_thread()
-        self._state: dict[str, Any] = {"process": os.getpid(), "phase": OPENING}
+        self._state: dict[str, Any] = {"process": os.getpid(), "began": time.time()}
+        self._state["phase"] = OPENING
         self._waiting: dict[str, None] = {}  # the names of a round's sites, in their order
         self._changed, self._over = threading.Event(), threading.Event()
         self._lock = threading.Lock()
@@ -77,6 +78,10 @@ class Live(Callback):
                 self._note(baselines=[done + 1, total])
             case RunEnded():
                 self.end("finished")
+
+    def absent(self, sites: Mapping[str, str]) -> None:
+        """Note which sites of a federation do not take part, and why."""
+        self._note(absent=dict(sorted(sites.items())[:REFUSALS]))
 
     def begin(self) -> None:
         """Start the thread."""

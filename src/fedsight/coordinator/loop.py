@@ -50,6 +50,7 @@ class Trained:
     vector: Tensor
     sums: list[Metrics]  # of the federation's views, for the model that is kept
     round: int  # that is kept
+    unmeasured: Mapping[str, str]  # why sites are not in these sums, by site
 
     @property
     def travelling(self) -> Tensor:
@@ -89,12 +90,18 @@ def run(
     # Resumed after the last round, or measured on other images: the final figures are missing.
     if not sums or validates(session, engine):
         sums = engine.measure(vector, round)
-    return Trained(now, torch.cat([vector, session.initial[session.layout.kept]]), sums, round)
+    whole = torch.cat([vector, session.initial[session.layout.kept]])
+    return Trained(now, whole, sums, round, not_measured(engine))
 
 
 def validates(session: Session, engine: Engine) -> bool:
     """Whether the rounds' figures are those of the validation part, not of the test part."""
     return engine.validates and session.federation.validating is not None
+
+
+def not_measured(engine: Engine) -> dict[str, str]:
+    """Why sites are not in the figures of the last model that was measured, by site."""
+    return dict(engine.unmeasured) if isinstance(engine, RealTimeEngine) else {}
 
 
 class _Loop:
@@ -252,6 +259,7 @@ class _Loop:
     def _figures(self, sums: list[Metrics], round: int) -> dict[str, Any]:
         figures = self._overall(sums) if sums else {}
         measured = {key: None if isnan(value) else value for key, value in figures.items()}
+        missing = not_measured(self._engine) if sums else {}
         spent = self._session.protection.epsilon(round)
         part = "validation part" if self._validates else "test part"
         return {
@@ -260,6 +268,7 @@ class _Loop:
             "loss": None,
             **measured,
             "measured_on": part if sums else None,
+            **({"not_measured": missing} if missing else {}),
             **({} if self._session.program.rounds.ema is None else {"model": AVERAGE}),
             "epsilon": spent,
         }

@@ -5,6 +5,7 @@ FedSightError                    exit code 1
 ├── DataError                    3   a source, an image, a label or a split
 ├── ModelError                   4   a network or its weights
 ├── SiteError                    5   a site's update: not finite, too large, too few sites left
+│   └── RefusedError             5   a site refuses, whatever is tried again
 ├── EngineError                  6   a worker process died or could not start
 ├── StoreError                   7   a run folder or a ledger: missing, broken, altered, disk full
 ├── DeployError                  8   a federation across machines: keys, connections, a contract
@@ -59,9 +60,16 @@ class ConfigError(FedSightError):
 
 
 class DataError(FedSightError):
-    """A source, an image, a label or a split."""
+    """A source, an image, a label or a split.
+
+    `told` is what other machines may know of the cause: it names no file and no word of the data.
+    """
 
     exit_code = 3
+
+    def __init__(self, cause: str, cure: str = "", told: str = "") -> None:
+        super().__init__(cause, cure)
+        self.told = told
 
 
 class ModelError(FedSightError):
@@ -74,6 +82,17 @@ class SiteError(FedSightError):
     """A site's update was rejected; it never reached the sum."""
 
     exit_code = 5
+
+
+class RefusedError(SiteError):
+    """A site does not take part, for a reason that stays: its contract, or another version.
+
+    `evidence` is what it sends to prove that, which nobody has checked yet.
+    """
+
+    def __init__(self, cause: str, cure: str = "", evidence: object = None) -> None:
+        super().__init__(cause, cure)
+        self.evidence = evidence
 
 
 class EngineError(FedSightError):

@@ -106,6 +106,7 @@ class Labels:
                     f"{use.place}: label '{label}' is not in data.classes",
                     f"{nearest(label, names)}; correct the label, add it to data.classes, say in "
                     "data.class_map which of these it is, or set data.unknown_class",
+                    _misnamed({read[label] for label in uses}, names),
                 )
         numbers = np.array([number[read[label]] for label in labels], dtype=np.int64)
         written, said = _ranks(naming.meant(called, similar)), (*said, *notes)
@@ -469,3 +470,15 @@ def held_out(labels: Indices, sites: Any, fraction: float, seed: int) -> Any:
     for site in np.flatnonzero(np.bincount(site_of[~test], minlength=site_of.max() + 1) == 0):
         test[np.flatnonzero(site_of == site)[0]] = False
     return test
+
+
+def _misnamed(found: set[str], names: Sequence[str]) -> str:
+    """What may be told of labels, of which not all that were `found` are among the classes `names`:
+    how many, and which classes no label stands for. The labels could be anything, even names of
+    patients; the classes are the program's."""
+    unknown, lacking = len(found - {*names}), [name for name in names if name not in found]
+    said = f"{unknown} of its class names {'is' if unknown == 1 else 'are'} not in data.classes"
+    if not lacking:
+        return said
+    listed = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+    return f"{said}, and it has no {listed}"

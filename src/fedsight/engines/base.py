@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -150,7 +150,11 @@ class Engine(Protocol):
 
 @runtime_checkable
 class RealTimeEngine(Engine, Protocol):
-    """An engine whose sites take real time: in buffered rounds it decides whose replies count."""
+    """An engine whose sites take real time: in buffered rounds it decides whose replies count.
+
+    `unmeasured` says why sites are not in the figures of the last model that was measured."""
+
+    unmeasured: Mapping[str, str]
 
     def fill(
         self, order: Order, free: Sequence[int], earlier: Sequence[Earlier], buffer: Buffer

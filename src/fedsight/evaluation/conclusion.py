@@ -59,6 +59,7 @@ class Conclusion:
 
     Without `pictures` the evaluation shows no images: a remote coordinator has none. `withheld`
     says by site why it has released no figures; the sites `noised` have added noise to theirs.
+    `before` see a round before it is recorded, and may end the run without it.
     """
 
     session: Session
@@ -69,6 +70,7 @@ class Conclusion:
     pictures: bool = True
     withheld: Mapping[str, str] = field(default_factory=dict)
     noised: Sequence[str] = ()
+    before: Sequence[Callback] = ()
 
 
 def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
@@ -82,6 +84,8 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     evaluator = Evaluator(federation)
     figures = evaluator.figures(trained.sums, final=True)
     summary = _summarise(run, trained, figures, model)
+    if trained.unmeasured:
+        summary["not_measured"] = dict(trained.unmeasured)
     summary["privacy"] = run.session.protection.summary(trained.checkpoint.round)
     evidence, found = _evidence(run, trained, evaluator), dict[str, Any]()
     if run.command == "compare":
@@ -255,6 +259,7 @@ def _write_evaluation(
             "tables": tables,
             "failed": attempts.failed,
             "withheld": dict(run.withheld),
+            "not_measured": dict(trained.unmeasured),
             "noised": list(run.noised),
         },
     )

@@ -85,6 +85,9 @@ class Contract(Settings):
     programs: Hashes = ()  # fingerprints of the programs to take part in; empty: any program
     # SHA-256 of the plug-in files that programs may use, from the site's folder `plugins`
     plugins: Hashes = ()
+    # SHA-256 of the FedSight code that may run here, and that the coordinator may say it runs, as
+    # `fedsight site doctor` prints it; empty: what the coordinator runs, whatever it is
+    packages: Hashes = ()
     # operators who may start jobs, by the name in their certificate; None: any operator
     operators: Names | None = None
     sites: int = Field(1, ge=1)  # minimum number of sites in a round, as the coordinator reports it
@@ -292,6 +295,14 @@ class Contract(Settings):
                 raise _refusal(
                     "plugins", f"the contract does not permit code with the SHA-256 {sha256}"
                 )
+
+    def check_packages(self, sha256s: Iterable[str]) -> None:
+        """Raise DeployError if FedSight's code, here or at the coordinator, is another one than the
+        owner has permitted."""
+        for sha256 in sha256s:
+            if self.packages and sha256 not in self.packages:
+                cause = f"the contract does not list FedSight's code with the SHA-256 {sha256}"
+                raise _refusal("packages", cause)
 
     def check_sites(self, sites: int) -> None:
         """Raise DeployError if a round of `sites` sites is too small."""

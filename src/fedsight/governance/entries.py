@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-EntryKind = Literal["declaration", "update", "figures", "released", "sum", "clock"]
+EntryKind = Literal["declaration", "update", "figures", "released", "sum", "refused", "clock"]
+_RARE = ("personal", "why")  # fields that are written only where they say something
 GENESIS = hashlib.sha256(b"FedSight ledger 1").hexdigest()  # the hash before the first entry
 
 
@@ -20,6 +21,7 @@ class LedgerEntry:
     A question is charged before the work on it begins (`declaration`, `update`, `figures`), and its
     answer is recorded before it leaves (`released`, with the same `question`). A `sum` is recorded
     before the site helps to unmask it; its `question` is the digest of the sites that it is over.
+    Of a program that was `refused`, `run` and `program` are what the coordinator called them.
     `event` is the privacy event in plain values, or None if no noise protects the answer.
     `enforced` is true if the site adds the noise itself, false if the coordinator promises it.
     `personal` figures are those of a model with parameters that stay at the site: the same question
@@ -43,6 +45,7 @@ class LedgerEntry:
     enforced: bool = False
     delta: float | None = None
     personal: bool = False
+    why: str = ""  # a program was refused
     number: int = 0  # counts from 1; set by the ledger
     time: str = ""  # UTC; set by the ledger
 
@@ -59,8 +62,9 @@ class LedgerEntry:
     def encode(self) -> str:
         """The canonical text of this entry, which its hash covers."""
         table = dict(vars(self))  # `asdict` would copy each value, of tens of thousands of entries
-        if not self.personal:  # so that ledgers from before there was this field stay readable
-            del table["personal"]
+        for name in _RARE:
+            if not table[name]:
+                del table[name]
         return canonical(table)
 
     @classmethod
@@ -68,7 +72,7 @@ class LedgerEntry:
         """The entry in `text`; ValueError if it is not the canonical text of an entry."""
         table = json.loads(text)
         expected = {item.name for item in fields(cls)}
-        if not isinstance(table, dict) or {*table, "personal"} != expected:
+        if not isinstance(table, dict) or {*table, *_RARE} != expected:
             raise ValueError("unexpected fields")
         lists = {key: tuple(table[key]) for key in ("asked_by", "protections")}
         entry = cls(**{**table, **lists})

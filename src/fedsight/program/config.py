@@ -207,9 +207,10 @@ def check(program: Program, speed: Speed) -> None:
         raise ConfigError(problems)
 
 
-def check_elsewhere(program: Program, speed: Speed) -> None:
-    """As `check`, but ignoring the location of the images, which only the sites know."""
-    problems = [*program.check(), *speed.check()]
+def check_elsewhere(program: Program, speed: Speed, sites: int | None = None) -> None:
+    """As `check`, but ignoring the location of the images, which only the sites know; there are
+    so many `sites`, if that is known."""
+    problems = [*program.check_elsewhere(sites), *speed.check()]
     problems = [found for found in problems if not found.where.startswith("data.")]
     if program.start is not None:
         cause = "a federation runs one algorithm in a job"

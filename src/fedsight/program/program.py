@@ -323,7 +323,15 @@ class Program:
 
     def check(self) -> list[Problem]:
         """Every problem that can be found without reading images, each with its cure."""
-        return list(self._problems())
+        return list(self._problems(getattr(self.split, "sites", None)))
+
+    def check_elsewhere(self, sites: int | None) -> list[Problem]:
+        """The same where the images are at the `sites` of a federation (None: so many as come).
+
+        The split says how many there are only if they have shares of a sample.
+        """
+        stated = getattr(self.split, "sites", None) if self.data.sample else sites
+        return list(self._problems(stated))
 
     def needs(self) -> tuple[str, ...]:
         """The names of data sets that must be fetched for this program."""
@@ -336,7 +344,7 @@ class Program:
                 where = "public.source.name" if item.name == "public" else f"{item.name}.name"
                 yield from ((where, name) for name in value.needs())
 
-    def _problems(self) -> Iterator[Problem]:
+    def _problems(self, sites: int | None) -> Iterator[Problem]:
         for where, name in self._needs():
             yield from missing(name, where)
         yield from self.data.check()
@@ -375,7 +383,6 @@ class Program:
                 "rounds of the run",
                 "lower train.warmup or raise rounds.rounds",
             )
-        sites = getattr(self.split, "sites", None)
         yield from self.rounds.check(sites)
         figure, known = self.rounds.keep_by, self.task.measures()
         if figure is not None and figure not in known:

@@ -96,6 +96,7 @@ class RoundRecord(Record):
     score: Figure = None
     loss: Figure = None
     measured_on: str | None = None
+    not_measured: dict[str, str] = Field(default_factory=dict)  # sites that are not in the figures
     model: str | None = None  # which one was measured, if not the one that the next round trains
     train_loss: Figure = None
     lr: Figure = None
@@ -319,6 +320,7 @@ class Evaluation(Record):
     curves: tuple[CurveRecord, ...] = ()
     tables: tuple[TableRecord, ...] = ()
     withheld: dict[str, str] = Field(default_factory=dict)  # why a site has released no figures
+    not_measured: dict[str, str] = Field(default_factory=dict)  # why a site is not in the figures
     noised: tuple[str, ...] = ()  # sites that have added noise to their figures
     failed: dict[str, str] = Field(default_factory=dict)  # what could not be computed, and why
 

@@ -118,6 +118,13 @@ def figure_notes(run: Run) -> list[Text]:
                 len(held), count=count(len(held)), names=_names(held), reason=known_phrase(reason),
             )
         )  # fmt: skip
+    notes += [
+        message(
+            "The figures do not cover site '{site}', which has test images: {reason}.",
+            site=site, reason=known_phrase(why),
+        )
+        for site, why in sorted(run.evaluation.not_measured.items())
+    ]  # fmt: skip
     if noised:
         notes.append(
             plural(

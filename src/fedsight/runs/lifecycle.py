@@ -317,10 +317,10 @@ def _began(run: Conclusion, checkpoint: Checkpoint | None) -> None:
 
 
 def _recorded(run: Conclusion) -> list[Callback]:
-    """The run's callbacks, and first of all the folder, so that a round is saved even if another
+    """The run's callbacks, and first of all (but for `before`) the folder, so that a round is saved even if another
     one fails; last what may end the run, when all have seen the round."""
     recorder = _Recorder(run.store, run.speed.checkpoint_every)
-    return [recorder, *run.callbacks, _Pauser(recorder)]
+    return [*run.before, recorder, *run.callbacks, _Pauser(recorder)]
 
 
 def _overall(federation: Federation) -> loop.Overall:

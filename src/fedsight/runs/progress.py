@@ -143,6 +143,8 @@ class Screen(Callback):
             parts.append(f"{self._headline} {line['score']:.3f}")
         if line["loss"] is not None:
             parts.append(message("loss {value}", value=f"{line['loss']:.3f}"))
+        if missing := line.get("not_measured"):
+            parts.append(message("(without {names})", names=", ".join(sorted(missing)[:3])))
         parts.append(size(self._bytes))
         if line["rejected"]:
             parts.append(message("{n} rejected", n=len(line["rejected"])))

@@ -38,3 +38,22 @@ def test_only_folders_of_old_jobs_are_deleted(
     os.utime(tmp_path / new, (now + kits.KEEP_JOBS, now + kits.KEEP_JOBS))
     kits.clear_old_jobs(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {new, "startup", "local", "transfer"}
+
+
+def test_a_job_that_goes_on_for_weeks_keeps_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going, ended = "0b2f8a7e-1111-4222-8333-0123456789ab", "1b2f8a7e-1111-4222-8333-0123456789ab"
+    for home in (tmp_path, tmp_path / "jobs"):
+        for name in (going, ended):
+            (home / name).mkdir(parents=True)
+            (home / name / "log.txt").touch()
+    now = kits.time.time()
+    later = now + kits.KEEP_JOBS + 60
+    monkeypatch.setattr(kits.time, "time", lambda: later)
+    for home in (tmp_path, tmp_path / "jobs"):
+        os.utime(home / going / "log.txt", (later, later))
+    kits.clear_old_jobs(tmp_path)
+    for home in (tmp_path, tmp_path / "jobs"):
+        assert (home / going).exists()
+        assert not (home / ended).exists()

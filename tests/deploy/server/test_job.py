@@ -23,9 +23,14 @@ from fedsight.core import locks
 from fedsight.core.errors import DeployError, SiteError
 from fedsight.core.files import append_line
 from fedsight.deploy.membership import presence
-from fedsight.deploy.server.job import JOB_FILE, program_for_sites, run_job
+from fedsight.deploy.package import installed
+from fedsight.deploy.server.job import JOB_FILE, run_job
+from fedsight.deploy.server.joining import program_for_sites
+from fedsight.engines.remote import conversation
 from fedsight.engines.remote.engine import RemoteEngine
 from fedsight.program.config import parse
+from fedsight.report.read import read
+from fedsight.report.view import figure_notes
 from fedsight.runs import lifecycle
 from fedsight.runs.listing import look
 
@@ -66,7 +71,7 @@ def test_a_job_pauses_after_a_round_and_the_next_one_ends_with_the_same_bits(
 def test_a_refusing_site_stops_the_run_unless_there_is_a_quorum(runs: Runs) -> None:
     runs.places.write_owner("west", owner(runs.places, "west", tasks=["faces"]))
     ended = runs.run_job(runs.begin("all"))
-    assert (ended["state"], ended["again"]) == ("failed", True)
+    assert (ended["state"], ended["again"], ended["family"]) == ("failed", False, "RefusedError")
     assert "west" in ended["cause"]
     assert "permits the tasks faces" in ended["cause"]
     store = runs.begin("most", rounds={"quorum": 2})
@@ -141,7 +146,7 @@ def test_a_site_that_declares_one_image_ends_no_run_with_a_quorum(
     assert [line["sites"] for line in store.history()] == [["north", "south"]]
     (event,) = runs.federation.events()
     assert "site 'west' has a single training image" in event["why"]
-    monkeypatch.setattr("fedsight.deploy.server.job.lone_sites", lambda program, found: {})
+    monkeypatch.setattr("fedsight.deploy.server.joining.lone_sites", lambda program, found: {})
     ended = runs.run_job(runs.begin("was", **sections), FaultyLink(runs.places.sit(), "west", lone))
     assert (ended["state"], ended["again"]) == ("failed", False)
 
@@ -337,3 +342,77 @@ def test_a_round_is_not_computed_again_because_its_measurement_was_interrupted(
     assert [line["round"] for line in store.history()] == [1, 2]
     assert store.history()[0]["sites"] == sorted(SITES)
     assert store.load_unmeasured(3) is None
+
+
+def deaf(lost: list[str]) -> Any:
+    """A site that dies between its last update and measuring, while `lost` is not empty."""
+
+    def alter(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[Any, Any]:
+        if kind == "measure" and lost and header["round"] == 2:
+            raise ConnectionError
+        return text, body
+
+    return alter
+
+
+def test_the_last_model_is_measured_again_with_a_site_that_died_after_training(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversation, "SILENCE", 0.2)
+    whole, store = runs.begin("whole"), runs.begin("died", rounds={"quorum": 2})
+    lost = ["north"]
+    outcome = runs.run_job(store, FaultyLink(runs.places.sit(), "north", deaf(lost)))
+    assert outcome["state"] == "handover"
+    assert "north" in outcome["why"]
+    assert [line["round"] for line in store.history()] == [1]
+    lost.clear()
+    asked = FaultyLink(runs.places.sit(), "north", deaf(lost))
+    assert runs.run_job(store, asked) == runs.run_job(whole) == {"number": 1, "state": "finished"}
+    assert ("north", "train") not in asked.asked  # it is measured, and no round is trained again
+    ours, theirs = (one.read_json("summary.json") for one in (store, whole))
+    assert ours["score"] == theirs["score"]
+    assert "not_measured" not in ours
+
+
+def test_figures_say_whom_they_lack(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "SILENCE", 0.2)
+    store = runs.begin("lacking", rounds={"quorum": 2})
+    for state in ("handover", "finished"):
+        link = FaultyLink(runs.places.sit(), "north", deaf(["north"]))
+        assert runs.run_job(store, link)["state"] == state
+    line, summary = store.history()[-1], store.read_json("summary.json")
+    assert line["sites"] == list(SITES)
+    for told in (line, summary, store.read_json("evaluation.json")):
+        assert list(told["not_measured"]) == ["north"]
+    assert list(summary["by_site"]) == ["south", "west"]
+    assert "not_measured" not in store.history()[0]
+    assert any("'north'" in str(note) for note in figure_notes(read(store.folder)))
+
+
+def test_a_site_with_other_code_takes_no_part_and_both_versions_are_named(runs: Runs) -> None:
+    def other(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
+        answer = json.loads(text)
+        if "package" in answer:
+            answer["package"]["sha256"] = "f" * 64
+        return json.dumps(answer), body
+
+    store = runs.begin("most", rounds={"quorum": 2})
+    outcome = runs.run_job(store, FaultyLink(runs.places.sit(), "west", other))
+    assert outcome["state"] == "finished"
+    assert [line["sites"] for line in store.history()] == [["north", "south"]] * 2
+    ours = installed()
+    (event, *_) = runs.federation.events()
+    assert event["why"] == (
+        f"site 'west' runs FedSight {ours.version} (ffffffffffff), and the coordinator {ours}"
+    )
+    ended = runs.run_job(runs.begin("all"), FaultyLink(runs.places.sit(), "west", other))
+    assert (ended["state"], ended["again"]) == ("failed", False)
+
+
+def test_a_quorum_that_refusals_leave_out_of_reach_ends_the_run_at_once(runs: Runs) -> None:
+    for site in ("south", "west"):
+        runs.places.write_owner(site, owner(runs.places, site, tasks=["faces"]))
+    ended = runs.run_job(runs.begin("few", rounds={"quorum": 2}))
+    assert (ended["state"], ended["again"], ended["family"]) == ("failed", False, "RefusedError")
+    assert "1 sites take part, and rounds.quorum is 2" in ended["cause"]
+    assert all(f"site '{site}'" in ended["cause"] for site in ("south", "west"))

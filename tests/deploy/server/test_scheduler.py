@@ -1,11 +1,72 @@
-"""Which outcomes the run scheduler takes as those of its current job."""
+"""The run scheduler: whose outcome counts, how many failures end a run, and whom it waits for."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import pytest
+from loopback import program_of
+
+from fedsight.coordinator.live import Live
 from fedsight.coordinator.store import RunStore
+from fedsight.core.errors import (
+    ConfigError,
+    EngineError,
+    FedSightError,
+    RefusedError,
+    SiteError,
+)
+from fedsight.deploy.membership import presence
+from fedsight.deploy.membership.federation import FederationFolder, Invitation
+from fedsight.deploy.server import scheduler
 from fedsight.deploy.server.job import JOB_FILE, read_outcome
+from fedsight.deploy.server.scheduler import RunScheduler
+from fedsight.program.config import parse
+
+LOST = {"state": "lost", "family": "EngineError", "cause": "a process was killed", "cure": ""}
+ABSENT = {"state": "failed", "again": True, "family": "SiteError", "cause": "a site", "cure": ""}
+REFUSED = {**ABSENT, "again": False, "family": "RefusedError"}
+
+
+class Scripted(RunScheduler):
+    """A scheduler of jobs that end as a script says; then one more ends well."""
+
+    script: list[dict[str, Any]]
+    jobs: list[list[str]]
+
+    def _run_job(self, sites: Sequence[str]) -> dict[str, Any]:
+        self.jobs.append(list(sites))
+        return self.script.pop(0) if self.script else {"state": "finished"}
+
+    def _finish(self) -> dict[str, Any]:
+        return {"jobs": len(self.jobs)}
+
+
+def made(tmp_path: Path, sites: str, quorum: int | None = None) -> tuple[Scripted, list[str]]:
+    """A scheduler in a federation whose `sites` were admitted, and what it says."""
+    for part in ("admitted", "server/sites", "runs/first"):
+        (tmp_path / part).mkdir(parents=True)
+    for name in sites:
+        (tmp_path / "admitted" / f"{name}.toml").touch()
+    program, speed = program_of(len(sites), rounds={"quorum": quorum, "deadline": 5.0})
+    store = RunStore(tmp_path / "runs" / "first")
+    store.create(program, speed, {"command": "run"}, force=True)
+    federation = FederationFolder(tmp_path, Invitation("wards", "localhost", 8002, "SHA256:00"))
+    said: list[str] = []
+    found = Scripted(federation, program, store, [], said.append)
+    found.script, found.jobs = [], []
+    return found, said
+
+
+def arrive(one: Scripted, *names: str, state: presence.State = "") -> None:
+    for name in names:
+        presence.record(tmp(one), name, "process", None, "", state)
+
+
+def tmp(one: Scripted) -> Path:
+    return one._federation.presences
 
 
 def test_the_outcome_of_an_earlier_job_does_not_count(tmp_path: Path) -> None:
@@ -15,3 +76,84 @@ def test_the_outcome_of_an_earlier_job_does_not_count(tmp_path: Path) -> None:
     assert read_outcome(store, 7) is None
     store.write_json(JOB_FILE, {"number": 7, "state": "finished"})
     assert read_outcome(store, 7) == {"number": 7, "state": "finished"}
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ([LOST, LOST, ABSENT], None),  # two crashes and one absence are neither three nor ten
+        ([ABSENT, LOST, LOST, LOST, ABSENT, LOST], None),
+        ([LOST] * 9, None),
+        ([LOST] * 10, EngineError),
+        ([ABSENT, LOST, ABSENT, ABSENT], SiteError),
+        ([REFUSED], RefusedError),
+    ],
+)
+def test_each_kind_of_failure_has_a_limit_of_its_own(
+    tmp_path: Path, script: list[dict[str, Any]], error: type[FedSightError] | None
+) -> None:
+    one, _ = made(tmp_path, "ab")
+    arrive(one, "a", "b")
+    one.script = list(script)
+    if error is None:
+        assert one.run() == {"jobs": len(script) + 1}
+    else:
+        with pytest.raises(error):
+            one.run()
+        assert len(one.jobs) == len(script)
+
+
+def test_a_job_begins_without_sites_that_are_drained_or_leaving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "LATE_SITES_TIMEOUT", 0.0)
+    one, said = made(tmp_path, "abcd", quorum=2)
+    arrive(one, "a", "b")
+    arrive(one, "c", state="drained")
+    arrive(one, "d", state="leaving")
+    one.run()
+    assert one.jobs == [["a", "b"]]
+    assert said == [
+        "going on without 'c': site 'c' was drained by its owner",
+        "going on without 'd': site 'd' is not connected",
+    ]
+
+
+def test_who_is_missing_in_a_job_is_told_once_and_why(tmp_path: Path) -> None:
+    one, said = made(tmp_path, "abc", quorum=1)
+    arrive(one, "a", "b", "c")
+    live = Live(one._store.folder, stops=False)
+    why = "site 'c': contract.rounds: the contract permits 1 rounds, and the program has 2"
+    live.absent({"c": why})
+    live._write()
+    for _ in range(3):
+        one._report_sites(["a", "b", "c"])
+    assert said == [f"going on without 'c': {why}"]
+    arrive(one, "b", state="stopped")
+    for _ in range(3):
+        one._report_sites(["a", "b", "c"])
+    assert said[1:] == ["site 'b' is connected, but its trainer process is stopped"]
+
+
+def test_a_program_is_checked_for_as_many_sites_as_the_federation_has(tmp_path: Path) -> None:
+    """Not for the ten of a split that only simulations have."""
+    one, _ = made(tmp_path, "abc")
+    base = {"data": {"name": "folder", "path": "images"}, "rounds": {"weighting": "uniform"}}
+    for secure, quorum, problem in (
+        ({"name": "secagg"}, 2, None),
+        ({"name": "none"}, 4, "a cohort of 3 cannot give 4 good replies"),
+        ({"name": "none"}, 3, None),
+    ):
+        rounds = {**base["rounds"], "quorum": quorum}
+        program, speed = parse({**base, "secure": secure, "rounds": rounds}, tmp_path)
+        store = RunStore(tmp_path / "runs" / f"{secure['name']}{quorum}{problem is None}")
+        if problem is None:
+            scheduler.prepare(one._federation, program, speed, store)
+            continue
+        with pytest.raises(ConfigError) as caught:
+            scheduler.prepare(one._federation, program, speed, store)
+        assert problem in str(caught.value)
+    program, _ = parse({**base, "secure": {"name": "secagg"}, "rounds": {"quorum": 2}}, tmp_path)
+    simulated = [found for found in program.check() if found.where == "rounds.quorum"]
+    assert "a quorum of 2 is too small to unmask a round" in simulated[0].cause
+    assert not [one for one in program.check_elsewhere(None) if one.where == "rounds.quorum"]

@@ -18,7 +18,8 @@ import tomli_w
 from site_services import FaultyLink, Places
 
 from fedsight.core.errors import DeployError
-from fedsight.deploy.server.job import propose
+from fedsight.deploy.package import installed
+from fedsight.deploy.server.joining import propose
 from fedsight.deploy.site.answers import Answer
 from fedsight.deploy.site.enforcement import ContractEnforcement, Requester
 from fedsight.deploy.site.log import SiteLog
@@ -97,8 +98,27 @@ def test_only_a_job_that_a_listed_operator_signed_is_answered(
         answer = answer_to_proposal(service, program)
         service.close()
         assert answer["error"].startswith(why)
-        assert set(answer) == {"error", "cure"}
-    assert not (home / "ledger.sqlite").exists(), "the ledger was not even opened"
+        assert set(answer) == {"error", "cure", "final"}
+    assert {entry.kind for entry in Ledger(home).entries()} == {"refused"}
+
+
+def test_an_owner_may_pin_the_code_that_runs_here_and_at_the_coordinator(
+    home: Path, site_images: Path
+) -> None:
+    program, ours = site_services.program(site_images), installed()
+    service = SiteService(home, "north")
+    for pinned, stated, fits in (
+        ([], {}, True),
+        ([ours.sha256], ours.table(), True),
+        ([ours.sha256], {**ours.table(), "sha256": "e" * 64}, False),
+        ([ours.sha256], None, False),
+        (["e" * 64], ours.table(), False),
+    ):
+        write(home, site_images, packages=pinned)
+        answer = answer_to_proposal(service, program, package=stated)
+        assert ("error" not in answer) == fits
+        assert fits or answer["error"].startswith("contract.packages: the contract does not list")
+    service.close()
 
 
 def test_the_operators_who_signed_the_job_are_in_the_ledger(home: Path, site_images: Path) -> None:
@@ -133,7 +153,10 @@ def test_a_refusal_names_the_clause(home: Path, site_images: Path) -> None:
     (home / "owner.toml").write_text("[contract]\nsites = ")
     assert set(answer_to_proposal(service, program)) == {"error", "cure"}
     service.close()
-    assert not (home / "ledger.sqlite").exists()
+    (first, *others) = Ledger(home).entries()
+    assert {entry.kind for entry in (first, *others)} == {"refused"}
+    assert (first.run, first.program) == ("abc1", program.fingerprint)
+    assert first.why.startswith("contract.require: secure_aggregation is required")
 
 
 # The ledger
@@ -242,7 +265,7 @@ def test_a_refusal_reaches_the_coordinator_with_its_clause(
     data = {"name": "folder", "path": str(site_images / "west")}
     places.write_owner("west", {"data": data, "contract": {"require": ["secure_aggregation"]}})
     try:
-        found, absent = propose(site_services.program(site_images), "refused1", places.sit(), {})
+        found, absent, _ = propose(site_services.program(site_images), "refused1", places.sit(), {})
     finally:
         (places.root / "west" / "owner.toml").write_text(before)
     assert set(found) == {"north", "south"}

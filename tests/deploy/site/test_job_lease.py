@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from processes import python_path, wait_until
 
-from fedsight.core.errors import DeployError, EngineError
+from fedsight.core.errors import EngineError
 from fedsight.core.locks import held
 from fedsight.deploy.site import job_lease
 from fedsight.deploy.site.job_lease import TAKEN_OVER, JobLease, claim
@@ -118,7 +118,7 @@ def test_a_process_that_does_not_end_keeps_the_lease_until_it_does(
     jobs.wait_for_writes("slow")
     slow.send_signal(signal.SIGSTOP)
     claim(jobs.memory, "new")
-    with pytest.raises(DeployError, match="still working on this run, and does not end"):
+    with pytest.raises(EngineError, match="still working on this run, and does not end"):
         JobLease(jobs.memory, "new")
     slow.send_signal(signal.SIGCONT)
     assert slow.wait() == TAKEN_OVER

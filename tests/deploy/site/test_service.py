@@ -23,8 +23,10 @@ from fedsight.core.errors import DataError, SiteError, StoreError
 from fedsight.core.types import Sum
 from fedsight.data.base import Preprocess
 from fedsight.deploy.declaration import Declaration
-from fedsight.deploy.server.job import propose
+from fedsight.deploy.server.joining import propose
 from fedsight.deploy.site import service
+from fedsight.deploy.site.background import Background
+from fedsight.deploy.site.enforcement import Requester
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.memories import folder_of
 from fedsight.deploy.site.release import error_for_coordinator
@@ -87,7 +89,7 @@ class Site:
 
     def __init__(self, folder: Path, images: Path) -> None:
         folder.mkdir()
-        self.folder = folder
+        self.folder, self.images = folder, images
         data = {"name": "folder", "path": str(images / "north")}
         self.write_owner(data, sites=2, tasks=["classify"])
         self.program = site_services.program(images)
@@ -108,7 +110,7 @@ class Site:
         text, data = self.service.answer(kind, text, body)
         assert data == b""
         fields = json.loads(text)
-        assert set(fields) == {"error", "cure"}
+        assert set(fields) - {"final"} == {"error", "cure"}
         assert "\n" not in fields["error"]
         assert str(self.folder.parent) not in text
         last = SiteLog(self.folder).read()[-1]
@@ -240,6 +242,31 @@ def test_an_invalid_request_gets_an_answer(site: Site, kind: str, header: dict[s
     assert str(site.folder.parent) not in text
 
 
+def test_a_refusal_says_of_whom_and_what(site: Site) -> None:
+    other = site_services.program(site.images, task={"name": "classify"}, rounds={"rounds": 3})
+    site.service = SiteService(site.folder, "north", Requester(("anna",), other.fingerprint))
+    asked = {**proposal(other, run="abc1"), "sites": 1}
+    answer = site.ask("propose", asked)
+    assert answer["final"] is True
+    line = SiteLog(site.folder).read()[-1]
+    told = {key: line[key] for key in ("run", "program", "fingerprint", "asked_by")}
+    assert told == {
+        "run": "abc1",
+        "program": other.name,
+        "fingerprint": other.fingerprint,
+        "asked_by": ["anna"],
+    }
+    (entry,) = Ledger(site.folder).entries()
+    assert (entry.kind, entry.run, entry.asked_by) == ("refused", "abc1", ("anna",))
+    assert entry.why == line["why"]
+    assert "contract.sites" in entry.why
+
+
+def test_refusals_of_questions_are_not_in_the_ledger(site: Site) -> None:
+    assert "joined" in site.refusal("train", {"round": 1, "sites": 3})
+    assert Ledger(site.folder).entries() == []
+
+
 def test_messages_that_could_name_files_do_not_leave() -> None:
     for error in (
         DataError("patient-7.png is corrupt", ""),
@@ -287,7 +314,7 @@ def queued_behind_a_proposal(site: Site, trainer: type[FakeTrainer]) -> Any:
 def all_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     """Work that was abandoned before it began is done: a second check is behind that one."""
     monkeypatch.setattr(Future, "cancel", lambda self: False)
-    monkeypatch.setattr(SiteService, "_unless_abandoned", lambda self, ticket, do: do())
+    monkeypatch.setattr(Background, "_unless_abandoned", lambda self, ticket, do: do())
 
 
 def test_a_proposal_that_was_abandoned_before_it_began_changes_nothing(
@@ -526,6 +553,27 @@ def test_parameters_of_one_run_are_not_used_in_another(
 # -- with a real trainer ---------------------------------------------------------------------------
 
 
+def test_a_site_tells_which_classes_it_lacks_and_none_of_its_own_names(
+    places: Places, site_images: Path
+) -> None:
+    before = (places.root / "south" / "owner.toml").read_text()
+    for part in ("train", "test"):  # it calls bees otherwise
+        found = {"bee": "anna miller", "ant": "ant", "cat": "cat"}
+        for name, called in found.items():
+            folder = places.root / "renamed" / part / called
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.symlink_to(site_images / "south" / part / name)
+    data = {"name": "folder", "path": str(places.root / "renamed")}
+    places.write_owner("south", {"data": data})
+    try:
+        absent = propose(site_services.program(site_images), "named1", places.sit(), {}).absent
+    finally:
+        (places.root / "south" / "owner.toml").write_text(before)
+    told = "1 of its class names is not in data.classes, and it has no bee"
+    assert absent == {"south": f"site 'south': the site cannot use its files ({told})"}
+    assert "anna miller" in places.log("south")[-1]["why"]
+
+
 @pytest.mark.parametrize("fault", ["vanished", "corrupt"])
 def test_a_site_that_cannot_open_its_images_does_not_reveal_their_path(
     places: Places, site_images: Path, tmp_path: Path, fault: str
@@ -539,7 +587,7 @@ def test_a_site_that_cannot_open_its_images_does_not_reveal_their_path(
     places.write_owner("south", {"data": {"name": "folder", "path": str(path)}})
     try:
         program = site_services.program(site_images)
-        found, absent = propose(program, f"lost{fault}", places.sit(), {})
+        found, absent, _ = propose(program, f"lost{fault}", places.sit(), {})
     finally:
         (places.root / "south" / "owner.toml").write_text(before)
     assert set(found) == {"north", "west"}

@@ -21,7 +21,7 @@ from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import SiteError
 from fedsight.core.files import write_atomically
 from fedsight.deploy.declaration import gather, withheld
-from fedsight.deploy.server.job import propose
+from fedsight.deploy.server.joining import propose
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.engine import RemoteEngine, RunRecord
 from fedsight.evaluation.conclusion import Conclusion
@@ -59,7 +59,7 @@ def owner(places: Places, site_images: Path) -> Iterator[Owner]:
 def joined(places: Places, program: Program, run: str) -> tuple[Federation, RemoteEngine]:
     """The coordinator's federation and engine, as a deployed job makes them."""
     link = places.sit()
-    found, absent = propose(program, run, link, {})
+    found, absent, _ = propose(program, run, link, {})
     assert absent == {}
     federation = gather(program, found)
     noised = [site for site, declared in found.items() if declared.figures == "noised"]

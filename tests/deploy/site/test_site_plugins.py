@@ -19,7 +19,7 @@ import site_services
 from site_services import Places
 
 from fedsight.core.errors import ConfigError
-from fedsight.deploy.server.job import program_for_sites, propose, send_kept
+from fedsight.deploy.server.joining import program_for_sites, propose, send_kept
 from fedsight.deploy.site.owner import parse_owner, read_owner
 from fedsight.deploy.site.service import SiteService
 from fedsight.deploy.site.trainer import OpenData, Trainer
@@ -61,7 +61,7 @@ def install(places: Places, images: Path, plugin: Path) -> None:
 
 
 def refusals(places: Places, of: Program) -> dict[str, str]:
-    _, absent = propose(of, "plugged", places.sit(), {})
+    _, absent, _ = propose(of, "plugged", places.sit(), {})
     return absent
 
 

@@ -84,7 +84,8 @@ class Judge:
         if one.label not in self.classes:
             cause = f"{one.where}: unknown class '{one.label}'"
             cure = f"{nearest(one.label, self.classes)}; correct it, add it to data.classes, or"
-            self._refuse(self.policy.unknown, cause, f"{cure} set data.unknown = 'skip'")
+            told = "the class of an object is not in data.classes"
+            self._refuse(self.policy.unknown, cause, f"{cure} set data.unknown = 'skip'", told)
             return None
         left, top, right, bottom = one.box
         shown = f"box {_short(one.box)}"
@@ -108,9 +109,11 @@ class Judge:
             return None
         return (float(self.classes.index(one.label)), *inside)
 
-    def _refuse(self, policy: Literal["error", "skip"], cause: str, cure: str) -> None:
+    def _refuse(
+        self, policy: Literal["error", "skip"], cause: str, cure: str, told: str = ""
+    ) -> None:
         if policy == "error":
-            raise DataError(cause, cure)
+            raise DataError(cause, cure, told)
         self.skipped.append(cause)
 
 

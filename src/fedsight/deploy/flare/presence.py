@@ -12,6 +12,8 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 
 from fedsight.deploy.membership import presence
+from fedsight.deploy.package import installed
+from fedsight.deploy.site.state import state_of
 
 HEARTBEAT_PROPERTY = "fedsight_heartbeat"  # in the context that FLARE sends with a heartbeat
 
@@ -27,6 +29,7 @@ class PresenceComponent(FLComponent):
     def __init__(self) -> None:
         super().__init__()
         self._process = secrets.token_hex(8)
+        self._state: presence.State = ""  # what the last heartbeat of this site said
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Called by FLARE in the long-lived processes of server and site."""
@@ -35,13 +38,16 @@ class PresenceComponent(FLComponent):
             path = home / "declared.json"
             declared = path.read_text(encoding="utf-8") if path.is_file() else "null"
             token = fl_ctx.get_engine().client.token or ""
-            text = presence.Heartbeat(token, self._process, json.loads(declared)).encode()
+            self._state = state_of(home)
+            ours = json.loads(declared), str(installed()), self._state
+            text = presence.Heartbeat(token, self._process, *ours).encode()
             fl_ctx.set_prop(HEARTBEAT_PROPERTY, text, private=False, sticky=True)
         elif event_type == EventType.AFTER_CLIENT_HEARTBEAT:
-            presence.record_answer(home)
+            presence.record_answer(home, self._state)
         elif event_type == EventType.CLIENT_HEARTBEAT_PROCESSED:
             peer = fl_ctx.get_peer_context()
             found = presence.Heartbeat.decode(peer.get_prop(HEARTBEAT_PROPERTY))
             registered = fl_ctx.get_engine().client_manager.clients.get(found.token)
             if registered is not None:
-                presence.record(home / "sites", registered.name, found.process, found.declared)
+                told = found.declared, found.package, found.state
+                presence.record(home / "sites", registered.name, found.process, *told)

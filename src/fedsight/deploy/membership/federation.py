@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 import tomllib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,8 @@ from fedsight.core.files import (
 )
 from fedsight.core.text import is_printable, printable
 from fedsight.deploy.membership import kits
-from fedsight.deploy.membership.requests import SigningRequest, check_name
+from fedsight.deploy.membership.requests import SigningRequest, check_host, check_name
+from fedsight.deploy.membership.revocations import Revocations
 
 OPERATOR = "operator@fedsight.local"
 MAX_INVITATION_BYTES = 16 << 10
@@ -98,6 +100,7 @@ class FederationFolder:
         Raises DeployError if the folder is not empty or its name is invalid.
         """
         check_name(folder.name, "the federation")
+        check_host(host)
         check_empty(folder, "choose another name")
         make_folder(folder.resolve().parent)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.resolve().parent) as scratch:
@@ -182,11 +185,47 @@ class FederationFolder:
         revoked = {**self.revoked(), site: why or "revoked"}
         write_atomically(self.folder / "revoked.json", json.dumps(revoked, indent=1).encode())
         self.log_event("revoked", site=site, why=why)
+        self._sign_revocations(revoked)
 
     def revoked(self) -> dict[str, str]:
         """The revoked sites, and why."""
         path = self.folder / "revoked.json"
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+    @property
+    def revocations(self) -> Revocations:
+        """The list of revoked sites that is shown to the others."""
+        return Revocations.read(self.folder)
+
+    @property
+    def lists_revoked(self) -> bool:
+        """Whether all revoked sites are in that list; it is signed with the authority's key."""
+        return set(self.revoked()) <= {*self.revocations.sites}
+
+    def take_over(self, table: object) -> list[str]:
+        """Take over a newer list of revoked sites, which a site has sent, as plain values; returns
+        the sites that are revoked again. Nothing happens if it is older, or not signed."""
+        try:
+            found = Revocations.of(table)
+        except ValueError:
+            return []
+        newer = found.number > self.revocations.number
+        if not newer or not found.is_signed(self.folder / "ca" / kits.AUTHORITY):
+            return []
+        known = self.revoked()
+        again = [site for site in found.sites if site not in known]
+        why = dict.fromkeys(again, "revoked before this folder was restored from a backup")
+        write_atomically(self.folder / "revoked.json", json.dumps(known | why, indent=1).encode())
+        found.write(self.folder)
+        for site in again:
+            self.log_event("revoked", site=site, why=why[site])
+        return again
+
+    def _sign_revocations(self, sites: Iterable[str]) -> None:
+        """Sign the list of revoked sites anew, if the authority's key is there."""
+        key = self.folder / "ca" / kits.AUTHORITY_KEY
+        if key.exists():
+            Revocations.signed(self.revocations.number + 1, sites, key).write(self.folder)
 
     def move_to_port(self, port: int) -> FederationFolder:
         """Change the server's port in the invitation and in the kits; returns the new state."""

@@ -8,6 +8,7 @@ FedSight's two components.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -29,6 +30,7 @@ COORDINATOR_COMPONENT = "fedsight.deploy.flare.components.CoordinatorComponent"
 EXECUTOR = "nvflare.collab.runtime.executor.CollabExecutor"
 SITE_COMPONENT = "fedsight.deploy.flare.components.SiteComponent"
 
+AUTHORITY, AUTHORITY_KEY = "rootCA.pem", "rootCA.key"  # certificate and key of the authority
 MAX_SITES = 1000
 HEARTBEAT_INTERVAL = 2  # seconds
 CONNECTION_TIMEOUT = 20  # seconds without a heartbeat until the server drops a site's connection
@@ -179,10 +181,19 @@ def clear_old_jobs(kit: Path, live: Collection[str] = ()) -> None:
     before = time.time() - KEEP_JOBS
     for home in (kit, kit / "jobs"):  # a server keeps what was submitted, too
         kept = [path for path in home.glob("*-*-*-*-*") if JOB_ID.fullmatch(path.name)]
-        ended = {path: path.stat().st_mtime for path in kept if path.name not in live}
+        ended = {path: _last_change(path) for path in kept if path.name not in live}
         for place, path in enumerate(sorted(ended, key=ended.__getitem__, reverse=True)):
             if place >= MAX_JOBS or ended[path] < before:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _last_change(folder: Path) -> float:
+    """When something in a job's folder was written last: a job that goes on writes its log."""
+    times = [folder.stat().st_mtime]
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # it is being replaced
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 def _server_resources(kit: Path) -> dict[str, Any]:

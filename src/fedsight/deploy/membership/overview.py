@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedsight.deploy.membership.federation import FederationFolder
-from fedsight.deploy.membership.presence import Presence, presences
+from fedsight.deploy.membership.presence import Presence, State, presences
+from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
 
 LONGEST = 80  # characters of what a site calls the source of its images
@@ -27,6 +28,9 @@ class SiteRow:
     classes: int | None
     skipped: int | None  # corrupt images that were left out
     revoked: str  # why, if it was
+    package: str = ""  # the FedSight code that it says it runs
+    state: State = ""  # what it says of itself
+    other: bool = False  # whether that is not the code of this machine
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,10 @@ class Sites:
     address: str
     serving: bool
     rows: tuple[SiteRow, ...]
+
+    def table(self) -> dict[str, Any]:
+        """As plain values, for scripts."""
+        return {**asdict(self), "package": str(installed())}
 
 
 def sites(federation: FederationFolder) -> Sites:
@@ -68,6 +76,9 @@ def _row(name: str, one: Presence | None, revoked: str) -> SiteRow:
         classes=len(classes) if isinstance(classes, list) else None,
         skipped=_count(facts.get("skipped")),
         revoked=revoked,
+        state=one.state if one is not None and alive else "",
+        package=one.package if one is not None else "",
+        other=one is not None and one.package not in ("", str(installed())),
     )
 
 

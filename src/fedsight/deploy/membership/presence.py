@@ -6,14 +6,16 @@ the coordinator read them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 from urllib.parse import quote
 
+from fedsight.core.text import printable
 from fedsight.deploy.membership.kits import HEARTBEAT_INTERVAL
 
 HEARTBEAT_TIMEOUT = 4 * HEARTBEAT_INTERVAL  # seconds without a heartbeat until a site is offline
@@ -23,6 +25,11 @@ FREE_RESTARTS, RESTART_WINDOW, FIRST_WAIT = 3, 3600.0, 60.0
 MAX_HEARTBEAT_CHARACTERS = 1 << 20  # a declaration of 10,000 classes takes about 300,000
 _MOST_RESTARTS = 16  # that are remembered; so many ask for the longest wait
 MAX_IDENTIFIER_CHARACTERS = 64  # of the identifier of a process, or of a token
+
+
+# What a site says of itself: ready; it takes part in nothing new; it is about to stop; its trainer
+# process is held by a signal.
+State = Literal["", "drained", "leaving", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class Presence:
     declared: dict[str, Any] | None  # the site's summary of its images
     process: str = ""  # identifies the site's current process
     restarts: tuple[float, ...] = ()  # when it was another process, within RESTART_WINDOW
+    package: str = ""  # the FedSight code that it says it runs
+    state: State = ""  # what it says of itself
 
     @property
     def settled(self) -> bool:
@@ -53,8 +62,13 @@ class Presence:
 
     @property
     def alive(self) -> bool:
-        """Whether the site is connected now."""
-        return self.silence < HEARTBEAT_TIMEOUT
+        """Whether the site is connected now, and has not said that it is about to stop."""
+        return self.silence < HEARTBEAT_TIMEOUT and self.state != "leaving"
+
+    @property
+    def ready(self) -> bool:
+        """Whether the site can take part in a job that begins now."""
+        return self.alive and self.state != "drained"
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,8 @@ class Heartbeat:
     token: str = ""  # proves which site it is: only this site and the server know it
     process: str = ""  # identifies the site's current process
     declared: dict[str, Any] | None = None  # the site's summary of its images
+    package: str = ""  # the FedSight code that it runs: version and the first digits of the hash
+    state: State = ""  # what it says of itself
 
     def encode(self) -> str:
         """The text that is sent."""
@@ -80,16 +96,25 @@ class Heartbeat:
             return cls()
         if not isinstance(table, dict):
             return cls()
-        identifiers = [table.get(key) for key in ("token", "process")]
-        token, process = (
+        identifiers = [table.get(key) for key in ("token", "process", "package")]
+        token, process, package = (
             one if isinstance(one, str) and len(one) <= MAX_IDENTIFIER_CHARACTERS else ""
             for one in identifiers
         )
         declared = table.get("declared")
-        return cls(token, process, declared if isinstance(declared, dict) else None)
+        state = table.get("state") if table.get("state") in get_args(State) else ""
+        declared = declared if isinstance(declared, dict) else None
+        return cls(token, process, declared, package, state)  # type: ignore[arg-type]
 
 
-def record(folder: Path, name: str, process: str, declared: dict[str, Any] | None) -> None:
+def record(
+    folder: Path,
+    name: str,
+    process: str,
+    declared: dict[str, Any] | None,
+    package: str = "",
+    state: State = "",
+) -> None:
     """Record a heartbeat of the site `name`. A site's own clock is not relied on."""
     folder.mkdir(exist_ok=True)
     path = _path(folder, name)
@@ -101,7 +126,8 @@ def record(folder: Path, name: str, process: str, declared: dict[str, Any] | Non
     elif known is not None:
         restarts = (*restarts[-_MOST_RESTARTS:], now)
     restarts = tuple(time for time in restarts if now - time < RESTART_WINDOW)
-    found = Presence(name, since, now, declared, process, restarts)
+    package = printable(package, MAX_IDENTIFIER_CHARACTERS)
+    found = Presence(name, since, now, declared, process, restarts, package, state)
     partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
     partial.replace(path)  # no fsync: the next heartbeat comes soon
 
@@ -136,9 +162,17 @@ def _read(path: Path) -> Presence | None:
 # At the site --------------------------------------------------------------------------------------
 
 
-def record_answer(home: Path) -> None:
-    """Record in the site's folder `home` that the server has answered a heartbeat."""
-    _answered(home).touch()
+def record_answer(home: Path, state: State = "") -> None:
+    """Record in the site's folder `home` that the server has answered a heartbeat, which said
+    `state`."""
+    _answered(home).write_text(state)
+
+
+def has_told(home: Path, state: State) -> bool:
+    """Whether the last heartbeat that the server has answered said `state`."""
+    with contextlib.suppress(OSError):
+        return _answered(home).read_text() == state
+    return False
 
 
 def _answered(home: Path) -> Path:
@@ -154,12 +188,17 @@ class ConnectionMonitor:
         self._notify = notify
         self._connected = False
 
+    @property
+    def connected(self) -> bool:
+        """Whether the server answers."""
+        try:
+            return time.time() - self._path.stat().st_mtime < HEARTBEAT_TIMEOUT
+        except FileNotFoundError:
+            return False
+
     def poll(self) -> None:
         """Report a change since the last call."""
-        try:
-            connected = time.time() - self._path.stat().st_mtime < HEARTBEAT_TIMEOUT
-        except FileNotFoundError:
-            connected = False
+        connected = self.connected
         if connected != self._connected:
             self._connected = connected
             self._notify(

@@ -154,6 +154,15 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether the process `pid` is held by a signal (SIGSTOP) or a debugger; Linux only."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[:1] in (["T"], ["t"])
+
+
 def describe_exit(code: int) -> str:
     """How a process with the exit code `code` ended, as the second half of a sentence."""
     return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"

@@ -17,10 +17,12 @@ from fedsight.core import locks
 from fedsight.core.errors import DeployError, StoreError
 from fedsight.core.files import trim, write_atomically
 from fedsight.deploy.membership.kits import HEARTBEAT_INTERVAL, organisation
+from fedsight.deploy.package import installed
 from fedsight.deploy.processes import prefork, spawn
 
 RESTART_DELAYS = (0.5, 15.0)  # seconds before a dead process is restarted: first, and at most
 STABLE_AFTER = 60.0  # seconds after which a process counts as having run well
+FAREWELL_TIMEOUT = HEARTBEAT_INTERVAL + 1.0  # seconds for a site to announce that it stops
 TERMINATION_TIMEOUT = 8.0  # seconds for a process to end by itself after SIGTERM
 LOCK_TIMEOUT = 0.5  # seconds; `is_running` holds the lock for a moment
 POLL_INTERVAL = 0.2  # seconds
@@ -61,6 +63,7 @@ SITE_MODULES = (  # imported by the processes of a site; the first one is run
 
 
 Poll = Callable[[prefork.PreforkServer], None]
+Farewell = Callable[[], bool]  # whether all has been said that is to be said before the end
 
 
 class Supervisor:
@@ -73,15 +76,18 @@ class Supervisor:
         folder: Path,
         home: Path,
         imports: Sequence[str] = (),
+        farewell: Farewell = lambda: True,
     ) -> None:
         """`folder`: the working directory; `home`: the folder of the site or the server.
 
-        `imports`: modules that the process, and those that it starts, will import.
+        `imports`: modules that the process, and those that it starts, will import. `farewell` is
+        called before the process is ended on request, until it returns that nothing is left to say.
         """
         self.module, self.arguments = module, arguments
         self._folder = folder
         self._home = home
         self._imports = imports
+        self._farewell = farewell
         self._output = folder / "process.txt"
         self._trimmed = 0.0
         self._pid: int | None = None
@@ -99,6 +105,7 @@ class Supervisor:
         }
         delay = RESTART_DELAYS[0]
         prefork.prepare(self._imports, FLARE_ENVIRONMENT)
+        installed()  # of the code that was imported just now, and that the forks run
         with (
             prefork.listening_socket() as listener,
             contextlib.closing(prefork.PreforkServer(listener)) as forks,
@@ -124,6 +131,7 @@ class Supervisor:
                         notify(f"{event} in {delay:.0f} s")
                     self._sleep(delay, forks)
             finally:
+                self._say_farewell(forks)
                 self._end(forks)
                 for number, handler in before.items():
                     signal.signal(number, handler)
@@ -174,6 +182,13 @@ class Supervisor:
 
     def _request_stop(self, number: int, frame: object) -> None:
         self._stop_requested = True
+
+    def _say_farewell(self, forks: prefork.PreforkServer) -> None:
+        deadline = time.monotonic() + FAREWELL_TIMEOUT
+        while self._exit_code() is None and not self._farewell():
+            if time.monotonic() >= deadline:
+                return
+            forks.serve(POLL_INTERVAL)
 
     def _end(self, forks: prefork.PreforkServer) -> None:
         if (pid := self._pid) is None or self._exit_code() is not None:
@@ -227,9 +242,9 @@ def server(kit: Path, home: Path) -> Supervisor:
     return Supervisor(FLARE_ENTRY, [SERVER_MODULES[0], *arguments], kit, home, SERVER_MODULES)
 
 
-def site(kit: Path, home: Path, name: str) -> Supervisor:
+def site(kit: Path, home: Path, name: str, farewell: Farewell = lambda: True) -> Supervisor:
     """The supervisor of a site's FLARE process."""
     arguments = ["-m", str(kit), "-s", "fed_client.json", "--set", "secure_train=true"]
     arguments += [f"uid={name}", f"org={organisation(name)}", "config_folder=config"]
     arguments += [f"heart_beat_interval={HEARTBEAT_INTERVAL}"]
-    return Supervisor(FLARE_ENTRY, [SITE_MODULES[0], *arguments], kit, home, SITE_MODULES)
+    return Supervisor(FLARE_ENTRY, [SITE_MODULES[0], *arguments], kit, home, SITE_MODULES, farewell)

@@ -8,11 +8,9 @@ continues from the checkpoint (`deploy/server/scheduler.py`).
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +18,35 @@ from fedsight.coordinator.callbacks import Callback, Event, RoundComputed, Round
 from fedsight.coordinator.folders import LOCK
 from fedsight.coordinator.live import Live
 from fedsight.coordinator.session import Session
-from fedsight.coordinator.store import RESULTS, RunStore, last_orders
+from fedsight.coordinator.store import RunStore, last_orders
 from fedsight.core import locks
-from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
-from fedsight.core.settings import Settings
+from fedsight.core.errors import (
+    DeployError,
+    EngineError,
+    FedSightError,
+    RefusedError,
+    SiteError,
+    StoreError,
+)
 from fedsight.core.text import MAX_MESSAGE, printable
-from fedsight.deploy.costly_sites import costly_sites
 from fedsight.deploy.declaration import (
-    ELSEWHERE,
     Declaration,
-    disagreeing_sites,
     gather,
-    lone_sites,
-    mislabelled_sites,
-    oversized_sites,
     read_declaration,
     withheld,
 )
-from fedsight.deploy.earlier_sites import EarlierSites, earlier_sites
+from fedsight.deploy.earlier_sites import earlier_sites
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.processes import memory_reclaim
 from fedsight.deploy.server import final_models
+from fedsight.deploy.server.joining import propose, send_kept, update_roster
 from fedsight.deploy.site.peer_keys import PeerKeys
-from fedsight.engines.protected import adopted
-from fedsight.engines.remote import messages
-from fedsight.engines.remote.conversation import Link, Talk, converse, reason
+from fedsight.engines.remote.conversation import Link
 from fedsight.engines.remote.engine import RemoteEngine, RunRecord
 from fedsight.evaluation.conclusion import Conclusion
 from fedsight.evaluation.description import describe
 from fedsight.privacy.noise import secret_at
-from fedsight.program.federation import Federation
 from fedsight.program.program import Program
 from fedsight.runs import lifecycle
 
@@ -120,7 +116,8 @@ def _outcome(why: Exception) -> dict[str, Any]:
         )
     if not isinstance(why, FedSightError):
         why = StoreError(f"the coordinator cannot continue: {why}", "check its disk")
-    again = isinstance(why, SiteError)  # the site may recover by the next job
+    # The site may recover by the next job, unless it refuses.
+    again = isinstance(why, SiteError) and not isinstance(why, RefusedError)
     outcome = {"state": "failed", "again": again, "family": type(why).__name__}
     return {**outcome, "cause": why.cause, "cure": why.cure}
 
@@ -139,13 +136,12 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
         raise StoreError(f"{store.folder} contains another program", "start the run again")
     earlier = earlier_sites(store, program)
     facts = store.read_json("run.json")
-    roster = {
-        site: read_declaration(table, site) for site, table in facts.get("declared", {}).items()
-    }
+    declared = facts.get("declared", {})
+    roster = {site: read_declaration(table, site) for site, table in declared.items()}
     if (store.folder / "summary.json").exists():
         _deliver_late(folder, store, program, roster, link)
         return
-    absent = _update_roster(folder, store, program, roster, link, earlier)
+    absent = update_roster(folder, store, program, roster, link, earlier)
     federation = gather(program, roster)
     secret = secret_at(store.folder / "noise.key") if program.privacy.protects else None
     once = computed_once(program)
@@ -160,7 +156,7 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     store.write_json("run.json", {**described, **kept, "declared": tables})
     send_kept(federation, link, absent)
     checkpoint = lifecycle.rewound(store)
-    unmeasured = store.load_unmeasured(checkpoint.round + 1 if checkpoint else 1) if once else None
+    unmeasured = store.load_unmeasured(checkpoint.round + 1 if checkpoint else 1)
     lines = store.history()
     if unmeasured is not None and unmeasured.unmeasured is not None:
         lines.append({"round": unmeasured.round, **unmeasured.unmeasured})
@@ -182,11 +178,13 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     live = Live(store.folder, stops=False)  # the scheduler answers a request to stop
     run = Conclusion(
         *(session, speed, store, "run"),
-        [*([_UnmeasuredKeeper(store)] if once else []), live, watch],
+        [_UnmeasuredKeeper(store, None if once else session.protection.rounds), live, watch],
         pictures=False,
         withheld=engine.withheld,
         noised=noised,
+        before=[] if unmeasured is not None else [_WholeFigures(watch)],
     )
+    live.absent(absent)
     live.begin()
     with contextlib.closing(engine):
         with contextlib.closing(live):
@@ -206,7 +204,7 @@ def _deliver_late(
     unasked = dict.fromkeys(others, "it did not take part in the run")
     unasked |= {site: f"site '{site}' was revoked" for site in folder.revoked()}
     run = str(store.read_json("run.json")["id"])
-    _, absent = propose(program, run, link, unasked, len(roster))
+    absent = propose(program, run, link, unasked, len(roster), folder.revocations).absent
     federation = gather(program, roster)
     send_kept(federation, link, absent)
     accepted = last_orders(store.history())
@@ -225,15 +223,35 @@ def computed_once(program: Program) -> bool:
 
 
 class _UnmeasuredKeeper(Callback):
-    """Writes each round's result before it is measured."""
+    """Writes each round's result before it is measured, or only that of the round `only`."""
 
-    def __init__(self, store: RunStore) -> None:
-        self._store = store
+    def __init__(self, store: RunStore, only: int | None) -> None:
+        self._store, self._only = store, only
 
     def on(self, event: Event) -> None:
         """Write the result."""
-        if isinstance(event, RoundComputed):
+        if isinstance(event, RoundComputed) and self._only in (None, event.checkpoint.round):
             self._store.save_checkpoint(event.checkpoint)
+
+
+class _WholeFigures(Callback):
+    """Has the last model measured once more if a site that trained in its round was not measured.
+
+    It died in between. Before the round is recorded the job ends, and the next one, which the site
+    can join, measures the same model. That needs the checkpoint of the round before: no round is
+    trained again for figures.
+    """
+
+    def __init__(self, watch: _SiteWatch) -> None:
+        self._watch = watch
+
+    def on(self, event: Event) -> None:
+        """Raise Handover."""
+        if not isinstance(event, RoundEnded) or not event.last:
+            return
+        missing = sorted({*event.line.get("not_measured", {})} & {*event.line["sites"]})
+        if missing and self._watch.durable == event.line["round"] - 1:
+            raise Handover(f"the figures lack site '{missing[0]}'; the model is measured once more")
 
 
 def _recogniser(folder: FederationFolder) -> Callable[[str, str], None]:
@@ -247,95 +265,6 @@ def _recogniser(folder: FederationFolder) -> Callable[[str, str], None]:
             raise SiteError(error.cause, error.cure) from None
 
     return recognise
-
-
-def final_sites(store: RunStore, program: Program) -> frozenset[str] | None:
-    """The only sites that can still take part in a run; None: others may join.
-
-    Where the cost of each round depends on the number of clients (`Mechanism.fixes_population`),
-    these are the sites that had joined before its first round had a result. Otherwise what was
-    released among few would be accounted as if it had been drawn from many.
-    """
-    begun = any((store.folder / name).exists() for name in RESULTS)
-    if not (begun and program.privacy.fixes_population(program.rounds.cohort)):
-        return None
-    return frozenset(store.read_json("run.json").get("declared", {}))
-
-
-def _too_late(store: RunStore, program: Program, link: Link) -> dict[str, str]:
-    """Why sites of this job are not asked to take part, by site."""
-    final = final_sites(store, program)
-    return {
-        site: f"site '{site}' came after the first round: under privacy "
-        f"'{program.privacy.registered}' with a cohort, what each round costs depends on the "
-        "number of sites. It can take part in the next run"
-        for site in link.sites
-        if final is not None and site not in final
-    }
-
-
-def _update_roster(
-    folder: FederationFolder,
-    store: RunStore,
-    program: Program,
-    roster: dict[str, Declaration],
-    link: Link,
-    earlier: EarlierSites | None,
-) -> dict[str, str]:
-    """Ask the job's sites to take part, and add those that do to `roster`.
-
-    Returns why the others do not. Raises SiteError or DeployError if too few take part.
-    """
-    run = str(store.read_json("run.json")["id"])
-    late = _too_late(store, program, link)
-    revoked = {site: f"site '{site}' was revoked" for site in folder.revoked()}
-    found, absent = propose(program, run, link, {**late, **revoked})
-    unfit = unfit_sites(program, found, roster, earlier)
-    quorum = program.rounds.quorum
-    if unfit and (quorum is None or len(found) - len(unfit) < quorum):
-        raise next(iter(unfit.values()))
-    for site, error in unfit.items():
-        del found[site]
-        absent[site] = f"{error.cause}; {error.cure}"
-    for site, declared in found.items():
-        if roster.setdefault(site, declared) != declared:
-            absent[site] = f"site '{site}' no longer has the images with which it joined this run"
-        else:
-            roster[site] = declared  # whether it releases figures may have changed
-    if not roster:
-        raise SiteError(f"no site takes part: {'; '.join(absent.values())}", "check the sites")
-    for site, why in absent.items():
-        folder.log_event("absent", run=store.folder.name, site=site, why=why)
-    if absent.keys() - late.keys() and quorum is None:
-        raise SiteError(
-            f"not every site takes part: {'; '.join(absent.values())}",
-            "resolve this with the site's owner, or set rounds.quorum to continue without it",
-        )
-    return absent
-
-
-def unfit_sites(
-    program: Program,
-    found: Mapping[str, Declaration],
-    roster: Mapping[str, Declaration],
-    earlier: EarlierSites | None = None,
-) -> dict[str, DeployError]:
-    """The sites in `found` with whose declarations the run cannot go on, and why.
-
-    Each question is asked of the sites that passed those before it: a network, say, is built only
-    for a size on which the sites agree.
-    """
-    unfit = disagreeing_sites(found, roster)
-
-    def others() -> dict[str, Declaration]:
-        return {site: one for site, one in found.items() if site not in unfit}
-
-    if earlier is not None:
-        unfit |= earlier.misplaced(others())
-    unfit |= mislabelled_sites(program, others())
-    unfit |= lone_sites(program, others())
-    unfit |= oversized_sites(others(), roster)
-    return unfit | costly_sites(program, others(), roster)
 
 
 class _SiteWatch(Callback):
@@ -359,7 +288,8 @@ class _SiteWatch(Callback):
         if site in self._folder.revoked():
             return True
         one = presence.presence(self._folder.presences, site)
-        return one is not None and (one.since > self._began or one.silence > SITE_TIMEOUT)
+        gone = one is not None and (one.state == "leaving" or one.silence > SITE_TIMEOUT)
+        return gone or (one is not None and one.since > self._began)
 
     def on(self, event: Event) -> None:
         """After a checkpoint, raise Handover if another site could join."""
@@ -378,76 +308,5 @@ class _SiteWatch(Callback):
         for name, one in presence.presences(self._folder.presences).items():
             new = name not in self._sites or one.since > self._began
             new &= self.awaited is None or name in self.awaited
-            if one.alive and one.settled and new and name not in present and name not in revoked:
+            if one.ready and one.settled and new and name not in present and name not in revoked:
                 raise Handover(f"site '{name}' is ready to join")
-
-
-def program_for_sites(program: Program) -> dict[str, Any]:
-    """The program in plain values, without the paths of the coordinator's own files."""
-    table = program.table()
-    for item in fields(program):
-        value = getattr(program, item.name)
-        if isinstance(value, Settings):
-            paths = value.table().keys() - value.meaning().keys()
-            table[item.name] = {**table[item.name], **dict.fromkeys(paths, ELSEWHERE)}
-    table["plugins"] = [{"sha256": plugin.sha256} for plugin in program.plugins]
-    return table
-
-
-def propose(
-    program: Program,
-    run: str,
-    link: Link,
-    unasked: Mapping[str, str],
-    taking: int | None = None,
-) -> tuple[dict[str, Declaration], dict[str, str]]:
-    """Ask every site to take part, except those `unasked`, for the reasons given there.
-
-    `taking`: how many sites take part, if not those that are asked. Returns the declarations, and
-    why the others do not take part.
-    """
-    found: dict[str, Declaration] = {}
-    absent = {site: unasked[site] for site in link.sites if site in unasked}
-    sites = [site for site in link.sites if site not in unasked]
-    header = {
-        "run": run,
-        "program": program_for_sites(program),
-        "fingerprint": program.fingerprint,
-        "sites": len(sites) if taking is None else taking,
-    }
-    deadline = time.monotonic() + program.rounds.deadline
-
-    def ask(talk: Talk) -> None:
-        answer = talk.finish("propose", header)
-        try:
-            found[talk.site] = read_declaration(answer.get("declared"), talk.site)
-        except DeployError as error:
-            raise SiteError(error.cause, error.cure) from None
-
-    failed = converse([Talk(link, site, deadline) for site in sites], ask)
-    return found, {**absent, **{site: reason(error) for site, error in failed.items()}}
-
-
-def send_kept(federation: Federation, link: Link, absent: dict[str, str]) -> None:
-    """Send the sites what does not travel every round, if only the coordinator has the weights.
-
-    These are the personal parameters to begin with, and the frozen ones. They are named by their
-    hash, and a site that has them from an earlier job is not sent them again. Sites that fail are
-    added to `absent`.
-    """
-    kept = adopted(federation)
-    if kept is None:
-        return
-    data = messages.pack([kept])
-    sha256 = hashlib.sha256(data).hexdigest()
-
-    def send(talk: Talk) -> None:
-        answer = talk.finish("adopt", {"sha256": sha256, "mark": 0})
-        if answer.get("missing"):
-            mark = talk.send("kept", data)
-            talk.finish("adopt", {"sha256": sha256, "mark": mark})
-
-    deadline = time.monotonic() + federation.program.rounds.deadline
-    budget = messages.Budget()
-    talks = [Talk(link, site, deadline, budget=budget) for site in link.sites if site not in absent]
-    absent.update({site: reason(error) for site, error in converse(talks, send).items()})

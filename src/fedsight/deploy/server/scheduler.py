@@ -13,6 +13,7 @@ import secrets
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 from fedsight.coordinator.asked import answered, asked
 from fedsight.coordinator.callbacks import Callback, RoundEnded, RunBegan, RunEnded, notify
 from fedsight.coordinator.folders import CARRIED, LOCK
-from fedsight.coordinator.live import Live
+from fedsight.coordinator.live import LIVE, Live
 from fedsight.coordinator.store import RunStore
 from fedsight.core import errors, locks
 from fedsight.core.errors import (
@@ -32,19 +33,22 @@ from fedsight.core.errors import (
     SiteError,
     StoreError,
 )
+from fedsight.core.files import json_object
 from fedsight.deploy.declaration import gather, read_declaration
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server import final_models
-from fedsight.deploy.server.job import JOB_FILE, final_sites, read_outcome
+from fedsight.deploy.server.job import JOB_FILE, read_outcome
 from fedsight.deploy.server.job_definition import write_job
+from fedsight.deploy.server.joining import final_sites
 from fedsight.deploy.server.operator import OperatorSession, open_session
 from fedsight.program import config
 from fedsight.program.program import Program, Speed
 
-MAX_FAILURES = 3  # consecutive jobs without a finished round, until the run is stopped
-MAX_CRASHES = 10  # the same for jobs whose processes died; they are restarted
+# How many jobs without a finished round in between stop the run, by how they ended: with an error,
+# or because a process died, which is restarted. A handover is no failure.
+MAX_FAILURES = {"failed": 3, "lost": 10, "handover": 1}
 START_TIMEOUT = 180.0  # seconds for a job's processes to start
 STATUS_INTERVAL = 2.0  # seconds between queries of a job's status
 ABORT_TIMEOUT = 5.0  # seconds to open a session in order to abort a job
@@ -65,7 +69,7 @@ def prepare(
 
     Raises StoreError if it holds a run already, unless `force` is set.
     """
-    config.check_elsewhere(program, speed)
+    config.check_elsewhere(program, speed, len(federation.admitted()) or None)
     facts = {
         "command": "run",
         "name": program.name,
@@ -124,6 +128,9 @@ class RunScheduler:
         self._number = secrets.randbelow(1 << 30)  # of the current job; it counts up
         self._reported: int | None = None  # the last round that the callbacks have seen
         self._history_size = 0  # bytes of the history that they have seen
+        self._told: dict[str, str] = {}  # without which sites the run goes on, as the user knows
+        self._stopped: set[str] = set()  # sites whose trainer process is held by a signal
+        self._began = 0.0  # when the current job did, in seconds since 1970
 
     def run(self) -> dict[str, Any]:
         """Run job after job; returns the summary.
@@ -132,7 +139,7 @@ class RunScheduler:
         """
         if (self._store.folder / "summary.json").exists():
             return self._send_again()
-        failures, done = 0, self._last_round()
+        failures, done = Counter[str](), self._last_round()
         while True:
             sites = self._wait_for_sites()
             self._number += 1
@@ -144,8 +151,10 @@ class RunScheduler:
             if outcome["state"] == "failed" and not outcome["again"]:
                 raise _error(outcome)
             progressed = done > before or outcome["state"] == "handover"
-            failures = 0 if progressed else failures + 1
-            if failures >= (MAX_CRASHES if outcome["state"] == "lost" else MAX_FAILURES):
+            if progressed:
+                failures.clear()
+            failures[outcome["state"]] += not progressed
+            if failures[outcome["state"]] >= MAX_FAILURES[outcome["state"]]:
                 raise _error(outcome)
             why = outcome.get("why") or outcome.get("cause")
             self._notify(f"after round {done}: {why}; continuing")
@@ -180,13 +189,13 @@ class RunScheduler:
             "fingerprint": self._program.fingerprint,
             "number": self._number,
         }
-        home = self._federation.server_home
+        home, self._began = self._federation.server_home, time.time()
         server = supervisor.process_id(home)
         with tempfile.TemporaryDirectory(prefix="fedsight-") as scratch:
             write_job(Path(scratch), self._store.folder.name, sites, arguments)
             with self._open_session(self._program.rounds.deadline) as session:
                 self._job = session.submit(Path(scratch))
-                outcome = self._wait_for_start(session) or self._wait_for_end()
+                outcome = self._wait_for_start(session, sites) or self._wait_for_end(sites)
         # A server that was restarted knows nothing of the job, and neither do its sites.
         if outcome["state"] == "lost" and supervisor.process_id(home) == server:
             with contextlib.suppress(DeployError):  # nothing may be left of the job
@@ -194,12 +203,21 @@ class RunScheduler:
         self._job = None
         return outcome
 
-    def _wait_for_start(self, session: OperatorSession) -> dict[str, Any] | None:
-        """Wait until the coordinator's process runs; the outcome if it never did."""
+    def _wait_for_start(
+        self, session: OperatorSession, sites: Sequence[str]
+    ) -> dict[str, Any] | None:
+        """Wait until the coordinator's process runs; the outcome if it never did.
+
+        A job starts with all of its sites or not at all, so it ends once one of them has gone: the
+        next one is without it, or waits for it.
+        """
         began = asked = time.monotonic()
         while read_outcome(self._store, self._number) is None:
             self._require_going_on()
             time.sleep(POLL_INTERVAL)
+            found = presence.presences(self._federation.presences)
+            if gone := [site for site in sites if site in found and not found[site].alive]:
+                return _lost(f"site '{gone[0]}' left before a job with it had started")
             now = time.monotonic()
             if now - asked < STATUS_INTERVAL:
                 continue
@@ -214,11 +232,13 @@ class RunScheduler:
                 return _lost(f"a job did not start within {START_TIMEOUT:.0f} s")
         return None
 
-    def _wait_for_end(self) -> dict[str, Any]:
-        """Report rounds until the coordinator's process has ended; returns the outcome."""
+    def _wait_for_end(self, sites: Sequence[str]) -> dict[str, Any]:
+        """Report rounds, and what becomes of the job's sites, until the coordinator's process has
+        ended; returns the outcome."""
         while True:
             self._require_going_on()
             ended = not locks.held(self._store.folder / LOCK)
+            self._report_sites(sites)
             self._report_rounds()
             outcome = read_outcome(self._store, self._number)
             if outcome is not None and outcome["state"] != "running":
@@ -244,7 +264,7 @@ class RunScheduler:
             self._require_going_on()
             expected = self._federation.admitted()
             found = presence.presences(self._federation.presences)
-            connected = {name for name, one in found.items() if one.alive}
+            connected = {name for name, one in found.items() if one.ready}
             ready = [site for site in expected if site in connected]
             if final is not None:  # others may be there or not
                 expected = [site for site in expected if site in final]
@@ -253,6 +273,10 @@ class RunScheduler:
             waited = time.monotonic() - began
             least = self._program.rounds.quorum or len(expected)
             if expected and (not missing or (waited > LATE_SITES_TIMEOUT and present >= least)):
+                for site in missing:
+                    alive = site in found and found[site].alive
+                    why = "was drained by its owner" if alive else "is not connected"
+                    self._tell(site, f"site '{site}' {why}")
                 return ready
             if waited > deadline:
                 raise SiteError(
@@ -265,6 +289,25 @@ class RunScheduler:
                 self._notify(f"waiting for {', '.join(missing[:5]) or 'sites to be admitted'}")
                 notified = True
             time.sleep(POLL_INTERVAL)
+
+    def _report_sites(self, sites: Sequence[str]) -> None:
+        """Tell without which sites the run goes on, and why, as soon as the coordinator knows, and
+        which are at a standstill."""
+        found = presence.presences(self._federation.presences)
+        stopped = {site for site in sites if site in found and found[site].state == "stopped"}
+        for site in sorted(stopped - self._stopped):
+            self._notify(f"site '{site}' is connected, but its trainer process is stopped")
+        self._stopped = stopped
+        live = json_object(self._store.folder / LIVE)
+        if float(live.get("began", 0.0)) < self._began:
+            return  # what an earlier job said
+        for site, why in {**live.get("absent", {}), **live.get("refused", {})}.items():
+            self._tell(str(site), str(why))
+
+    def _tell(self, site: str, why: str) -> None:
+        if self._told.get(site) != why:
+            self._told[site] = why
+            self._notify(f"going on without '{site}': {why}")
 
     def _wait_for_lacking(self) -> list[str]:
         """The connected sites of a finished run, once those that lack its model are among them, or
@@ -301,6 +344,8 @@ class RunScheduler:
         for line in self._store.history():
             if line["round"] > self._reported:
                 self._reported = line["round"]
+                for site in line["sites"]:
+                    self._told.pop(site, None)
                 last = line["round"] == self._program.rounds.rounds
                 notify(self._callbacks, RoundEnded(line, None, last))
 

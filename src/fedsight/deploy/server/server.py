@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 from fedsight.core.errors import DeployError
 from fedsight.deploy.membership import kits
@@ -11,6 +13,7 @@ from fedsight.deploy.membership.federation import OPERATOR, FederationFolder
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server.operator import open_session
 
+CLEAR_INTERVAL = 3600.0  # seconds between looks for folders of old jobs
 SESSION_TIMEOUT = 10.0  # seconds to open an operator session
 
 
@@ -34,7 +37,21 @@ def start(federation: FederationFolder, port: int | None, notify: Callable[[str]
         kits.write_disabled_sites(kit, sorted(federation.revoked()))
         invitation = federation.invitation
         notify(f"federation '{federation.name}' listens on {invitation.host}:{invitation.port}")
-        supervisor.server(kit, home).run(notify)
+        supervisor.server(kit, home).run(notify, _JobsCleared(kit).poll)
+
+
+class _JobsCleared:
+    """Removes the folders of old jobs while the server runs: each run adds some."""
+
+    def __init__(self, kit: Path) -> None:
+        self._kit = kit
+        self._next = 0.0
+
+    def poll(self, forks: object) -> None:
+        """Called regularly."""
+        if (now := time.monotonic()) >= self._next:
+            self._next = now + CLEAR_INTERVAL
+            kits.clear_old_jobs(self._kit)
 
 
 def disable_site(federation: FederationFolder, site: str) -> bool:

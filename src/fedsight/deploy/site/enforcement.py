@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fedsight.core.errors import DeployError, SiteError
+from fedsight.deploy import package
 from fedsight.deploy.site.answers import AnswerStore
 from fedsight.deploy.site.figures import FigureRules
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.memories import occupied, open_memory
 from fedsight.deploy.site.owner import OwnerSettings, read_owner
+from fedsight.deploy.site.refusals import Asked
 from fedsight.deploy.site.release import Release
 from fedsight.governance.contract import ADDED_AT_SITE, Contract, is_sha256, protections
 from fedsight.governance.entries import LedgerEntry
@@ -49,7 +51,7 @@ class ContractEnforcement:
 
     def __init__(self, home: Path, requester: Requester) -> None:
         self._home = home
-        self._requester = requester
+        self.requester = requester
         self.log = SiteLog(home)
         self._run: _Run | None = None
         # Read once: a coordinator may propose again and again, and a long ledger takes seconds.
@@ -61,7 +63,7 @@ class ContractEnforcement:
         Raises DeployError, naming the clause, if they do not.
         """
         owner = read_owner(self._home / "owner.toml", None)
-        contract, requester = owner.contract, self._requester
+        contract, requester = owner.contract, self.requester
         contract.check_operators(requester.operators)
         if contract.operators is not None and requester.fingerprint != program.fingerprint:
             raise DeployError(
@@ -85,6 +87,13 @@ class ContractEnforcement:
         contract.check_sites(min(sites, program.rounds.replies(sites)) if buffered else sites)
         return owner
 
+    def check_packages(self, coordinator: object) -> None:
+        """Raise DeployError unless the contract permits the FedSight code that runs here, and the
+        one that the coordinator states."""
+        contract = read_owner(self._home / "owner.toml", None).contract
+        running = package.installed(), package.stated(coordinator)
+        contract.check_packages(one.sha256 for one in running)
+
     def local_plugins(self, given: Any) -> list[dict[str, str]]:
         """The plug-ins of a proposed program as files of this site; nothing is imported here.
 
@@ -100,7 +109,7 @@ class ContractEnforcement:
         if not all(is_sha256(one) for one in wanted):
             raise DeployError("the program names a plug-in without a valid SHA-256", UPDATE)
         contract = read_owner(self._home / "owner.toml", None).contract
-        contract.check_operators(self._requester.operators)
+        contract.check_operators(self.requester.operators)
         contract.check_plugins(wanted)
         found = _plugin_files(self._home / "plugins")
         for sha256 in wanted:
@@ -124,7 +133,7 @@ class ContractEnforcement:
             "update",
             run=run,
             program=program.fingerprint,
-            asked_by=self._requester.operators,
+            asked_by=self.requester.operators,
             protections=stated,
             data_set=contract.data_set,
             enforced=bool(ADDED_AT_SITE & set(stated)),
@@ -142,6 +151,11 @@ class ContractEnforcement:
         release = Release(contract, ledger, template, answers, self.log)
         self._run = _Run(contract, program, release)
         return memory
+
+    def record_refusal(self, asked: Asked, why: str) -> None:
+        """Record in the ledger that a program was refused; StoreError if it is not intact."""
+        entry = LedgerEntry("refused", run=asked.run, program=asked.program, why=why)
+        self._known_ledger().append(replace(entry, asked_by=asked.operators))
 
     def _known_ledger(self) -> Ledger:
         """The site's ledger, with all that other processes have written."""

@@ -24,6 +24,7 @@ from fedsight.deploy.membership.federation import (
 )
 from fedsight.deploy.membership.requests import check_answer, check_name
 from fedsight.deploy.processes import prefork, supervisor
+from fedsight.deploy.site import state
 from fedsight.deploy.site.delivery.maker import RecogniserMaker
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.owner import (
@@ -155,8 +156,16 @@ class SiteFolder:
                 monitor.poll()
                 maker.poll(forks)
 
+            def farewell() -> bool:
+                """Tell the server, if it answers, so that nobody waits for this site."""
+                state.leave(self.folder)
+                return not monitor.connected or presence.has_told(self.folder, "leaving")
+
+            state.arrive(self.folder)
+            if state.is_drained(self.folder):
+                notify("this site is drained: it takes part in nothing until `site drain --end`")
             with contextlib.closing(maker):
-                supervisor.site(self.kit, self.folder, self.name).run(notify, poll)
+                supervisor.site(self.kit, self.folder, self.name, farewell).run(notify, poll)
 
 
 def _write_identity(folder: Path, name: str, invitation: Invitation) -> None:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from fedsight.core import locks
-from fedsight.core.errors import DeployError, EngineError
+from fedsight.core.errors import EngineError
 from fedsight.core.files import write_atomically
 
 TAKEOVER_TIMEOUT = 60.0  # seconds for the process of an older job to end
@@ -40,14 +40,14 @@ class JobLease:
     """The lease of the job `token`, held by this process until `release`.
 
     While this process holds it, a newer job's claim ends the process at once, whatever it does.
-    Raises EngineError if there is a newer job already, DeployError if an older one does not end.
+    Raises EngineError if there is a newer job already, or if an older one does not end.
     """
 
     def __init__(self, memory: Path, token: str) -> None:
         self._path = memory / ".lease"
         self._token = token
         deadline = time.monotonic() + TAKEOVER_TIMEOUT
-        busy = DeployError(
+        busy = EngineError(
             "another process of this site is still working on this run, and does not end",
             "end the processes of `fedsight site start` at the site",
         )
@@ -57,7 +57,7 @@ class JobLease:
             try:
                 self._lock = locks.hold(memory / ".lock", POLL_INTERVAL, busy)
                 break
-            except DeployError:
+            except EngineError:
                 if time.monotonic() >= deadline:
                     raise
         if not self._is_newest():  # a newer job claimed the lease while this process waited

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedsight.core.errors import DeployError
+from fedsight.core.errors import DeployError, StoreError
 from fedsight.core.files import make_folder, write_atomically
 from fedsight.deploy.site.delivery.received import reserved
+from fedsight.deploy.site.trainer import changed_images
 from fedsight.governance.contract import ADDED_AT_SITE, Contract, is_sha256, protections
 
 if TYPE_CHECKING:
     from fedsight.program.program import Program
 
 MAX_RUN_CHARACTERS = 32  # of a run's identifier; fewer than a fingerprint has
+CONTENTS = "contents.json"  # in a run's folder: hashes of the images that it is trained on
 _NOTE = "program.json"  # beside a program's runs: whether the site added noise for it
 
 
@@ -55,6 +58,25 @@ def open_memory(home: Path, program: Program, run: str, contract: Contract) -> P
     return folder
 
 
+def contents_of_run(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Keep the hashes of the images and labels with which the site takes part in a run.
+
+    Raises ChangedImagesError if it took part with others in an earlier job: the counts that a site
+    declares may be the same all the same.
+    """
+    path, found = folder / CONTENTS, dict(hashes)
+    try:
+        before = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        write_atomically(path, json.dumps(found).encode())
+        return
+    except (OSError, ValueError) as error:
+        cause = f"the hashes of a run's images cannot be read ({type(error).__name__})"
+        raise StoreError(cause, "restore the folder `memory` of the site from a backup") from None
+    if before != found:
+        raise changed_images()
+
+
 def occupied(home: Path) -> int:
     """Bytes of what runs leave in the site's folder: their memories, entries in the ledger, and the
     models that they ended with, with room for a recogniser of each.
@@ -72,7 +94,7 @@ def _take_over(folder: Path, earlier: list[Path]) -> None:
     if not quiet:
         return
     newest = max(quiet, key=lambda path: path.stat().st_mtime)
-    own = shutil.ignore_patterns(".*", "answers", "kept-*")
+    own = shutil.ignore_patterns(".*", "answers", "kept-*", CONTENTS)
     shutil.copytree(newest, folder, ignore=own, dirs_exist_ok=True)
 
 

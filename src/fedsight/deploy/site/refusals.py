@@ -11,30 +11,66 @@ import contextlib
 import json
 import logging
 import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from fedsight.core.errors import StoreError
 from fedsight.core.text import MAX_MESSAGE, printable
 from fedsight.deploy.site.log import SiteLog
 
 MAX_KIND = 40  # characters of a request's kind
+MAX_NAME = 80  # characters of a program's name, and of what else another machine calls something
 JOB_LINES, DAY_LINES = 200, 1000
 _KINDS_OF_REFUSAL = 1000  # that are told apart in a job
 log = logging.getLogger(__name__)
 
 
-class Refusals:
-    """Writes the refusals of one job to the log of the site in `home`."""
+@dataclass(frozen=True)
+class Asked:
+    """For which run and program something was asked, and by whom, as far as the site knows."""
 
-    def __init__(self, home: Path, site_log: SiteLog) -> None:
+    run: str = ""
+    program: str = ""  # fingerprint
+    name: str = ""  # of the program
+    operators: tuple[str, ...] = ()  # who signed the job
+
+    @classmethod
+    def of(cls, proposal: Mapping[str, Any], operators: tuple[str, ...]) -> Asked:
+        """As a proposal states it, which was not checked."""
+        table = proposal.get("program")
+        name = table.get("name", "") if isinstance(table, dict) else ""
+        run, program = proposal.get("run", ""), proposal.get("fingerprint", "")
+        return cls(cls.short(run), cls.short(program), cls.short(name), operators)
+
+    @staticmethod
+    def short(text: object) -> str:
+        """A text of another machine's choice, which may have any length, for the log."""
+        return printable(str(text), MAX_NAME)
+
+
+Keep = Callable[[Asked, str], None]
+
+
+def _nowhere(asked: Asked, why: str) -> None:
+    pass
+
+
+class Refusals:
+    """Writes the refusals of one job to the log of the site in `home`; those of whole programs are
+    given to `keep`, too, as often as they get a line."""
+
+    def __init__(self, home: Path, site_log: SiteLog, keep: Keep = _nowhere) -> None:
         self._path = home / "refusals.json"
         self._log = site_log
+        self._keep = keep
         self._lock = threading.Lock()
         self._times: dict[tuple[str, str], int] = {}
         self._lines = 0
 
-    def record(self, kind: str, why: str) -> None:
+    def record(self, kind: str, why: str, asked: Asked = Asked()) -> None:
         """Record that a request of the kind `kind` was refused; a full disk prevents nothing."""
         what, why = printable(kind, MAX_KIND), printable(why, MAX_MESSAGE)
         with self._lock:
@@ -50,8 +86,17 @@ class Refusals:
                 self._lines += 1
                 self._path.write_text(json.dumps({"day": _today(), "lines": lines + 1}))
                 log.warning("%s: %s", what, why)
-                counted = {"times": times} if times > 1 else {}
-                self._log.write("refused", what=what, why=why, **counted)
+                counted: dict[str, Any] = {"times": times} if times > 1 else {}
+                about: dict[str, Any] = {
+                    "run": asked.run,
+                    "program": asked.name,
+                    "fingerprint": asked.program,
+                }
+                about["asked_by"] = list(asked.operators)
+                told = {key: value for key, value in about.items() if value}
+                self._log.write("refused", what=what, why=why, **told, **counted)
+                if what == "propose":
+                    self._keep(asked, why)
 
     def _lines_today(self) -> int:
         """How many lines all jobs have written today."""

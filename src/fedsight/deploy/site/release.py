@@ -30,6 +30,7 @@ from fedsight.core.errors import (
     SiteError,
     StoreError,
 )
+from fedsight.deploy.membership.revocations import OutdatedError
 from fedsight.deploy.site.answers import Answer, AnswerStore
 from fedsight.deploy.site.job_lease import TakenOverError
 from fedsight.deploy.site.log import SiteLog
@@ -299,6 +300,10 @@ def error_for_coordinator(error: Exception) -> Mapping[str, Any]:
     if not isinstance(error, FedSightError):  # a bug: the coordinator still gets an answer
         return {"error": f"the request failed ({type(error).__name__}); see the site's log"}
     if isinstance(error, DataError) or _ABSOLUTE_PATH.search(f"{error.cause} {error.cure}"):
-        cause = f"the site cannot use its files ({type(error).__name__})"
+        told = error.told if isinstance(error, DataError) else ""
+        cause = f"the site cannot use its files ({told or type(error).__name__})"
         return {"error": cause, "cure": "the site's owner finds the details in log.jsonl"}
-    return {"error": error.cause, "cure": error.cure}
+    # What a contract forbids, it forbids the next time too.
+    final = {"final": True} if isinstance(error, DeployError) else {}
+    evidence = {"evidence": error.held.table()} if isinstance(error, OutdatedError) else {}
+    return {"error": error.cause, "cure": error.cure, **final, **evidence}

@@ -13,7 +13,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, TimeoutError
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,18 +28,21 @@ from fedsight.core.errors import (
 )
 from fedsight.core.text import printable
 from fedsight.core.types import Metrics, Order
+from fedsight.deploy import package
 from fedsight.deploy.declaration import without_files
-from fedsight.deploy.site import adopted, job_lease
+from fedsight.deploy.membership import kits, revocations
+from fedsight.deploy.site import adopted, job_lease, state
 from fedsight.deploy.site.answers import Answer
+from fedsight.deploy.site.background import Background, ServiceAnswer
 from fedsight.deploy.site.delivery.order import FinalOrder
 from fedsight.deploy.site.enforcement import ContractEnforcement, Requester, no_run
 from fedsight.deploy.site.figures import FAILED, FigureRules, withheld
 from fedsight.deploy.site.held_model import MISSING, HeldModel
 from fedsight.deploy.site.incoming import IncomingVectors, count
-from fedsight.deploy.site.memories import MAX_RUN_CHARACTERS
+from fedsight.deploy.site.memories import MAX_RUN_CHARACTERS, contents_of_run
 from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.deploy.site.questions import KINDS
-from fedsight.deploy.site.refusals import MAX_KIND, Refusals
+from fedsight.deploy.site.refusals import MAX_KIND, Asked, Refusals
 from fedsight.deploy.site.release import (
     CAUSED_OUTSIDE,
     FREE,
@@ -50,24 +52,22 @@ from fedsight.deploy.site.release import (
 )
 from fedsight.deploy.site.secagg_client import Protection, SiteSecAgg
 from fedsight.deploy.site.trainer import (
-    ChangedImagesError,
     MeasureStep,
     OpenData,
     Opened,
     TrainedUpdate,
     Trainer,
     TrainStep,
+    changed_images,
 )
 from fedsight.engines.protected import order_digest
 from fedsight.engines.remote import messages
 from fedsight.governance.entries import EntryKind
+from fedsight.privacy.secagg.messages import Binding
 from fedsight.program import config
 from fedsight.program.program import Program
 
-ServiceAnswer = tuple[dict[str, Any], bytes | memoryview]
 OPENING = "opening its images"
-MAX_NAME = 80  # characters of a program's name in the log
-MAX_WAIT = 30.0  # seconds until a request for the state of some work is answered
 log = logging.getLogger(__name__)
 
 
@@ -85,22 +85,21 @@ class SiteService:
         self._name = name
         self._enforcement = ContractEnforcement(home, requester or Requester())
         self._log = self._enforcement.log
-        self._refusals = Refusals(home, self._log)
-        self._lock = threading.RLock()
+        self._refusals = Refusals(home, self._log, self._enforcement.record_refusal)
+        self._lock = threading.RLock()  # of the trainer
         # A process registers one program's plug-ins at a time, and a proposal may come twice.
         self._reading = threading.Lock()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="work")
+        self._background = Background(self._end_trainer)
         self._trainer: Trainer | None = None
         self._opened: OpenData | None = None
         self._found: Opened | None = None  # what the images turned out to be like
         self._joined: object | None = None  # stands for the current run; a new one for each
         self._token = secrets.token_hex(8)  # identifies the job
+        self._begun = 0  # the round of the last order
         self._incoming = IncomingVectors()
         self._secagg = SiteSecAgg(home, name, self._refusals.record)
         self._figures: FigureRules | None = None
         self._model = HeldModel(self._incoming)
-        # The latest work by ticket: what it is, and its result.
-        self._tickets: dict[int, tuple[tuple[Any, ...], Future[ServiceAnswer]]] = {}
         self.handlers: Mapping[str, Callable[[dict[str, Any], bytes], ServiceAnswer]] = {
             "propose": self._propose,
             "adopt": self._adopt,
@@ -111,10 +110,12 @@ class SiteService:
             "wait": self._wait,
             "fetch": self._fetch,
             **self._secagg.answers,
+            "advertise": self._advertise,
         }
 
     def answer(self, kind: str, header: str, body: bytes) -> tuple[str, bytes]:
         """Answer a request; returns header and body. A refusal is an answer with an `error`."""
+        fields: dict[str, Any] = {}
         try:
             fields = messages.read_header(header, "the coordinator")
             if kind not in KINDS:
@@ -122,23 +123,37 @@ class SiteService:
                 raise SiteError(cause, "update this site")
             answer, data = self.handlers[kind](fields, body)
         except FedSightError as error:
-            self._refusals.record(kind, error.cause)
+            self._refusals.record(kind, error.cause, self._asked(kind, fields))
             answer, data = dict(error_for_coordinator(error)), b""
         except Exception as error:  # a bug: the coordinator still gets an answer
             log.exception("%s failed", kind)
             answer, data = dict(error_for_coordinator(error)), b""
         return json.dumps(answer), bytes(data)
 
+    def _asked(self, kind: str, fields: Mapping[str, Any]) -> Asked:
+        """Who asks, for which run and program; of a proposal, as the coordinator states it."""
+        by, opened = self._enforcement.requester.operators, self._opened
+        if kind == "propose":
+            return Asked.of(fields, by)
+        if opened is None:
+            return Asked(operators=by)
+        program = opened.program
+        return Asked(opened.memory.name, program.fingerprint, Asked.short(program.name), by)
+
     def close(self) -> None:
         """End the job."""
         self._end_trainer()
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        self._background.close()
 
     # Requests of the coordinator ----------------------------------------------------------
 
     def _propose(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Take part in a run. The site builds the program itself and compares the fingerprint."""
+        state.require_taking_part(self._home)
+        authority = self._home / "kit" / "startup" / kits.AUTHORITY
+        revocations.accept(self._home, authority, fields.get("revocations"))
         run, sites = str(fields.get("run")), count(fields, "sites")
+        self._enforcement.check_packages(fields.get("package"))
         table = without_files(fields.get("program") or {})
         # Before anything is imported: the coordinator names no code that the owner has not.
         table["plugins"] = self._enforcement.local_plugins(table.get("plugins", []))
@@ -154,7 +169,7 @@ class SiteService:
         if not (run.isascii() and run.isalnum()) or len(run) > MAX_RUN_CHARACTERS:
             raise DeployError("the run has no valid identifier", "update the coordinator")
         work = ("propose", run, program.fingerprint, sites)
-        return self._start_work(work, lambda: self._join(program, owner, run), fields)
+        return self._background.start(work, lambda: self._join(program, owner, run), fields)
 
     def _adopt(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Start from the parameters that do not travel: only the coordinator has the weights.
@@ -187,7 +202,7 @@ class SiteService:
                 raise
             return {}, b""
 
-        return self._start_work(("adopt", sha256, mark), reopen, fields)
+        return self._background.start(("adopt", sha256, mark), reopen, fields)
 
     def _open_with(self, data: OpenData) -> None:
         """What is asked from now on is meant for these values; what was asked before is not done.
@@ -209,6 +224,7 @@ class SiteService:
         """Train in a round; the result is the protected update."""
         round, joined = count(fields, "round"), self._current_run()
         self._enforcement.check_round(round, count(fields, "sites"))
+        self._begin_round(round)
         sizes = {str(name): int(size) for name, size in dict(fields["extras"]).items()}
         model = self._model.of(round - 1, fields)
         if model is None:
@@ -228,7 +244,18 @@ class SiteService:
         about = fields.get("quantiser"), self._secagg.attempt().hex()
         question = self._question("update", step.order, step.accepted, fields, *about)
         work = lambda: self._trained(question, step, protection, joined)  # noqa: E731
-        return self._start_work(("train", question), work, fields)
+        return self._background.start(("train", question), work, fields)
+
+    def _advertise(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
+        """Begin a round under secure aggregation."""
+        self._begin_round(Binding.read(body).round)
+        return self._secagg.answers["advertise"](fields, body)
+
+    def _begin_round(self, round: int) -> None:
+        """Raise SiteError if the owner has drained the site; a round that has begun is finished."""
+        if round != self._begun:
+            state.require_taking_part(self._home)
+            self._begun = round
 
     def _measure(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Measure the model on all test images; the result is sums, or why they are withheld."""
@@ -243,7 +270,7 @@ class SiteService:
         step = MeasureStep(round, model, count(fields, "accepted"), rules.bounds)
         question = self._question("figures", Order(round, step.vector), step.accepted, fields)
         work = lambda: self._measured(question, step, rules, joined)  # noqa: E731
-        return self._start_work(("measure", question), work, fields)
+        return self._background.start(("measure", question), work, fields)
 
     def _deliver(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Receive the model that the run ended with; what is made of it here stays here.
@@ -266,65 +293,17 @@ class SiteService:
             there = end.keep(self._home, self._enforcement.check_room)
             return ({} if there else {"missing": True}), b""
 
-        return self._start_work(("deliver", end.digest, sent), keep, fields)
+        return self._background.start(("deliver", end.digest, sent), keep, fields)
 
     def _wait(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Wait for some work."""
-        return self._state(count(fields, "ticket"), fields)
+        return self._background.state(count(fields, "ticket"), fields)
 
     def _fetch(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Fetch a piece of the vector that some work resulted in."""
         start, stop = count(fields, "start"), count(fields, "stop")
-        _, data = self._result(count(fields, "ticket")).result(0)
+        _, data = self._background.result(count(fields, "ticket")).result(0)
         return {}, bytes(data[start : min(stop, start + messages.PIECE)])
-
-    # Work in the background ---------------------------------------------------------------
-
-    def _start_work(
-        self, work: tuple[Any, ...], do: Callable[[], ServiceAnswer], fields: dict[str, Any]
-    ) -> ServiceAnswer:
-        """Start `work` unless it was started before; earlier work is abandoned."""
-        with self._lock:
-            ticket = self._find_ticket(work)
-            if ticket is None:
-                # What has not begun never does, so it is neither charged nor recorded.
-                if any(not (one.cancel() or one.done()) for _, one in self._tickets.values()):
-                    self._end_trainer()
-                ticket = max(self._tickets, default=0) + 1
-                future = self._worker.submit(self._unless_abandoned, ticket, do)
-                self._tickets = {ticket: (work, future)}
-        return self._state(ticket, fields)
-
-    def _unless_abandoned(self, ticket: int, do: Callable[[], ServiceAnswer]) -> ServiceAnswer:
-        """Do the work of `ticket`, unless other work has taken its place since."""
-        with self._lock:
-            self._result(ticket)
-        return do()
-
-    def _find_ticket(self, work: tuple[Any, ...]) -> int | None:
-        """The ticket of work that was started before: the first answer was lost on the way."""
-        for ticket, (earlier, _) in self._tickets.items():
-            if earlier == work:
-                return ticket
-        return None
-
-    def _state(self, ticket: int, fields: dict[str, Any]) -> ServiceAnswer:
-        """The answer when the work is done, or, after the header's `seconds`, that it is not."""
-        future = self._result(ticket)
-        with contextlib.suppress(TimeoutError):  # of this call, or raised by the work itself
-            try:
-                future.result(min(float(fields.get("seconds", 0)), MAX_WAIT))
-            except CancelledError:
-                raise _expired() from None
-        if not future.done():
-            return {"ticket": ticket, "done": False}, b""
-        answer, _ = future.result()
-        return {**answer, "ticket": ticket, "done": True}, b""
-
-    def _result(self, ticket: int) -> Future[ServiceAnswer]:
-        if ticket not in self._tickets:
-            raise _expired()
-        return self._tickets[ticket][1]
 
     def _current_run(self) -> object:
         """What stands for the current run; SiteError if there is none."""
@@ -365,14 +344,14 @@ class SiteService:
         job_lease.claim(memory, self._token)
         self._opened = OpenData(program, owner, self._name, memory, self._token, None)
         self._secagg.join(program, owner, run, self._enforcement.release)
-        name = printable(program.name, MAX_NAME)  # the coordinator's, of any length
-        log_line = {"program": name, "fingerprint": program.fingerprint}
+        log_line = {"program": Asked.short(program.name), "fingerprint": program.fingerprint}
         log_line["algorithm"] = str(program.algorithm.registered)
 
         self._figures = rules = self._enforcement.figure_rules()
 
         def declared() -> Answer:
             opened = self._open()
+            contents_of_run(memory, opened.hashes)
             declaration = rules.declare(opened.declaration, opened.bare)
             facts = {**log_line, "images": declaration.train}
             return Answer({"declared": declaration.table()}, facts=facts)
@@ -388,7 +367,7 @@ class SiteService:
         if self._found is not None:
             self._model.join(self._found)
         self._joined = object()
-        return dict(answer.fields), answer.data
+        return {**answer.fields, "package": package.installed().table()}, answer.data
 
     def _trained(
         self, question: Question, step: TrainStep, protection: Protection, joined: object
@@ -466,11 +445,7 @@ class SiteService:
         charges, and figures could be those of a single one.
         """
         if self._found is not None and found != self._found:
-            raise ChangedImagesError(
-                "the site's images or labels have changed since it joined this run",
-                "continue the run, which asks the site for its numbers of images again; see "
-                "log.jsonl at the site if nobody has changed them: some may have become unreadable",
-            )
+            raise changed_images()
         self._found = found
         return found
 
@@ -486,7 +461,3 @@ class SiteService:
             if self._trainer is not None:
                 self._trainer.close()
                 self._trainer = None
-
-
-def _expired() -> SiteError:
-    return SiteError("this request has expired", "send it again")

@@ -28,7 +28,7 @@ from fedsight.core.files import trim
 from fedsight.core.types import Metrics, Order, PartSpecs
 from fedsight.deploy.declaration import Declaration
 from fedsight.deploy.processes import spawn
-from fedsight.deploy.site import job_lease
+from fedsight.deploy.site import job_lease, state
 from fedsight.deploy.site.incoming import Lengths
 from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.governance.charges import Charge
@@ -53,6 +53,16 @@ class ChangedImagesError(EngineError):
 
     What was declared, what an update costs, and whether figures may leave follow from those.
     """
+
+
+def changed_images() -> ChangedImagesError:
+    """The error of images that are not those of this run."""
+    return ChangedImagesError(
+        "the site's images or labels have changed since it joined this run",
+        "a run needs the same images from its first round to its last: restore them, or take part "
+        "in the next run. If nobody has changed them, some may have become unreadable: see "
+        "log.jsonl at the site",
+    )
 
 
 @dataclass(frozen=True)
@@ -172,7 +182,7 @@ class Trainer:
 
         `doing` describes the command in messages.
         """
-        with self._lock:
+        with self._lock, state.at_work(self._log.parent, self._process.pid, doing):
             trim(self._log, LOG_BYTES)
             try:
                 answer = None

@@ -22,7 +22,7 @@ from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.core.errors import ConfigError, EngineError, FedSightError, SiteError
 from fedsight.core.types import Memory, Metrics, Reply
-from fedsight.data.contents import contents
+from fedsight.data.contents import contents, stamp
 from fedsight.deploy.declaration import declare, open_site, without_weights
 from fedsight.deploy.site.incoming import lengths_of
 from fedsight.deploy.site.job_lease import JobLease
@@ -32,6 +32,7 @@ from fedsight.deploy.site.trainer import (
     Opened,
     TrainedUpdate,
     TrainStep,
+    changed_images,
     receive,
     send,
 )
@@ -70,6 +71,7 @@ class SiteTrainer:
         # Noise in the steps covers what stays here as well, if there must be enough of it.
         kept_here = self._remembers or self.federation.computes_looks
         bare = kept_here and "example_dp" not in owner.contract.noised(program)
+        self._stamp = stamp(self.federation.dataset)  # before what it stands for is read
         hashes = contents(self.federation.dataset).hashes
         integers = self.client.federation.integers_of(images)
         layout = whole.layout  # what comes and goes is as long as the whole network, at every site
@@ -106,11 +108,21 @@ class SiteTrainer:
 
     def _trained(self, step: TrainStep) -> Reply:
         """The client step."""
+        self._require_unchanged()
         reply = self.client.step(step.order, self.number, self._memory(step))
         finite = all(bool(torch.isfinite(part).all()) for part in reply.payload.values())
         if self._protected and not finite:  # the coordinator would reject it by name
             raise SiteError("the update is not finite", "lower train.lr, or set train.clip")
         return reply
+
+    def _require_unchanged(self) -> None:
+        """Raise ChangedImagesError if files that are read in each round are not those that were
+        opened. A file that was only copied or touched is the same."""
+        if (now := stamp(self.federation.dataset)) == self._stamp:
+            return
+        if contents(self.federation.dataset).hashes != self.opened.hashes:
+            raise changed_images()
+        self._stamp = now
 
     def _memory(self, step: TrainStep) -> Memory:
         """What the site remembers; rounds that the coordinator did not accept are forgotten."""
@@ -125,6 +137,8 @@ class SiteTrainer:
         if self._remembers:
             memory = self.memory.load(self.name, min(step.round, step.accepted) + 1)
         self.client.load(step.vector, memory)
+        if not step.blank:
+            self._require_unchanged()
         seen = self.federation.tested(self.federation.views[0])
         if step.bounds is not None:
             return self.client.measure_each(seen, step.bounds, step.blank)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from fedsight.core.errors import FedSightError, SiteError
+from fedsight.core.errors import FedSightError, RefusedError, SiteError
 from fedsight.core.text import MAX_MESSAGE, printable
 from fedsight.engines.remote import messages
 
@@ -220,6 +220,9 @@ class Talk:
             said = error if isinstance(error, str) else "it sent an error that is not text"
             advice = cure if isinstance(cure, str) else ""
             cause = f"{self._sender}: {printable(said, MAX_MESSAGE)}"
+            if fields.get("final") is True:
+                advice = printable(advice, MAX_MESSAGE)
+                raise RefusedError(cause, advice, fields.get("evidence"))
             raise SiteError(cause, printable(advice, MAX_MESSAGE))
         return fields, bytes(data)
 

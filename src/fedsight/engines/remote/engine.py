@@ -34,7 +34,6 @@ from fedsight.engines.remote.figures import FigureReader
 from fedsight.engines.remote.key_exchange import Exchange, Recognise
 from fedsight.engines.remote.models import Model
 from fedsight.engines.remote.outliers import outliers
-from fedsight.privacy.noised_sums import NoisedSums
 from fedsight.program.federation import Federation
 
 ATTEMPTS = 2  # to get a round's quorum; then the round has failed
@@ -89,14 +88,15 @@ class RemoteEngine:
         self._link = link
         self.absent = dict(record.absent)
         self.withheld = dict(record.withheld)  # why sites have released no figures, so far
+        # why others are not in the figures of the last model that was measured
+        self.unmeasured: dict[str, str] = {}
         self._without_figures = frozenset(record.withheld)
-        self._noised = frozenset(record.noised)
         self._accepted = dict(record.accepted)
         self._pending: dict[str, int] = {}  # as `_accepted`, of the round in progress
         self._answered = Answered(record.accepted)
         self._durable = record.durable
         self._gone = record.gone
-        self._figures = FigureReader(federation)
+        self._figures = FigureReader(federation, record.noised)
         self._personal = federation.keeps
         self._total = aggregator_of(federation, max(federation.terms, 1))
         self._exchange = Exchange(federation, record.id, self._converse_briefly, record.recognise)
@@ -267,7 +267,7 @@ class RemoteEngine:
     ) -> tuple[Accepted, IO[bytes]]:
         """Fetch the reply of a site that has trained: what is known of it, and a file of the
         vectors."""
-        arrival = self._checked_reply(client, talk.site, order.round, answer)
+        arrival = replies.told(self.federation, client, talk.site, order.round, answer)
         with contextlib.ExitStack() as failing:
             spool = failing.enter_context(tempfile.TemporaryFile(prefix="fedsight-"))
             for piece in talk.fetch(answer["ticket"], reply_bytes(self.federation, self._total)):
@@ -310,11 +310,7 @@ class RemoteEngine:
         }
 
         def one(talk: Talk, view: int) -> None:
-            header = {
-                "round": round,
-                "attempt": number,
-                "accepted": accepted.get(talk.site, 0),
-            }
+            header = {"round": round, "attempt": number, "accepted": accepted.get(talk.site, 0)}
             limits = messages.HEADER.with_sums(self._figures.shapes, 1)
             answer = self._asked(talk, model, "measure", header, limits)
             if self.federation.program.rounds.ema is not None:
@@ -325,21 +321,42 @@ class RemoteEngine:
                     self.withheld[talk.site] = messages.read_reason(answer["withheld"])
                     tried.add(talk.site)
                 else:
-                    done[view] = self._checked_sums(view, talk.site, answer)
+                    done[view] = self._figures.checked(answer, talk.site, len(views[view].indices))
                     self.withheld.pop(talk.site, None)
 
         tried: set[str] = set()
+        problems: dict[str, str] = {}
         while asked := self._askable(round, wanted, {*done}, tried):
             number = next(_numbers)
-            tried |= self._converse(
+            failed = self._converse(
                 asked, lambda talk: one(talk, asked[talk.site]), self._deadline()
-            ).keys()
+            )
+            problems |= failed
+            tried |= failed.keys()
         if wanted and not done and not self.withheld.keys() & tried and not self._buffered.busy:
             raise SiteError(
                 f"no site is left to measure the model after round {round}",
                 "check the sites' machines and network connections. The last checkpoint is intact",
             )
+        missing = [site for number, site in wanted.items() if number not in done]
+        self.unmeasured = self._why_unmeasured(missing, problems)
         return [done.get(view, {}) for view in range(len(views))]
+
+    def _why_unmeasured(
+        self, missing: Iterable[int | None], problems: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Why the sites `missing` (by number) from the figures, which withhold none, are missing,
+        by name."""
+        names = [self.federation.name(site) for site in missing if site is not None]
+
+        def why(site: str) -> str:
+            if site in problems or site in self.absent:
+                return problems.get(site) or self.absent[site]
+            return (
+                f"site '{site}' was training" if site in self.present() else self._why_absent(site)
+            )
+
+        return {site: why(site) for site in names if site not in self.withheld}
 
     def deliver(self, vector: Tensor, round: int, counted: Mapping[str, int]) -> dict[str, str]:
         """Send the sites the model that training ended with, after `round`.
@@ -453,46 +470,3 @@ class RemoteEngine:
             answer = talk.finish(kind, {**header, **sent}, limits=limits)
         self._held[talk.site] = model.round
         return answer
-
-    def _checked_reply(
-        self, client: int, site: str, round: int, answer: dict[str, Any]
-    ) -> Accepted:
-        sender = f"site '{site}'"
-        answered = messages.whole_number(answer, "round", sender)
-        if answered != round:
-            raise SiteError(
-                f"{sender} answered for round {answered} in round {round}",
-                "a late or repeated answer is not counted",
-            )
-        weight = messages.whole_number(answer, "weight", sender)
-        expected = self.federation.program.rounds.weight(self.federation.size(client))
-        if weight != expected:
-            raise SiteError(
-                f"{sender} gave its reply the weight {weight:,}, but its declaration implies "
-                f"{expected:,}",
-                "its images changed during the run, or it cheats: restart the site",
-            )
-        if answer.get("metrics") == {}:  # a site that protects its images does not report its loss
-            return Accepted(client, site, weight, float("nan"))
-        found = messages.read_metrics(answer.get("metrics"), {"train_loss": ()}, sender)
-        loss = found["train_loss"]
-        if not loss.count:
-            raise SiteError(f"{sender} sent the training loss of no image", "check its log")
-        return Accepted(client, site, weight, loss.mean)
-
-    def _checked_sums(self, view: int, site: str, answer: Mapping[str, Any]) -> Metrics:
-        """The sums of a view, checked: the task's names and shapes, the image count, and whether
-        there is noise in them as the site has declared. With noise of its own choice a site could
-        take away what others have counted, where the report calls its figures exact."""
-        found = self._figures.read(answer, site)
-        if (noised := isinstance(found, NoisedSums)) != (site in self._noised):
-            cause = f"site '{site}' has declared figures with noise, and sent exact ones"
-            if noised:
-                cause = f"site '{site}' has declared exact figures, and sent some with noise"
-            cure = "restart it, so that it declares what its contract.figures now says"
-            raise SiteError(cause, cure)
-        images = len(self.federation.views[view].indices)
-        if any(one.count != images for one in found.values()):
-            cause = f"site '{site}' sent figures of another task, or of other images"
-            raise SiteError(cause, "run the same FedSight version there, on the same images")
-        return found

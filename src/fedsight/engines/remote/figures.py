@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fedsight.core.errors import SiteError
@@ -18,7 +18,8 @@ FARTHEST = 40.0  # standard deviations: noise is never farther off
 class FigureReader:
     """Knows the names and shapes of a task's sums."""
 
-    def __init__(self, federation: Federation) -> None:
+    def __init__(self, federation: Federation, noised: Collection[str] = ()) -> None:
+        """`noised`: the sites that have declared that they add noise to their figures."""
         task, size = federation.program.task, federation.dataset.preprocess
         blank = replies.blank(federation)
         self.shapes = {name: one.total.shape for name, one in blank.items()}
@@ -27,6 +28,24 @@ class FigureReader:
         condensed = task.condensed(blank) if self._bounds is not None else {}
         self._noised = {name: one.total.shape for name, one in condensed.items()}
         self._shared = task.whole
+        self._sites = frozenset(noised)
+
+    def checked(self, answer: Mapping[str, Any], site: str, images: int) -> Metrics:
+        """The sums over a site's `images` test images, checked: the task's names and shapes, the
+        number of images, and whether there is noise in them as the site has declared. With noise of
+        its own choice a site could take away what others have counted, where the report calls its
+        figures exact. Raises SiteError, naming the site."""
+        found = self.read(answer, site)
+        if (noised := isinstance(found, NoisedSums)) != (site in self._sites):
+            cause = f"site '{site}' has declared figures with noise, and sent exact ones"
+            if noised:
+                cause = f"site '{site}' has declared exact figures, and sent some with noise"
+            cure = "restart it, so that it declares what its contract.figures now says"
+            raise SiteError(cause, cure)
+        if any(one.count != images for one in found.values()):
+            cause = f"site '{site}' sent figures of another task, or of other images"
+            raise SiteError(cause, "run the same FedSight version there, on the same images")
+        return found
 
     def read(self, answer: Mapping[str, Any], site: str) -> Metrics:
         """The sums in an answer, `NoisedSums` if it states noise.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
-from typing import IO
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
 
 import torch
 
@@ -25,6 +25,34 @@ from fedsight.program.federation import Federation
 CLOSE = 1e-4  # relative difference of a float32 number that was computed on two machines
 TINY = 1e-37  # what float32 may show as 0
 _CURE = "run the same FedSight version there; if that is so, it makes it up: revoke it"
+
+
+def told(
+    federation: Federation, client: int, site: str, round: int, answer: Mapping[str, Any]
+) -> Accepted:
+    """What a site says of its reply in `round`; SiteError if its images cannot have it so."""
+    sender = f"site '{site}'"
+    answered = messages.whole_number(answer, "round", sender)
+    if answered != round:
+        raise SiteError(
+            f"{sender} answered for round {answered} in round {round}",
+            "a late or repeated answer is not counted",
+        )
+    weight = messages.whole_number(answer, "weight", sender)
+    expected = federation.program.rounds.weight(federation.size(client))
+    if weight != expected:
+        raise SiteError(
+            f"{sender} gave its reply the weight {weight:,}, but its declaration implies "
+            f"{expected:,}",
+            "its images changed during the run, or it cheats: restart the site",
+        )
+    if answer.get("metrics") == {}:  # a site that protects its images does not report its loss
+        return Accepted(client, site, weight, float("nan"))
+    found = messages.read_metrics(answer.get("metrics"), {"train_loss": ()}, sender)
+    loss = found["train_loss"]
+    if not loss.count:
+        raise SiteError(f"{sender} sent the training loss of no image", "check its log")
+    return Accepted(client, site, weight, loss.mean)
 
 
 def add(

@@ -1,0 +1,147 @@
+"""The list of revoked sites: numbered, signed by the federation's authority, and held by its sites.
+
+The coordinator shows it with every proposal. A site keeps the newest that it has seen, and refuses
+an older one: a server that was restored from an older backup does not bring a revoked site back.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+
+from fedsight.core.errors import DeployError, StoreError
+from fedsight.core.files import parse_json, write_atomically
+from fedsight.deploy.membership.kits import MAX_SITES
+
+FILE = "revocations.json"  # in a federation's folder, and in a site's
+_CONTEXT = "FedSight revocations 1"  # of a signature, so that it means nothing else
+_MAX_CHARACTERS = 64  # of a name
+_PADDING = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.MAX_LENGTH)
+
+
+@dataclass(frozen=True)
+class Revocations:
+    """A list of revoked sites; of two, the one with the higher number is newer."""
+
+    number: int = 0
+    sites: tuple[str, ...] = ()  # sorted
+    signature: str = ""  # Base64 of RSASSA-PSS with SHA-256, by the authority's key
+
+    @classmethod
+    def of(cls, table: Any) -> Revocations:
+        """From plain values, as another machine sent them; ValueError unless they are a list."""
+        if table is None:
+            return cls()
+        if not isinstance(table, dict) or set(table) != {"number", "sites", "signature"}:
+            raise ValueError("expected a number, sites and a signature")
+        number, sites, signature = (table[key] for key in ("number", "sites", "signature"))
+        if type(number) is not int or not 0 <= number < 1 << 31:
+            raise ValueError("expected a number from 0 on")
+        if not isinstance(sites, list | tuple) or len(sites) > MAX_SITES:
+            raise ValueError(f"expected a list of at most {MAX_SITES:,} sites")
+        if not all(type(name) is str and len(name) <= _MAX_CHARACTERS for name in sites):
+            raise ValueError("expected names of sites")
+        if type(signature) is not str or len(signature) > 4096:
+            raise ValueError("expected a signature")
+        return cls(number, tuple(sites), signature)
+
+    @classmethod
+    def read(cls, folder: Path) -> Revocations:
+        """The list in a folder; the empty one if there is none. StoreError if it is broken."""
+        path = folder / FILE
+        try:
+            return cls.of(parse_json(path.read_bytes()))
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path} cannot be read: {error}", "restore the file") from None
+
+    @classmethod
+    def signed(cls, number: int, sites: Iterable[str], key: Path) -> Revocations:
+        """A list with the signature of the authority whose key is in the file `key`."""
+        found = cls(number, tuple(sorted(sites)))
+        try:
+            private = serialization.load_pem_private_key(key.read_bytes(), None)
+        except (OSError, ValueError, TypeError) as error:
+            cause = f"the authority's key {key} cannot be read: {error}"
+            raise DeployError(cause, "restore the folder `ca` from your backup") from None
+        assert isinstance(private, RSAPrivateKey)
+        signature = private.sign(found._content, _PADDING, hashes.SHA256())
+        return cls(number, found.sites, base64.b64encode(signature).decode())
+
+    def write(self, folder: Path) -> None:
+        """Write the list to a folder, for `read`."""
+        write_atomically(folder / FILE, json.dumps(self.table()).encode())
+
+    def table(self) -> dict[str, Any]:
+        """In plain values."""
+        return {**asdict(self), "sites": list(self.sites)}
+
+    def is_signed(self, certificate: Path) -> bool:
+        """Whether the authority with this certificate has signed the list. The list before the
+        first revocation needs no signature."""
+        if self == Revocations():
+            return True
+        try:
+            key = x509.load_pem_x509_certificate(certificate.read_bytes()).public_key()
+            assert isinstance(key, RSAPublicKey)
+            signature = base64.b64decode(self.signature, validate=True)
+            key.verify(signature, self._content, _PADDING, hashes.SHA256())
+        except (OSError, ValueError, binascii.Error, InvalidSignature):
+            return False
+        return True
+
+    @property
+    def _content(self) -> bytes:
+        """What is signed."""
+        return json.dumps([_CONTEXT, self.number, list(self.sites)]).encode()
+
+
+class OutdatedError(DeployError):
+    """The coordinator shows another list of revoked sites than the newest that was signed, `held`
+    by this site."""
+
+    def __init__(self, cause: str, cure: str, held: Revocations) -> None:
+        super().__init__(cause, cure)
+        self.held = held
+
+
+def accept(home: Path, certificate: Path, shown: Any) -> None:
+    """Keep at the site in `home` the list that the coordinator has shown, as plain values.
+
+    Raises OutdatedError if the site holds a newer one, or another one of the same number, and
+    DeployError if the authority with this certificate has not signed it.
+    """
+    held = Revocations.read(home)
+    try:
+        found = Revocations.of(shown)
+    except ValueError as error:
+        cause = f"the coordinator's list of revoked sites is invalid: {error}"
+        raise DeployError(cause, "update the coordinator") from None
+    if found == held:
+        return
+    if found.number <= held.number:
+        raise OutdatedError(
+            f"the coordinator's list of revoked sites has the number {found.number}, and this site "
+            f"has seen number {held.number}: a revoked site may be back",
+            "the coordinator was restored from an older backup; it takes over the newer list when "
+            "the run is started again",
+            held,
+        )
+    if not found.is_signed(certificate):
+        cause = (
+            "the coordinator's list of revoked sites is not signed by the federation's authority"
+        )
+        raise DeployError(cause, "ask the operator")
+    found.write(home)

@@ -1,0 +1,246 @@
+"""Who takes part in a run: the sites of a job are asked, and those that can are in its roster."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from fedsight.coordinator.store import RESULTS, RunStore
+from fedsight.core.errors import DeployError, RefusedError, SiteError
+from fedsight.core.settings import Settings
+from fedsight.deploy import package
+from fedsight.deploy.costly_sites import costly_sites
+from fedsight.deploy.declaration import (
+    ELSEWHERE,
+    Declaration,
+    disagreeing_sites,
+    lone_sites,
+    mislabelled_sites,
+    oversized_sites,
+    read_declaration,
+)
+from fedsight.deploy.earlier_sites import EarlierSites
+from fedsight.deploy.membership.federation import FederationFolder
+from fedsight.deploy.membership.revocations import Revocations
+from fedsight.engines.protected import adopted
+from fedsight.engines.remote import messages
+from fedsight.engines.remote.conversation import Link, Talk, converse, reason
+from fedsight.program.federation import Federation
+from fedsight.program.program import Program
+
+
+def update_roster(
+    folder: FederationFolder,
+    store: RunStore,
+    program: Program,
+    roster: dict[str, Declaration],
+    link: Link,
+    earlier: EarlierSites | None,
+) -> dict[str, str]:
+    """Ask the job's sites to take part, and add those that do to `roster`.
+
+    Returns why the others do not. Raises SiteError or DeployError if too few take part.
+    """
+    run = str(store.read_json("run.json")["id"])
+    late = _too_late(store, program, link)
+    revoked = {site: f"site '{site}' was revoked" for site in folder.revoked()}
+    shown = folder.revocations
+    found, absent, refused = propose(program, run, link, {**late, **revoked}, shown=shown)
+    _require_newest(folder, refused)
+    unfit = unfit_sites(program, found, roster, earlier)
+    quorum = program.rounds.quorum
+    if unfit and (quorum is None or len(found) - len(unfit) < quorum):
+        raise next(iter(unfit.values()))
+    for site, error in unfit.items():
+        del found[site]
+        absent[site] = f"{error.cause}; {error.cure}"
+    for site, declared in found.items():
+        if roster.setdefault(site, declared) != declared:
+            absent[site] = f"site '{site}' no longer has the images with which it joined this run"
+        else:
+            roster[site] = declared  # whether it releases figures may have changed
+    if not roster:
+        raise SiteError(f"no site takes part: {'; '.join(absent.values())}", "check the sites")
+    for site, why in absent.items():
+        folder.log_event("absent", run=store.folder.name, site=site, why=why)
+    if quorum is not None or absent.keys() - late.keys():
+        members = max(len(link.sites), len(folder.admitted()))
+        _require_enough(absent, refused, len(found), quorum, members)
+    return absent
+
+
+def _require_newest(folder: FederationFolder, refused: Mapping[str, object]) -> None:
+    """Raise RefusedError if a site holds a newer list of revoked sites than this machine, which
+    takes it over: it was restored from an older backup."""
+    for site, evidence in refused.items():
+        before = folder.revocations.number
+        again = folder.take_over(evidence)
+        if (after := folder.revocations.number) > before:
+            raise RefusedError(
+                f"site '{site}' holds a newer list of revoked sites (number {after}) than this "
+                f"folder (number {before}), which was restored from an older backup; revoked "
+                f"again: {', '.join(again) or 'none'}",
+                "the newer list was taken over: continue with `fedsight resume`",
+            )
+
+
+def _require_enough(
+    absent: Mapping[str, str],
+    refused: Collection[str],
+    found: int,
+    quorum: int | None,
+    members: int,
+) -> None:
+    """Raise SiteError, naming all that are absent, if fewer than `quorum` of the sites take part
+    (None: if one does not); RefusedError if that stays so whoever else of the `members` comes."""
+    if quorum is not None and found >= quorum:
+        return
+    stays = len(refused) > 0 if quorum is None else members - len(refused) < quorum
+    kind = RefusedError if stays else SiteError
+    if quorum is None:
+        raise kind(
+            f"not every site takes part: {'; '.join(absent.values())}",
+            "resolve this with the site's owner, or set rounds.quorum to continue without it",
+        )
+    raise kind(
+        f"{found} sites take part, and rounds.quorum is {quorum}: {'; '.join(absent.values())}",
+        "resolve this with the sites' owners, or lower rounds.quorum",
+    )
+
+
+def final_sites(store: RunStore, program: Program) -> frozenset[str] | None:
+    """The only sites that can still take part in a run; None: others may join.
+
+    Where the cost of each round depends on the number of clients (`Mechanism.fixes_population`),
+    these are the sites that had joined before its first round had a result. Otherwise what was
+    released among few would be accounted as if it had been drawn from many.
+    """
+    begun = any((store.folder / name).exists() for name in RESULTS)
+    if not (begun and program.privacy.fixes_population(program.rounds.cohort)):
+        return None
+    return frozenset(store.read_json("run.json").get("declared", {}))
+
+
+def _too_late(store: RunStore, program: Program, link: Link) -> dict[str, str]:
+    """Why sites of this job are not asked to take part, by site."""
+    final = final_sites(store, program)
+    return {
+        site: f"site '{site}' came after the first round: under privacy "
+        f"'{program.privacy.registered}' with a cohort, what each round costs depends on the "
+        "number of sites. It can take part in the next run"
+        for site in link.sites
+        if final is not None and site not in final
+    }
+
+
+def unfit_sites(
+    program: Program,
+    found: Mapping[str, Declaration],
+    roster: Mapping[str, Declaration],
+    earlier: EarlierSites | None = None,
+) -> dict[str, DeployError]:
+    """The sites in `found` with whose declarations the run cannot go on, and why.
+
+    Each question is asked of the sites that passed those before it: a network, say, is built only
+    for a size on which the sites agree.
+    """
+    unfit = disagreeing_sites(found, roster)
+
+    def others() -> dict[str, Declaration]:
+        return {site: one for site, one in found.items() if site not in unfit}
+
+    if earlier is not None:
+        unfit |= earlier.misplaced(others())
+    unfit |= mislabelled_sites(program, others())
+    unfit |= lone_sites(program, others())
+    unfit |= oversized_sites(others(), roster)
+    return unfit | costly_sites(program, others(), roster)
+
+
+class Proposed(NamedTuple):
+    """The answers of the sites that were asked to take part."""
+
+    found: dict[str, Declaration]  # of those that take part
+    absent: dict[str, str]  # why the others do not
+    # those of them that refuse, however often they are asked, and what they prove it by
+    refused: Mapping[str, object]
+
+
+def propose(
+    program: Program,
+    run: str,
+    link: Link,
+    unasked: Mapping[str, str],
+    taking: int | None = None,
+    shown: Revocations | None = None,
+) -> Proposed:
+    """Ask every site to take part, except those `unasked`, for the reasons given there.
+
+    `taking`: how many sites take part, if not those that are asked. They are `shown` the list of
+    revoked sites.
+    """
+    found: dict[str, Declaration] = {}
+    absent = {site: unasked[site] for site in link.sites if site in unasked}
+    sites = [site for site in link.sites if site not in unasked]
+    header = {
+        "run": run,
+        "program": program_for_sites(program),
+        "fingerprint": program.fingerprint,
+        "sites": len(sites) if taking is None else taking,
+        "package": package.installed().table(),
+        "revocations": (shown or Revocations()).table(),
+    }
+    deadline = time.monotonic() + program.rounds.deadline
+
+    def ask(talk: Talk) -> None:
+        answer = talk.finish("propose", header)
+        package.require_same(answer.get("package"), talk.site)
+        try:
+            found[talk.site] = read_declaration(answer.get("declared"), talk.site)
+        except DeployError as error:
+            raise SiteError(error.cause, error.cure) from None
+
+    failed = converse([Talk(link, site, deadline) for site in sites], ask)
+    absent |= {site: reason(error) for site, error in failed.items()}
+    refused = {site: one.evidence for site, one in failed.items() if isinstance(one, RefusedError)}
+    return Proposed(found, absent, refused)
+
+
+def program_for_sites(program: Program) -> dict[str, Any]:
+    """The program in plain values, without the paths of the coordinator's own files."""
+    table = program.table()
+    for item in fields(program):
+        value = getattr(program, item.name)
+        if isinstance(value, Settings):
+            paths = value.table().keys() - value.meaning().keys()
+            table[item.name] = {**table[item.name], **dict.fromkeys(paths, ELSEWHERE)}
+    table["plugins"] = [{"sha256": plugin.sha256} for plugin in program.plugins]
+    return table
+
+
+def send_kept(federation: Federation, link: Link, absent: dict[str, str]) -> None:
+    """Send the sites what does not travel every round, if only the coordinator has the weights.
+
+    These are the personal parameters to begin with, and the frozen ones. They are named by their
+    hash, and a site that has them from an earlier job is not sent them again. Sites that fail are
+    added to `absent`.
+    """
+    kept = adopted(federation)
+    if kept is None:
+        return
+    data = messages.pack([kept])
+    sha256 = hashlib.sha256(data).hexdigest()
+
+    def send(talk: Talk) -> None:
+        answer = talk.finish("adopt", {"sha256": sha256, "mark": 0})
+        if answer.get("missing"):
+            mark = talk.send("kept", data)
+            talk.finish("adopt", {"sha256": sha256, "mark": mark})
+
+    deadline = time.monotonic() + federation.program.rounds.deadline
+    budget = messages.Budget()
+    talks = [Talk(link, site, deadline, budget=budget) for site in link.sites if site not in absent]
+    absent.update({site: reason(error) for site, error in converse(talks, send).items()})
