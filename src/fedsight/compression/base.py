@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from fedsight.compression.stream import Stream
+from fedsight.core.layout import Layout
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
 
@@ -29,12 +30,31 @@ class Codec(Settings, ABC):
     # whether it writes no bytes, and leaves values that are linear in the given ones: with equal
     # keys, what is left of a sum is then the sum of what is left, so that masks can hide the terms
     linear: ClassVar[bool] = False
+    # whether it encodes tensors, so that it is the first step, which is told of them (`fitted`);
+    # what it leaves of each are factors, which it multiplies again
+    shaped: ClassVar[bool] = False
+    # whether it begins from what it left of the sender's last vector (`following`)
+    warm: ClassVar[bool] = False
 
     @property
     def contracts(self) -> bool:
         """Whether the error is smaller than the vector, so that what is left out dies away when it
         is sent later (Karimireddy et al. 2019, assumption A)."""
         return True
+
+    @property
+    def precise(self) -> bool:
+        """Whether its squared error is at most a tenth of the squared norm, so that the error of a
+        product of what is decoded is smaller than the product."""
+        return False
+
+    def fitted(self, layout: Layout) -> Self:
+        """The same for a vector of `layout`, which may end before the layout does."""
+        return self
+
+    def following(self, left: Tensor) -> Self:
+        """The same for a vector after one of which it left this, float32, as it was decoded."""
+        return self
 
     @abstractmethod
     def bytes(self, values: int) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 from fedsight.compression.base import Codec, as_bytes, as_floats
 from fedsight.compression.stream import KEY_BYTES, Stream
 from fedsight.core.fixedpoint import largest
+from fedsight.core.layout import Layout
 
 VERSION = 1
 CHECKSUM = 4  # bytes
@@ -30,6 +31,17 @@ class Pipeline:
     """
 
     steps: Sequence[Codec]
+
+    def fitted(self, layout: Layout) -> Pipeline:
+        """The encoding of vectors of `layout`, which may end before it does: of its `travelling`
+        values, or of its `shared` ones. Without it no value belongs to a tensor."""
+        first, *others = self.steps
+        return Pipeline((first.fitted(layout), *others))
+
+    @property
+    def warm(self) -> bool:
+        """Whether the sender's last message makes the next one better."""
+        return any(step.warm for step in self.steps)
 
     @property
     def unbiased(self) -> bool:
@@ -71,14 +83,19 @@ class Pipeline:
             values = step.left(values)
         return values
 
-    def encode(self, values: Tensor, key: int) -> Tensor:
-        """float32 [n] -> uint8 [bytes(n)]; `key` is that of the random bits.
+    def encode(self, values: Tensor, key: int, last: Tensor | None = None) -> Tensor:
+        """float32 [n] -> uint8 [bytes(n)]; `key` is that of the random bits, and `last` is the
+        message that the same sender sent before, if it remembers that.
 
         Raises ValueError for values that cannot be encoded, such as NaN.
         """
         _require_finite(values)
+        steps: Sequence[Codec] = self.steps
+        if last is not None and self.warm:
+            lefts = self._decoded(last, len(values))[1:]
+            steps = [step.following(one) for step, one in zip(steps, lefts, strict=True)]
         content, left = [_number(key, KEY_BYTES)], values
-        for place, step in enumerate(self.steps):
+        for place, step in enumerate(steps):
             data, left = step.encode(left, Stream(key, place))
             content.append(data)
         body = torch.cat([*content, as_bytes(left)])
@@ -87,6 +104,24 @@ class Pipeline:
 
     def decode(self, data: Tensor, values: int) -> Tensor:
         """uint8 [bytes(n)] -> float32 [n]. Raises ValueError for a message that is not whole."""
+        return self._decoded(data, values)[0]
+
+    def _decoded(self, data: Tensor, values: int) -> list[Tensor]:
+        """What was encoded, and what each step left."""
+        body = self._body(data, values)
+        key = int.from_bytes(bytes(body[:KEY_BYTES].numpy()), "little")
+        parts, at = [], KEY_BYTES
+        for step, given in self._lengths(values):
+            length = step.bytes(given)
+            parts.append((step, given, body[at : at + length]))
+            at += length
+        found = [as_floats(body[at:])]
+        for place, (step, given, sent) in reversed(list(enumerate(parts))):
+            found.append(step.decode(sent, found[-1], given, Stream(key, place)))
+        return found[::-1]
+
+    def _body(self, data: Tensor, values: int) -> Tensor:
+        """What follows the checksum, which is right."""
         if len(data) != self.bytes(values):
             raise ValueError(f"it has {len(data):,} bytes, not {self.bytes(values):,}")
         version, body = int(data[0]), data[1 + CHECKSUM :]
@@ -94,16 +129,7 @@ class Pipeline:
             raise ValueError(f"it is of version {version} of the encoding, not {VERSION}")
         if _checksum(body) != int.from_bytes(bytes(data[1 : 1 + CHECKSUM].numpy()), "little"):
             raise ValueError("its checksum is wrong: it was altered or damaged")
-        key = int.from_bytes(bytes(body[:KEY_BYTES].numpy()), "little")
-        parts, at = [], KEY_BYTES
-        for step, given in self._lengths(values):
-            length = step.bytes(given)
-            parts.append((step, given, body[at : at + length]))
-            at += length
-        left = as_floats(body[at:])
-        for place, (step, given, sent) in reversed(list(enumerate(parts))):
-            left = step.decode(sent, left, given, Stream(key, place))
-        return left
+        return body
 
     def _lengths(self, values: int) -> Iterator[tuple[Codec, int]]:
         """Each step, and how many values it is given."""

@@ -79,11 +79,19 @@ class Codecs(Settings):
                     )
                     cure = f"put '{step.registered}' last"
                     problems.append(Problem(f"{where}.{number + 1}", cause, cure))
+            for number, step in enumerate(way.steps[1:], start=1):
+                if step.shaped:
+                    cause = (
+                        f"'{step.registered}' encodes the tensors of a layer, and after another "
+                        "step there are none"
+                    )
+                    cure = f"put '{step.registered}' first"
+                    problems.append(Problem(f"{where}.{number}", cause, cure))
         if self.up.feedback and not self.up.steps:
             cause = "updates are sent unchanged, so nothing is left out"
             cure = "set codec.up.steps, or leave it out"
             problems.append(Problem("codec.up.feedback", cause, cure))
-        return [*problems, *self._check_growth()]
+        return [*problems, *self._check_growth(), *self._check_products()]
 
     def _check_growth(self) -> Iterator[Problem]:
         """Steps whose errors would add up, where each is corrected by the next."""
@@ -109,3 +117,24 @@ class Codecs(Settings):
                     "take eden"
                 )
                 yield Problem(f"codec.down.steps.{number}", cause, cure)
+
+    def _check_products(self) -> Iterator[Problem]:
+        """Steps that round factors so roughly that the error of a product may be larger than it,
+        where each error is corrected by the next."""
+        corrected = [("codec.down.steps", self.down.steps)]
+        if self.up.feedback:
+            corrected.append(("codec.up.steps", self.up.steps))
+        for where, steps in corrected:
+            if not steps or not steps[0].shaped:
+                continue
+            for number, step in enumerate(steps[1:], start=1):
+                if not step.precise:
+                    cause = (
+                        f"'{steps[0].registered}' multiplies what '{step.registered}' rounds, so "
+                        "what is left out may be more than what is sent, and grow"
+                    )
+                    cure = (
+                        "take float16, quantise with more bits or a smaller block, or eden with at "
+                        "least 3 bits"
+                    )
+                    yield Problem(f"{where}.{number}", cause, cure)

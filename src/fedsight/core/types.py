@@ -25,8 +25,14 @@ class Encoding(Protocol):
         """Length of the encoding of `values` values."""
         ...
 
-    def encode(self, values: Tensor, key: int) -> Tensor:
-        """float32 [n] -> uint8 [bytes(n)]; random bits follow from `key`, below 2^63.
+    @property
+    def warm(self) -> bool:
+        """Whether the sender's last message makes the next one better."""
+        ...
+
+    def encode(self, values: Tensor, key: int, last: Tensor | None = None) -> Tensor:
+        """float32 [n] -> uint8 [bytes(n)]; random bits follow from `key`, below 2^63. `last` is the
+        message before, if the sender remembers that.
 
         Raises ValueError for values that cannot be encoded.
         """
@@ -87,9 +93,10 @@ class PartSpec:
             return self.bytes, torch.uint8
         return self.values, self.dtype
 
-    def encode(self, values: Tensor, key: int) -> Tensor:
-        """The encoded form of `values`, as sent; random bits follow from `key`."""
-        return values if self.codec is None else self.codec.encode(values, key)
+    def encode(self, values: Tensor, key: int, last: Tensor | None = None) -> Tensor:
+        """The encoded form of `values`, as sent; random bits follow from `key`. `last` is what was
+        sent before, if that is remembered."""
+        return values if self.codec is None else self.codec.encode(values, key, last)
 
     def decode(self, sent: Tensor) -> Tensor:
         """The values of an encoded part."""

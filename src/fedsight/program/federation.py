@@ -326,7 +326,7 @@ class Federation:
         if self.whole is not None:
             return self.whole.parts
         program = self.program
-        vectors = part_specs(program, self.lengths)
+        vectors = part_specs(program, self.lengths, self.layout)
         scalars = {part: PartSpec((1,)) for part in program.algorithm.scalars}
         return {**vectors, **scalars, **added_specs(program), **self.integers}
 
