@@ -76,6 +76,46 @@ class Codec(Settings, ABC):
         """Bytes and values that are left -> float32 [n]; the bytes may be any of their length."""
 
 
+class Packer(Codec):
+    """The last step, which shortens the bytes that those before it have made, and loses nothing.
+
+    By how much depends on the values, so it goes only where the length of a message may tell
+    something of them.
+    """
+
+    @property
+    def precise(self) -> bool:
+        """It loses nothing."""
+        return True
+
+    def bytes(self, values: int) -> int:
+        """None of its own."""
+        return 0
+
+    def left(self, values: int) -> int:
+        """All of them."""
+        return values
+
+    def encode(self, values: Tensor, stream: Stream) -> Coded:
+        """The values as they are."""
+        return torch.empty(0, dtype=torch.uint8), values
+
+    def decode(self, data: Tensor, left: Tensor, values: int, stream: Stream) -> Tensor:
+        """The values as they are."""
+        return left
+
+    @abstractmethod
+    def pack(self, data: Tensor) -> Tensor:
+        """Bytes, uint8 [n] -> the same in fewer bytes, or in more if they cannot be shortened."""
+
+    @abstractmethod
+    def unpack(self, packed: Tensor, length: int) -> Tensor:
+        """Any bytes -> uint8 [length], in memory of their own. It allocates no more than that.
+
+        Raises ValueError unless they are so many bytes, packed.
+        """
+
+
 codecs: Registry[Codec] = Registry("codec", "fedsight.compression")
 
 NOTHING = torch.empty(0)

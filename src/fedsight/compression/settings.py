@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_serializer
 
-from fedsight.compression.base import Codec, codecs
+from fedsight.compression.base import Codec, Packer, codecs
 from fedsight.compression.pipeline import Pipeline
 from fedsight.core import part_lists
 from fedsight.core.errors import Problem
@@ -72,7 +72,11 @@ class Codecs(Settings):
         problems = []
         for where, way in (("codec.up.steps", self.up), ("codec.down.steps", self.down)):
             for number, step in enumerate(way.steps[:-1]):
-                if not step.left(1 << 20):
+                if isinstance(step, Packer):
+                    cause = f"'{step.registered}' shortens what all other steps have made"
+                    cure = f"put '{step.registered}' last"
+                    problems.append(Problem(f"{where}.{number}", cause, cure))
+                elif not step.left(1 << 20) and not isinstance(way.steps[number + 1], Packer):
                     cause = (
                         f"'{step.registered}' leaves no values, so a step after it has nothing to "
                         "encode"

@@ -155,9 +155,9 @@ class _Loop:
         _require_quorum(outcome, round, turn.asked, program.rounds, self._doubts)
         self._doubts = outcome.doubts
         vector, state = _server_step(self._session, now, outcome, round)
-        up = 0
-        if replies := len(outcome.accepted) + turn.late:
-            up = replies * reply_bytes(self._session.federation, outcome.total)
+        up = sum(one.bytes for one in outcome.accepted)
+        if turn.late:  # nothing is known of them but that they came
+            up += turn.late * reply_bytes(self._session.federation, outcome.total)
         down = self._downlink.bytes(now, order, turn, outcome)
         sent = {"bytes_up": up, "bytes_down": down}
         held = self._downlink.after(now, vector, outcome, round)

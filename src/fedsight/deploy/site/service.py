@@ -413,7 +413,7 @@ class SiteService:
         answer = self._enforcement.release.answer(
             question, charge, work, lambda: work(replace(step, blank=True))
         )
-        return dict(answer.fields), answer.data
+        return {**answer.fields, "bytes": len(answer.data)}, answer.data
 
     def _measured(
         self, question: Question, step: MeasureStep, rules: FigureRules, joined: object

@@ -39,6 +39,7 @@ from fedsight.engines.protected import rebuilds
 from fedsight.governance.charges import charge
 from fedsight.privacy.noise import fresh
 from fedsight.program import coding, plugins, rules
+from fedsight.program.facts import Facts
 
 
 class SiteTrainer:
@@ -54,7 +55,7 @@ class SiteTrainer:
         if problems := rules.problems(program, of.network):  # the coordinator may not have asked
             raise ConfigError(problems)
         # A sketch of a network does not show which of its tensors `train.only` names.
-        remembers = rules.Facts.of(program, of.network).remembers
+        remembers = Facts.of(program, of.network).remembers
         setup.owner.contract.check_memory(program, remembers)
         self._protected = setup.owner.contract.protected
         self.client = Client(of, speed, fresh, deployed=True, hides=self._protected)
