@@ -36,6 +36,14 @@ def encoding_plan(federation: Federation) -> EncodingPlan | None:
     return encoding_plan_of(program, federation.sizes, cap, noise, federation.integers)
 
 
+def planned_reply(federation: Federation) -> int:
+    """Bytes of the vectors of a reply; the most, if they vary."""
+    rounded = encoding_plan(federation)
+    if rounded is not None:
+        return words.size(rounded.quantiser(federation.terms))
+    return sum(spec.bytes for spec in federation.parts.values())
+
+
 def encoding_plan_of(
     program: Program,
     sizes: Mapping[str, int],
