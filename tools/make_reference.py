@@ -29,7 +29,7 @@ from typer.models import ArgumentInfo, OptionInfo
 from fedsight.algorithms.base import algorithms
 from fedsight.cli.app import app
 from fedsight.compression.base import codecs
-from fedsight.compression.settings import Up
+from fedsight.compression.settings import Codecs, Down, Up
 from fedsight.coordinator import store
 from fedsight.core.errors import FedSightError
 from fedsight.core.registry import Registry
@@ -97,7 +97,8 @@ The built-in example, `fedsight run --example fashion`:
 RUN_FILES = {
     "run.toml": "the program and the speed settings in full, with every default",
     "run.json": "fingerprint, environment, data, preprocessing, classes, model, and each site's "
-    "images by class; written before the first round",
+    "images by class; with the codec `auto`, the `codec` that was chosen, for how many bits a "
+    "second, and how long a site's order and reply then take; written before the first round",
     "history.jsonl": "one line per round, see below",
     "checkpoint.safetensors": "everything the next round depends on: round, global vector, the "
     "algorithm's state, bytes and seconds so far; in buffered rounds the models that sites still "
@@ -467,7 +468,9 @@ def _sections() -> Iterator[str]:
         "shift": Shift,
         "public": Public,
         "secure": Secure,
+        "codec": Codecs,
         "codec.up": Up,
+        "codec.down": Down,
         "trust": Trust,
         "speed": Speed,
     }
@@ -475,7 +478,7 @@ def _sections() -> Iterator[str]:
         assert "." in section or SECTIONS[section] is cls
         yield f"### [{section}]\n"
         yield f"{_about(cls)}\n"
-        yield _fields(cls)
+        yield _fields(cls, frozenset(one.removeprefix(f"{section}.") for one in plain))
 
 
 def _title(section: str) -> str:
@@ -673,7 +676,8 @@ def _run_folder() -> Iterator[str]:
     yield _table(("key", "meaning"), [(f"`{key}`", text) for key, text in SUMMARY.items()])
     yield (
         "Runs on a federation also have these files, and in `run.json` the sites' declarations "
-        "and, with `algorithm.earlier`, those of the sites in the earlier sums:\n"
+        "and, with `algorithm.earlier`, those of the sites in the earlier sums; with the codec "
+        "`auto` the measured `lines`:\n"
     )
     yield _table(
         ("file", "contains"), [(f"`{file}`", text) for file, text in DEPLOYED_FILES.items()]

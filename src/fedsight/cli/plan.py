@@ -4,6 +4,7 @@ deadline."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,9 +58,12 @@ def plan_command(
     program, speed = read_program(config, example, list(sets or []), plugin)
     if example is not None:
         fetch_needed(program.needs())
+    share = sites or 1
+    if program.codec.auto:
+        line = {"uplink": up / share, "downlink": down / share}
+        program = replace(program, codec=program.codec.model_copy(update=line))
     check(program, speed)
     federation = listed(program)
-    share = sites or 1
     asked = federation.program.rounds.cohort or federation.population
     if share > asked:
         cause = f"{share} sites cannot share a line in rounds of {asked} sites"
@@ -82,6 +86,8 @@ def plan_command(
 
 
 def _show(federation: Federation, found: list[Transfers]) -> None:
+    import tomli_w
+
     from fedsight.report.words import duration
     from fedsight.runs.progress import size
 
@@ -102,6 +108,9 @@ def _show(federation: Federation, found: list[Transfers]) -> None:
                 received=size(own.once_down),
             )
         )
+    if program.codec.auto:
+        echo(message("On this line the codec 'auto' is:"))
+        echo(tomli_w.dumps({"codec": dict(own.codec)}))
     if program.rounds.buffered:
         echo(
             message(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_serializer
+from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
 from fedsight.compression.base import Codec, Packer, codecs
 from fedsight.compression.pipeline import Pipeline
@@ -59,8 +59,36 @@ class Down(_Way):
 class Codecs(Settings):
     """How vectors are encoded on their way: `[codec]`."""
 
+    # auto: the most faithful steps with which a site's order and reply take at most `seconds` on
+    # the slowest line, or the fastest; None: those of [codec.up] and [codec.down]
+    name: Literal["auto"] | None = None
+    seconds: float = Field(10.0, gt=0)  # of the transfers of a round, with auto
+    # bits a second from the slowest site, for auto; None: measured in a federation, and in a
+    # simulation 8 * timing.bytes_per_second
+    uplink: float | None = Field(None, gt=0)
+    downlink: float | None = Field(None, gt=0)  # likewise, bits a second to the slowest site
     up: Up = Up()
     down: Down = Down()
+
+    @model_validator(mode="after")
+    def _chooses_or_names(self) -> Self:
+        if self.auto and self.steps:
+            raise ValueError("name = 'auto' chooses the steps: leave out up and down")
+        return self
+
+    @property
+    def auto(self) -> bool:
+        """Whether the steps are chosen by the line. They are not part of what is written then."""
+        return self.name == "auto"
+
+    def table(self) -> dict[str, Any]:
+        """The settings as plain values, without steps that were chosen."""
+        found = super().table()
+        return {k: v for k, v in found.items() if k not in ("up", "down")} if self.auto else found
+
+    def steps_table(self) -> dict[str, Any]:
+        """The steps of both directions as plain values, also if they were chosen."""
+        return {"up": self.up.table(), "down": self.down.table()}
 
     @property
     def steps(self) -> tuple[Codec, ...]:
@@ -95,6 +123,15 @@ class Codecs(Settings):
             cause = "updates are sent unchanged, so nothing is left out"
             cure = "set codec.up.steps, or leave it out"
             problems.append(Problem("codec.up.feedback", cause, cure))
+        default = type(self)()
+        for key in ("seconds", "uplink", "downlink"):
+            if not self.auto and getattr(self, key) != getattr(default, key):
+                cause = "no steps are chosen by the line, so this would be without effect"
+                problems.append(Problem(f"codec.{key}", cause, "set codec.name = 'auto'"))
+        if (self.uplink is None) != (self.downlink is None):
+            where = "codec.uplink" if self.uplink is None else "codec.downlink"
+            cause = "the line is known in one direction only"
+            problems.append(Problem(where, cause, "set both, or leave out both"))
         return [*problems, *self._check_growth(), *self._check_products()]
 
     def _check_growth(self) -> Iterator[Problem]:

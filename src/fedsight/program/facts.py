@@ -52,6 +52,7 @@ class Facts:
             or self.kept_statistics
             or self.program.algorithm.remembers
             or self.program.codec.up.feedback
+            or (self.program.codec.auto and not self.program.secure.rounds_values)
         )
 
 

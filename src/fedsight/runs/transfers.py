@@ -7,46 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedsight.compression.settings import Codecs
 from fedsight.engines.protected import is_rebuilt, planned_reply
+from fedsight.program import auto_codec
 from fedsight.program.coding import order_bytes
 from fedsight.program.federation import Federation, federate
 from fedsight.program.program import Program
 
 OWN = "as written"
-_SPARSE = [{"name": "top-k", "share": 0.05}, {"name": "quantise", "bits": 4, "block": 128}]
-_LEAST: dict[str, Any] = {"steps": [{"name": "eden", "scale": "least"}]}
-
-
-def _both(*steps: Any) -> dict[str, Any]:
-    return {"up": {"steps": list(steps)}, "down": {"steps": list(steps)}}
-
-
-# Codecs, and what goes with them, from the most faithful to the shortest. Those that a program's
-# protections refuse are left out, and where it is sent whole models, only updates are encoded.
-OTHERS: Mapping[str, dict[str, Any]] = {
-    "float32": {"codec": {}},
-    "float16": {"codec": _both("float16")},
-    "8 bits": {"codec": _both({"name": "quantise", "bits": 8})},
-    "eden, 4 bits": {"codec": _both({"name": "eden", "bits": 4})},
-    "eden, 2 bits": {"codec": _both({"name": "eden", "bits": 2})},
-    "eden, 1 bit": {"codec": {"up": {**_LEAST, "feedback": True}, "down": _LEAST}},
-    "top-k up, eden 1 bit down": {
-        "codec": {"up": {"steps": _SPARSE, "feedback": True}, "down": _LEAST}
-    },
-    "masked, differences down": {
-        "codec": {"down": {"steps": [{"name": "eden", "bits": 4}]}},
-        "secure": {},
-    },
-    "masked, 8 bits": {
-        "codec": {"up": {"steps": ["rotate"]}, "down": {"steps": [{"name": "eden", "bits": 2}]}},
-        "secure": {"bits": 8},
-    },
-    "masked, 4 bits": {
-        "codec": {"up": {"steps": ["rotate"]}, "down": _LEAST},
-        "secure": {"bits": 4},
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -89,14 +56,7 @@ def transfers(federation: Federation, uplink: float, downlink: float) -> list[Tr
     """
     program = federation.program
     found = [_of(OWN, federation, uplink, downlink)]
-    for name, change in OTHERS.items():
-        other = _changed(program, change)
-        if other is None and change["codec"].keys() == {"up", "down"}:
-            name = f"{name.partition(' up,')[0]} up"
-            change = {**change, "codec": {"up": change["codec"]["up"]}}
-            other = _changed(program, change)
-        if other is None:
-            continue
+    for name, change, other in auto_codec.others(program):
         one = _of(name, federation.under(other), uplink, downlink, change.get("secure", {}))
         if all((one.bytes_up, one.bytes_down) != (x.bytes_up, x.bytes_down) for x in found):
             found.append(one)
@@ -107,21 +67,6 @@ def chosen(found: list[Transfers], deadline: float) -> Transfers | None:
     """The codec with which all rounds take at most `deadline` seconds: the program's own if that
     does, else the most faithful one; None if there is none."""
     return next((one for one in found if one.seconds <= deadline), None)
-
-
-def _changed(program: Program, change: Mapping[str, Any]) -> Program | None:
-    """The program with another codec; None if that does not go with the rest of it."""
-    codec = Codecs.model_validate(change["codec"], strict=False)
-    secure = program.secure
-    if "secure" in change:
-        if not secure.rounds_values:
-            return None
-        secure = secure.model_copy(update=change["secure"])
-    other = replace(program, codec=codec, secure=secure)
-    mine = {(problem.where, problem.cause) for problem in program.check()}
-    if any((problem.where, problem.cause) not in mine for problem in other.check()):
-        return None
-    return other
 
 
 def _of(
@@ -146,7 +91,7 @@ def _of(
     round, seconds = _course(federation, begin, each)
     return Transfers(
         name=name,
-        codec=program.codec.table(),
+        codec=program.codec.steps_table(),
         secure=dict(secure or {}),
         bytes_up=up,
         bytes_down=others + down,

@@ -42,6 +42,7 @@ from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.processes import memory_reclaim
 from fedsight.deploy.server import final_models
+from fedsight.deploy.server.lines import lined
 from fedsight.deploy.site.peer_keys import PeerKeys
 from fedsight.engines.protected import adopted
 from fedsight.engines.remote import messages
@@ -54,6 +55,8 @@ from fedsight.program.federation import Federation
 from fedsight.program.program import Program
 from fedsight.runs import lifecycle
 
+# What `run.json` says of a run from its first job on.
+KEPT = ("id", "federation", "created", "earlier", "lines")
 JOB_FILE = "job.json"  # in the run's folder: the state of its latest job
 SITE_TIMEOUT = 40.0  # seconds without a heartbeat after which a site counts as gone
 LOCK_TIMEOUT = 30.0  # seconds to wait for an earlier job's coordinator to end
@@ -138,6 +141,7 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     if program.fingerprint != fingerprint:
         raise StoreError(f"{store.folder} contains another program", "start the run again")
     earlier = earlier_sites(store, program)
+    program = lined(program, store, link)
     facts = store.read_json("run.json")
     roster = {
         site: read_declaration(table, site) for site, table in facts.get("declared", {}).items()
@@ -153,9 +157,7 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
         speed = speed.model_copy(update={"checkpoint_every": 1})
     session = Session(federation, secret)
     described = describe(session, "run")
-    kept: dict[str, Any] = {
-        key: facts[key] for key in ("id", "federation", "created", "earlier") if key in facts
-    }
+    kept: dict[str, Any] = {key: facts[key] for key in KEPT if key in facts}
     tables = {site: declared.table() for site, declared in roster.items()}
     store.write_json("run.json", {**described, **kept, "declared": tables})
     send_kept(federation, link, absent)
