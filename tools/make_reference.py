@@ -127,6 +127,9 @@ RUN_FILES = {
     "live.json": "what the run is doing while it goes on, for `fedsight runs` and the console; and "
     "how it ended, if it did not finish",
     "received.json": "in a federation: the sites that have the final model, and why others do not",
+    "traffic.json": "in a federation on Linux: for each site the bytes that the server's TLS "
+    "connections have `received` from it and `sent` to it during the run, with all that comes "
+    "beside the encoded bytes: handshakes, framing, FLARE's own messages, keys",
 }
 
 SERIES_FILES = {

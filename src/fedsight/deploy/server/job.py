@@ -42,6 +42,7 @@ from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.processes import memory_reclaim
 from fedsight.deploy.server import final_models
+from fedsight.deploy.server.carried import Carried
 from fedsight.deploy.server.lines import lined
 from fedsight.deploy.site.peer_keys import PeerKeys
 from fedsight.engines.protected import adopted
@@ -90,7 +91,11 @@ def run_job(folder: Path, run: str, fingerprint: str, number: int, link: Link) -
             # The outcome is written before the lock is released: the scheduler relies on that.
             try:
                 store.write_json(JOB_FILE, {"number": number, "state": "running"})
-                _continue_run(federation, store, fingerprint, link)
+                carried = Carried(federation.server_home, store, link.sites)
+                try:
+                    _continue_run(federation, store, fingerprint, link, carried)
+                finally:
+                    carried.write()
             except (Handover, FedSightError, OSError) as why:
                 end(_outcome(why))
             except Exception as fault:  # an error of FedSight's own: the run must not seem to go on
@@ -136,7 +141,9 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
-def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, link: Link) -> None:
+def _continue_run(
+    folder: FederationFolder, store: RunStore, fingerprint: str, link: Link, carried: Callback
+) -> None:
     program, speed = store.program()
     if program.fingerprint != fingerprint:
         raise StoreError(f"{store.folder} contains another program", "start the run again")
@@ -184,7 +191,7 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     live = Live(store.folder, stops=False)  # the scheduler answers a request to stop
     run = Conclusion(
         *(session, speed, store, "run"),
-        [*([_UnmeasuredKeeper(store)] if once else []), live, watch],
+        [*([_UnmeasuredKeeper(store)] if once else []), live, carried, watch],
         pictures=False,
         withheld=engine.withheld,
         noised=noised,
