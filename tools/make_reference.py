@@ -29,7 +29,7 @@ from typer.models import ArgumentInfo, OptionInfo
 from fedsight.algorithms.base import algorithms
 from fedsight.cli.app import app
 from fedsight.compression.base import codecs
-from fedsight.compression.settings import Up
+from fedsight.compression.settings import Codecs, Down, Up
 from fedsight.coordinator import store
 from fedsight.core.errors import FedSightError
 from fedsight.core.registry import Registry
@@ -97,7 +97,8 @@ The built-in example, `fedsight run --example fashion`:
 RUN_FILES = {
     "run.toml": "the program and the speed settings in full, with every default",
     "run.json": "fingerprint, environment, data, preprocessing, classes, model, and each site's "
-    "images by class; written before the first round",
+    "images by class; with the codec `auto`, the `codec` that was chosen, for how many bits a "
+    "second, and how long a site's order and reply then take; written before the first round",
     "history.jsonl": "one line per round, see below",
     "checkpoint.safetensors": "everything the next round depends on: round, global vector, the "
     "algorithm's state, bytes and seconds so far; in buffered rounds the models that sites still "
@@ -126,6 +127,9 @@ RUN_FILES = {
     "live.json": "what the run is doing while it goes on, for `fedsight runs` and the console; and "
     "how it ended, if it did not finish",
     "received.json": "in a federation: the sites that have the final model, and why others do not",
+    "traffic.json": "in a federation on Linux: for each site the bytes that the server's TLS "
+    "connections have `received` from it and `sent` to it during the run, with all that comes "
+    "beside the encoded bytes: handshakes, framing, FLARE's own messages, keys",
 }
 
 SERIES_FILES = {
@@ -183,8 +187,8 @@ HISTORY = {
     "not of the model that the next round trains",
     "measured_on": "`validation part` or `test part`: the images that these figures rest on; null "
     "if the round was not evaluated",
-    "not_measured": "in a federation: why sites with test images are not in these figures, by site; "
-    "missing if all are, or say that they withhold theirs",
+    "not_measured": "in a federation: why sites with test images are not in these figures, by "
+    "site; missing if all are, or say that they withhold theirs",
     "train_loss": "mean over the replies, weighted like the updates; null under `[privacy]`",
     "epsilon": "spent so far; null without `[privacy]`",
     "lr": "local learning rate at the start of the round",
@@ -477,7 +481,9 @@ def _sections() -> Iterator[str]:
         "shift": Shift,
         "public": Public,
         "secure": Secure,
+        "codec": Codecs,
         "codec.up": Up,
+        "codec.down": Down,
         "trust": Trust,
         "speed": Speed,
     }
@@ -485,7 +491,7 @@ def _sections() -> Iterator[str]:
         assert "." in section or SECTIONS[section] is cls
         yield f"### [{section}]\n"
         yield f"{_about(cls)}\n"
-        yield _fields(cls)
+        yield _fields(cls, frozenset(one.removeprefix(f"{section}.") for one in plain))
 
 
 def _title(section: str) -> str:
@@ -683,7 +689,8 @@ def _run_folder() -> Iterator[str]:
     yield _table(("key", "meaning"), [(f"`{key}`", text) for key, text in SUMMARY.items()])
     yield (
         "Runs on a federation also have these files, and in `run.json` the sites' declarations "
-        "and, with `algorithm.earlier`, those of the sites in the earlier sums:\n"
+        "and, with `algorithm.earlier`, those of the sites in the earlier sums; with the codec "
+        "`auto` the measured `lines`:\n"
     )
     yield _table(
         ("file", "contains"), [(f"`{file}`", text) for file, text in DEPLOYED_FILES.items()]

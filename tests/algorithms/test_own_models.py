@@ -20,9 +20,10 @@ from fedsight.core.threads import one_thread
 from fedsight.core.types import Memory, Metrics, Order
 from fedsight.engines.in_process import InProcessEngine, LocalWorker
 from fedsight.program import suited
+from fedsight.program.facts import Facts
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
-from fedsight.program.rules import Facts, remarks
+from fedsight.program.rules import remarks
 
 UNEQUAL: dict[str, Any] = {
     "split": {"name": "dirichlet", "alpha": 0.3, "sites": 4, "min_samples": 4},

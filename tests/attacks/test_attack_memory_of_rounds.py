@@ -18,8 +18,8 @@ from attacked_site import AttackedSite, Model, draw, known, noise_images, progra
 from masked_round import MaskedRound, in_the_clear, sum_where_one_remembers_nothing
 
 from fedsight.core.types import Order
+from fedsight.program.facts import Facts
 from fedsight.program.program import Program
-from fedsight.program.rules import Facts
 
 Attack = Callable[..., AttackedSite]
 NAMES = ("a", "b", "c", "d")

@@ -82,7 +82,11 @@ def test_every_site_makes_its_recogniser_whoever_is_killed(three: Loopback) -> N
     homes = {name: site.folder for name, site in three.sites.items()}
     store = three.run("delivered", rounds={"rounds": 1, "evaluate_every": 1})
     assert store.read_json("received.json")["sites"] == sorted(homes)
-    run = store.read_json("run.json")["id"]
+    run, summary = store.read_json("run.json")["id"], store.read_json("summary.json")
+    carried = store.read_json("traffic.json")["sites"]
+    assert carried.keys() == homes.keys()
+    for way, encoded in (("received", summary["bytes_up"]), ("sent", summary["bytes_down"])):
+        assert sum(one[way] for one in carried.values()) > encoded
 
     def outcome(home: Path) -> Outcome | None:
         """What became of the model of this run."""

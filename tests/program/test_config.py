@@ -376,7 +376,7 @@ def values_of(settings: Settings, key: str) -> list[Any]:
         [{"params": ["head"], "lr": 0.3}],
         [{"sites": ["*"], "width": 8}],
         [{"sites": ["*"], "images_per_second": 8.0}],
-        *("buffered", "exponential", {"steps": ["sign"]}, ["fedsight"]),
+        *("auto", "buffered", "exponential", {"steps": ["sign"]}, ["fedsight"]),
         [3],
     ]
     return [guess for guess in guesses if guess != now or type(guess) is not type(now)]

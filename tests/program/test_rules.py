@@ -18,6 +18,7 @@ from fedsight.core.types import PartSpec, PartSpecs
 from fedsight.models.base import Network
 from fedsight.privacy.base import mechanisms
 from fedsight.privacy.mechanisms.local import Local
+from fedsight.program.facts import Facts
 from fedsight.program.program import Program
 from fedsight.program.rules import (
     BALANCED,
@@ -45,8 +46,9 @@ from fedsight.program.rules import (
     SEVERAL,
     SINGLE,
     STATISTICS,
+    VARYING,
+    VARYING_MODELS,
     WEIGHTING,
-    Facts,
     Rule,
     met,
     remarks,
@@ -79,6 +81,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     SINGLE: {"aggregation": {"name": "median"}},
     LOSSY: {"codec": {"up": {"steps": ["float16"]}}},
     LINEAR: {"codec": {"up": {"steps": ["random-k"]}}},
+    VARYING: {"codec": {"up": {"steps": ["zstd"]}}},
+    VARYING_MODELS: {"codec": {"down": {"steps": ["float16", "zstd"]}}},
     INTEGERS: {},  # the algorithm is `Counting`
     BEYOND: {"algorithm": {"name": "moon"}},
     LOSS: {},  # the algorithm is `Asking`

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import federations
 import pytest
 from command_line import done, refused
 
-from fedsight.runs.transfers import OWN, chosen, transfers
+from fedsight.coordinator.store import RunStore
+from fedsight.core.errors import DataError
+from fedsight.program.config import parse
+from fedsight.program.federation import federate
+from fedsight.program.program import Speed
+from fedsight.runs.lifecycle import Start, start
+from fedsight.runs.transfers import OWN, chosen, listed, transfers
 
 CODEC: dict[str, Any] = {
     "up": {"steps": ["sign"], "feedback": True},
@@ -27,6 +35,56 @@ def test_bytes_and_times_are_those_of_the_run(sections: dict[str, Any]) -> None:
     assert 3 * own.bytes_up == diary.lines[0]["bytes_up"]
     up, down = (sum(line[way] / 3 for line in diary.lines) for way in ("bytes_up", "bytes_down"))
     assert own.seconds == pytest.approx(up / 1e3 + down / 2e3)
+
+
+@pytest.mark.parametrize("codec", [{}, {"up": {"steps": ["sign"], "feedback": True}}])
+def test_the_rounds_of_start_and_finish_are_counted(codec: dict[str, Any]) -> None:
+    once = {"start": {"name": "ridge"}, "finish": {"name": "ridge"}}
+    of = federations.federation(rounds={"rounds": 2}, codec=codec, **once)
+    own = transfers(of, 8e3, 16e3)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        diary, store = federations.Diary(), RunStore(Path(folder) / "run")
+        start(Start(of.program, Speed(workers=1), store, "run"), [diary])
+    up, down = (sum(line[way] / 3 for line in diary.lines) for way in ("bytes_up", "bytes_down"))
+    assert [line["round"] for line in diary.lines] == [0, 1, 2, 3]
+    assert own.once_up == (diary.lines[0]["bytes_up"] + diary.lines[3]["bytes_up"]) / 3
+    assert own.once_down == (diary.lines[0]["bytes_down"] + diary.lines[3]["bytes_down"]) / 3
+    assert own.seconds == pytest.approx(up / 1e3 + down / 2e3)
+
+
+@pytest.mark.parametrize(("cohort", "buffer"), [(None, 1), (2, 2)])
+def test_buffered_rounds_take_the_time_that_the_simulation_says(
+    cohort: int | None, buffer: int
+) -> None:
+    """In which a site is sent the first model, too."""
+    rounds = {"rounds": 4, "mode": "buffered", "buffer": buffer, "cohort": cohort}
+    of = federations.federation(rounds=rounds, timing={"bytes_per_second": 1e3})
+    diary = federations.Diary()
+    federations.learn(of, diary=diary)
+    found = transfers(of, 8e3, 8e3)
+    first = 4 * of.layout.travelling.stop / 1e3
+    assert found[0].seconds + first == pytest.approx(diary.checkpoints[-1].virtual_seconds)
+    # No difference leads to a model that a site has skipped, so only updates are encoded.
+    assert {"float16 up", "eden, 1 bit up", "top-k up"} <= {one.name for one in found}
+    assert all("down" not in one.codec or not one.codec["down"]["steps"] for one in found)
+
+
+def test_images_are_listed_and_not_read(tmp_path: Path) -> None:
+    """Files that are no images are counted as well, which reading them would refuse."""
+    for site in ("north", "south"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / site / name
+            folder.mkdir(parents=True)
+            for number in range(6):
+                (folder / f"{number}.png").write_bytes(f"{site}{name}{number}".encode())
+    data = {"name": "folder", "path": str(tmp_path), "sites_in_path": True, "size": 16}
+    program, _ = parse({"data": data, "split": {"name": "natural"}}, base=None)
+    with pytest.raises(DataError):
+        federate(program)
+    of = listed(program)
+    assert (of.population, len(of.dataset.classes)) == (2, 2)
+    assert sum(map(of.size, range(2))) + len(of.dataset.test) == 24
+    assert transfers(of, 1e6, 1e6)[0].bytes_up == 4 * of.layout.travelling.stop
 
 
 def test_a_round_waits_for_a_site_that_needs_all_of_the_model() -> None:

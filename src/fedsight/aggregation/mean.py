@@ -141,12 +141,9 @@ def decoded(specs: PartSpecs, payload: Payload, site: str) -> dict[str, Tensor]:
             "the site runs another algorithm; compare the fingerprints",
         )
     for part, spec in specs.items():
-        sent, (length, dtype) = payload[part], spec.encoded
-        if spec.codec is None:
-            continue  # checked with the values
-        if not isinstance(sent, Tensor) or sent.shape != (length,) or sent.dtype != dtype:
+        if spec.codec is not None and not spec.fits(payload[part]):  # others with the values
             raise SiteError(
-                f"the part '{part}' of site '{site}' is not {length:,} bytes of its codec",
+                f"the part '{part}' of site '{site}' is not {spec.bytes:,} bytes of its codec",
                 "the site runs another version of FedSight; install the same one everywhere",
             )
     try:

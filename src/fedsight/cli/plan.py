@@ -4,6 +4,7 @@ deadline."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,17 +51,19 @@ def plan_command(
     Example: fedsight plan my.toml --uplink 2Mbit --downlink 10Mbit --deadline 10min
     """
     from fedsight.program.config import check
-    from fedsight.program.federation import federate
-    from fedsight.runs.transfers import chosen, transfers
+    from fedsight.runs.transfers import chosen, listed, transfers
 
     up, down = rate(uplink, "--uplink"), rate(downlink, "--downlink")
     limit = None if deadline is None else time(deadline, "--deadline")
     program, speed = read_program(config, example, list(sets or []), plugin)
     if example is not None:
         fetch_needed(program.needs())
-    check(program, speed)
-    federation = federate(program)
     share = sites or 1
+    if program.codec.auto:
+        line = {"uplink": up / share, "downlink": down / share}
+        program = replace(program, codec=program.codec.model_copy(update=line))
+    check(program, speed)
+    federation = listed(program)
     asked = federation.program.rounds.cohort or federation.population
     if share > asked:
         cause = f"{share} sites cannot share a line in rounds of {asked} sites"
@@ -83,6 +86,8 @@ def plan_command(
 
 
 def _show(federation: Federation, found: list[Transfers]) -> None:
+    import tomli_w
+
     from fedsight.report.words import duration
     from fedsight.runs.progress import size
 
@@ -93,8 +98,33 @@ def _show(federation: Federation, found: list[Transfers]) -> None:
         name = str(message("as written")) if one is found[0] else one.name
         table.add_row(name, size(one.bytes_up), size(one.bytes_down), *times)
     show(table, markup=False)
-    rounds = federation.program.rounds
-    if rounds.cohort is not None and federation.program.codec.down.steps:
+    program, own = federation.program, found[0]
+    if own.once_up:
+        echo(
+            message(
+                "The rounds of [start] and [finish], in which each site sends {sent} and is sent "
+                "{received}, are in the time of all rounds.",
+                sent=size(own.once_up),
+                received=size(own.once_down),
+            )
+        )
+    if program.codec.auto:
+        echo(message("On this line the codec 'auto' is:"))
+        echo(tomli_w.dumps({"codec": dict(own.codec)}))
+    if program.rounds.buffered:
+        echo(
+            message(
+                "Rounds are buffered: a round is over when {replies} of the {most} sites that "
+                "train at the same time have replied.",
+                replies=program.rounds.replies(federation.population),
+                most=program.rounds.cohort or federation.population,
+            )
+        )
+    codec = program.codec.up.pipeline
+    if codec is not None and codec.varies:
+        echo(message("With zstd a reply may be shorter: the longest there can be is shown."))
+    rounds = program.rounds
+    if rounds.cohort is not None and program.codec.down.steps:
         echo(
             message(
                 "A site that was not in the last round is sent all of the model ({size}), and the "

@@ -5,26 +5,29 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from torch import Tensor
 
+from fedsight.compression.pipeline import Pipeline
 from fedsight.core.errors import SiteError
 from fedsight.core.rng import derive
-from fedsight.core.types import Memory, Order, Payload
+from fedsight.core.types import Memory, Order, PartSpec, Payload
 from fedsight.privacy.noise import MakeNoise
 from fedsight.program import coding
 from fedsight.program.federation import Federation
 
-UNSENT = "unsent "  # before the name of a part, in a site's memory: what its encoding left out
+# Before the name of a part, in a site's memory: what its encoding left out, and the message that
+# was sent, where the next encoding begins from that.
+UNSENT, SENT = "unsent ", "sent "
 
 
 @dataclass(frozen=True)
 class _Coding:
     """How one part is encoded, with its random bits."""
 
-    encode: Callable[[Tensor], Tensor]
+    encode: Callable[[Tensor, Tensor | None], Tensor]  # of values, and of the last message
     decode: Callable[[Tensor], Tensor]
+    warm: bool = False  # whether the last message makes the next one better
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ class Leaving:
             payload, self.order.shared, self.federation.plan, self.site, self.noise
         )
         codings = self._codings()
-        sent, unsent = {}, {}
+        feedback = program.codec.up.feedback
+        sent: dict[str, Tensor] = {}
+        kept: dict[str, Tensor] = {}
         # Between machines the parts travel without names, one after the other in this order.
         ordered = {part: released[part] for part in specs if part in released} | dict(released)
         for part, value in ordered.items():
@@ -57,37 +62,45 @@ class Leaving:
                 sent[part] = value
                 continue
             way = codings[part]
-            if program.codec.up.feedback and UNSENT + part in memory:
+            if feedback and UNSENT + part in memory:
                 value = value + memory[UNSENT + part]
             try:
-                sent[part] = way.encode(value)
+                sent[part] = way.encode(value, memory.get(SENT + part))
             except ValueError as error:
                 raise SiteError(
                     f"the update of site '{self.site}' cannot be encoded: {error}",
                     "its training diverged, or choose other codec.up.steps",
                 ) from None
-            if program.codec.up.feedback:
-                unsent[UNSENT + part] = value - way.decode(sent[part])
-        return sent, unsent
+            if feedback:
+                kept[UNSENT + part] = value - way.decode(sent[part])
+                if way.warm:
+                    kept[SENT + part] = sent[part]
+        return sent, kept
 
     def _codings(self) -> dict[str, _Coding]:
         """How each part is encoded, of those that are."""
         program, specs = self.federation.program, self.federation.parts
         linear = coding.masked(program)
         if linear is not None:
-            found = {}
-            for part, length in self.federation.lengths.items():
-                key = coding.round_key(program, self.order.round, part)
-                found[part] = _Coding(
-                    partial(linear.project, key=key),
-                    partial(linear.expand, values=length, key=key),
-                )
-            return found
+            lengths = self.federation.lengths
+            return {part: self._projection(linear, part, lengths[part]) for part in lengths}
         return {
-            part: _Coding(partial(spec.encode, key=self._key(part)), spec.decode)
+            part: self._message(spec, part, spec.codec.warm)
             for part, spec in specs.items()
             if spec.codec is not None
         }
+
+    def _projection(self, linear: Pipeline, part: str, length: int) -> _Coding:
+        """What goes before the masks."""
+        key = coding.round_key(self.federation.program, self.order.round, part)
+        return _Coding(
+            lambda values, _: linear.project(values, key),
+            lambda left: linear.expand(left, length, key),
+        )
+
+    def _message(self, spec: PartSpec, part: str, warm: bool) -> _Coding:
+        key = self._key(part)
+        return _Coding(lambda values, last: spec.encode(values, key, last), spec.decode, warm)
 
     def _key(self, part: str) -> int:
         """Of the random bits of the encoding: with a seeded one a run repeats bit for bit."""

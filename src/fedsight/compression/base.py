@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from fedsight.compression.stream import Stream
+from fedsight.core.layout import Layout
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
 
@@ -30,12 +31,31 @@ class Codec(Settings, ABC):
     # whether it writes no bytes, and leaves values that are linear in the given ones: with equal
     # keys, what is left of a sum is then the sum of what is left, so that masks can hide the terms
     linear: ClassVar[bool] = False
+    # whether it encodes tensors, so that it is the first step, which is told of them (`fitted`);
+    # what it leaves of each are factors, which it multiplies again
+    shaped: ClassVar[bool] = False
+    # whether it begins from what it left of the sender's last vector (`following`)
+    warm: ClassVar[bool] = False
 
     @property
     def contracts(self) -> bool:
         """Whether the error is smaller than the vector, so that what is left out dies away when it
         is sent later (Karimireddy et al. 2019, assumption A)."""
         return True
+
+    @property
+    def precise(self) -> bool:
+        """Whether its squared error is at most a tenth of the squared norm, so that the error of a
+        product of what is decoded is smaller than the product."""
+        return False
+
+    def fitted(self, layout: Layout) -> Self:
+        """The same for a vector of `layout`, which may end before the layout does."""
+        return self
+
+    def following(self, left: Tensor) -> Self:
+        """The same for a vector after one of which it left this, float32, as it was decoded."""
+        return self
 
     @abstractmethod
     def bytes(self, values: int) -> int:
@@ -55,6 +75,46 @@ class Codec(Settings, ABC):
     @abstractmethod
     def decode(self, data: Tensor, left: Tensor, values: int, stream: Stream) -> Tensor:
         """Bytes and values that are left -> float32 [n]; the bytes may be any of their length."""
+
+
+class Packer(Codec):
+    """The last step, which shortens the bytes that those before it have made, and loses nothing.
+
+    By how much depends on the values, so it goes only where the length of a message may tell
+    something of them.
+    """
+
+    @property
+    def precise(self) -> bool:
+        """It loses nothing."""
+        return True
+
+    def bytes(self, values: int) -> int:
+        """None of its own."""
+        return 0
+
+    def left(self, values: int) -> int:
+        """All of them."""
+        return values
+
+    def encode(self, values: Tensor, stream: Stream) -> Coded:
+        """The values as they are."""
+        return torch.empty(0, dtype=torch.uint8), values
+
+    def decode(self, data: Tensor, left: Tensor, values: int, stream: Stream) -> Tensor:
+        """The values as they are."""
+        return left
+
+    @abstractmethod
+    def pack(self, data: Tensor) -> Tensor:
+        """Bytes, uint8 [n] -> the same in fewer bytes, or in more if they cannot be shortened."""
+
+    @abstractmethod
+    def unpack(self, packed: Tensor, length: int) -> Tensor:
+        """Any bytes -> uint8 [length], in memory of their own. It allocates no more than that.
+
+        Raises ValueError unless they are so many bytes, packed.
+        """
 
 
 codecs: Registry[Codec] = Registry("codec", "fedsight.compression")

@@ -32,13 +32,16 @@ class Difference:
         """The bytes of a message, whatever it says."""
         return self.pipeline.bytes(self.learnt) + 4 * (self.values - self.learnt)
 
-    def encode(self, held: Tensor, vector: Tensor, key: int) -> Tensor:
+    def encode(self, held: Tensor, vector: Tensor, key: int, last: Tensor | None = None) -> Tensor:
         """The message, uint8, that takes `held` to `vector`, nearly; both float32 [values].
 
-        Random bits follow from `key`. Raises ValueError for a difference that cannot be encoded.
+        Random bits follow from `key`; `last` is the message before, if there was one. Raises
+        ValueError for a difference that cannot be encoded.
         """
         moved = vector[: self.learnt] - held[: self.learnt]
-        return torch.cat([self.pipeline.encode(moved, key), as_bytes(vector[self.learnt :])])
+        before = None if last is None else last[: len(last) - 4 * (self.values - self.learnt)]
+        message = self.pipeline.encode(moved, key, before)
+        return torch.cat([message, as_bytes(vector[self.learnt :])])
 
     def decode(self, held: Tensor, message: Tensor) -> Tensor:
         """The vector [values] that a message makes of the one held.

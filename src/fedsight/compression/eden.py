@@ -49,6 +49,11 @@ class Rotate(_Rotation):
 
     linear: ClassVar[bool] = True
 
+    @property
+    def precise(self) -> bool:
+        """It loses nothing."""
+        return True
+
     def bytes(self, values: int) -> int:
         """None: whoever decodes draws the rotation again."""
         return 0
@@ -78,6 +83,11 @@ class Eden(_Rotation):
     bits: int = Field(1, ge=1, le=6)  # of a value
     # of a block: unbiased: right in the mean; least: with the least squared error
     scale: Literal["unbiased", "least"] = "unbiased"
+
+    @property
+    def precise(self) -> bool:
+        """From three bits on."""
+        return self.bits > 2
 
     def bytes(self, values: int) -> int:
         """The levels, packed, and a float32 for each block."""

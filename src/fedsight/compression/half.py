@@ -17,6 +17,11 @@ class _Half(Codec):
     unbiased: ClassVar[bool] = False
     dtype: ClassVar[torch.dtype]
 
+    @property
+    def precise(self) -> bool:
+        """A relative error of at most 2^-8."""
+        return True
+
     def bytes(self, values: int) -> int:
         """Two for each value."""
         return 2 * values

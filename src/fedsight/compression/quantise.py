@@ -41,6 +41,12 @@ class Quantise(Codec):
         most: int = (1 << self.bits) - 1
         return self.block <= most * most
 
+    @property
+    def precise(self) -> bool:
+        """By the same measure."""
+        most: int = (1 << self.bits) - 1
+        return 10 * self.block <= most * most
+
     def bytes(self, values: int) -> int:
         """The levels, packed, and a float32 for each block."""
         return 4 * -(-values // self.block) + packed_bytes(values, self.bits)

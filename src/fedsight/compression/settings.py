@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_serializer
+from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
-from fedsight.compression.base import Codec, codecs
+from fedsight.compression.base import Codec, Packer, codecs
 from fedsight.compression.pipeline import Pipeline
 from fedsight.core import part_lists
 from fedsight.core.errors import Problem
@@ -64,8 +64,36 @@ class Down(_Way):
 class Codecs(Settings):
     """How vectors are encoded on their way: `[codec]`."""
 
+    # auto: the most faithful steps with which a site's order and reply take at most `seconds` on
+    # the slowest line, or the fastest; None: those of [codec.up] and [codec.down]
+    name: Literal["auto"] | None = None
+    seconds: float = Field(10.0, gt=0)  # of the transfers of a round, with auto
+    # bits a second from the slowest site, for auto; None: measured in a federation, and in a
+    # simulation 8 * timing.bytes_per_second
+    uplink: float | None = Field(None, gt=0)
+    downlink: float | None = Field(None, gt=0)  # likewise, bits a second to the slowest site
     up: Up = Up()
     down: Down = Down()
+
+    @model_validator(mode="after")
+    def _chooses_or_names(self) -> Self:
+        if self.auto and self.steps:
+            raise ValueError("name = 'auto' chooses the steps: leave out up and down")
+        return self
+
+    @property
+    def auto(self) -> bool:
+        """Whether the steps are chosen by the line. They are not part of what is written then."""
+        return self.name == "auto"
+
+    def table(self) -> dict[str, Any]:
+        """The settings as plain values, without steps that were chosen."""
+        found = super().table()
+        return {k: v for k, v in found.items() if k not in ("up", "down")} if self.auto else found
+
+    def steps_table(self) -> dict[str, Any]:
+        """The steps of both directions as plain values, also if they were chosen."""
+        return {"up": self.up.table(), "down": self.down.table()}
 
     @property
     def steps(self) -> tuple[Codec, ...]:
@@ -77,18 +105,39 @@ class Codecs(Settings):
         problems = []
         for where, way in (("codec.up.steps", self.up), ("codec.down.steps", self.down)):
             for number, step in enumerate(way.steps[:-1]):
-                if not step.left(1 << 20):
+                if isinstance(step, Packer):
+                    cause = f"'{step.registered}' shortens what all other steps have made"
+                    cure = f"put '{step.registered}' last"
+                    problems.append(Problem(f"{where}.{number}", cause, cure))
+                elif not step.left(1 << 20) and not isinstance(way.steps[number + 1], Packer):
                     cause = (
                         f"'{step.registered}' leaves no values, so a step after it has nothing to "
                         "encode"
                     )
                     cure = f"put '{step.registered}' last"
                     problems.append(Problem(f"{where}.{number + 1}", cause, cure))
+            for number, step in enumerate(way.steps[1:], start=1):
+                if step.shaped:
+                    cause = (
+                        f"'{step.registered}' encodes the tensors of a layer, and after another "
+                        "step there are none"
+                    )
+                    cure = f"put '{step.registered}' first"
+                    problems.append(Problem(f"{where}.{number}", cause, cure))
         if self.up.feedback and not self.up.steps:
             cause = "updates are sent unchanged, so nothing is left out"
             cure = "set codec.up.steps, or leave it out"
             problems.append(Problem("codec.up.feedback", cause, cure))
-        return [*problems, *self._check_growth()]
+        default = type(self)()
+        for key in ("seconds", "uplink", "downlink"):
+            if not self.auto and getattr(self, key) != getattr(default, key):
+                cause = "no steps are chosen by the line, so this would be without effect"
+                problems.append(Problem(f"codec.{key}", cause, "set codec.name = 'auto'"))
+        if (self.uplink is None) != (self.downlink is None):
+            where = "codec.uplink" if self.uplink is None else "codec.downlink"
+            cause = "the line is known in one direction only"
+            problems.append(Problem(where, cause, "set both, or leave out both"))
+        return [*problems, *self._check_growth(), *self._check_products()]
 
     def _check_growth(self) -> Iterator[Problem]:
         """Steps whose errors would add up, where each is corrected by the next."""
@@ -114,3 +163,24 @@ class Codecs(Settings):
                     "take eden"
                 )
                 yield Problem(f"codec.down.steps.{number}", cause, cure)
+
+    def _check_products(self) -> Iterator[Problem]:
+        """Steps that round factors so roughly that the error of a product may be larger than it,
+        where each error is corrected by the next."""
+        corrected = [("codec.down.steps", self.down.steps)]
+        if self.up.feedback:
+            corrected.append(("codec.up.steps", self.up.steps))
+        for where, steps in corrected:
+            if not steps or not steps[0].shaped:
+                continue
+            for number, step in enumerate(steps[1:], start=1):
+                if not step.precise:
+                    cause = (
+                        f"'{steps[0].registered}' multiplies what '{step.registered}' rounds, so "
+                        "what is left out may be more than what is sent, and grow"
+                    )
+                    cure = (
+                        "take float16, quantise with more bits or a smaller block, or eden with at "
+                        "least 3 bits"
+                    )
+                    yield Problem(f"{where}.{number}", cause, cure)

@@ -58,11 +58,12 @@ class Downlink:
         coordinator's model became `vector`. Raises FedSightError if it cannot be encoded."""
         if self._difference is None:
             return None
-        base = now.vector if now.held is None else now.held.vector
+        held = now.held
+        base, last = (now.vector, None) if held is None else (held.vector, held.message)
         try:
             # The sites need the random bits too; nothing that they hide is in the model.
             key = derive(self._session.program.train_seed, "round", round, "codec.down")
-            message = self._difference.encode(base, vector, key)
+            message = self._difference.encode(base, vector, key, last)
             reached = self._difference.decode(base, message)
             if not bool(torch.isfinite(reached).all()):
                 raise ValueError("what the sites would make of it is not finite")

@@ -165,9 +165,9 @@ class _Loop:
         with _doubting(outcome.doubts):
             vector, state = _server_step(self._session, now, outcome, round)
             held = self._downlink.after(now, vector, outcome, round)
-        up = 0
-        if replies := len(outcome.accepted) + turn.late:
-            up = replies * reply_bytes(self._session.federation, outcome.total)
+        up = sum(one.bytes for one in outcome.accepted)
+        if turn.late:  # nothing is known of them but that they came
+            up += turn.late * reply_bytes(self._session.federation, outcome.total)
         down = self._downlink.bytes(now, order, turn, outcome)
         sent = {"bytes_up": up, "bytes_down": down}
         seconds = time.perf_counter() - began

@@ -46,6 +46,7 @@ WRITTEN = (  # besides run.toml and run.json
     "unmeasured.safetensors",
     "report.html",
     "received.json",
+    "traffic.json",
     LIVE,
 )
 RESULTS = "checkpoint.safetensors", "unmeasured.safetensors"  # there once a round has a result

@@ -21,19 +21,34 @@ Memory = Mapping[str, Tensor]  # what a site keeps between rounds
 class Encoding(Protocol):
     """The encoding of a float32 vector for transfer from a site to the coordinator."""
 
-    def bytes(self, values: int) -> int:
-        """Length of the encoding of `values` values."""
+    @property
+    def varies(self) -> bool:
+        """Whether the length of an encoding depends on the values."""
         ...
 
-    def encode(self, values: Tensor, key: int) -> Tensor:
-        """float32 [n] -> uint8 [bytes(n)]; random bits follow from `key`, below 2^63.
+    def bytes(self, values: int) -> int:
+        """Length of the encoding of `values` values; the most, if it varies."""
+        ...
+
+    def length_at(self, data: memoryview, start: int) -> int:
+        """The length that the encoding states that begins at `start`, where it varies."""
+        ...
+
+    @property
+    def warm(self) -> bool:
+        """Whether the sender's last message makes the next one better."""
+        ...
+
+    def encode(self, values: Tensor, key: int, last: Tensor | None = None) -> Tensor:
+        """float32 [n] -> uint8 [bytes(n)], or fewer; random bits follow from `key`, below 2^63.
+        `last` is the message before, if the sender remembers that.
 
         Raises ValueError for values that cannot be encoded.
         """
         ...
 
     def decode(self, data: Tensor, values: int) -> Tensor:
-        """uint8 [bytes(n)] -> float32 [n]."""
+        """uint8 -> float32 [n]; ValueError for bytes that are not the encoding of so many."""
         ...
 
 
@@ -75,21 +90,45 @@ class PartSpec:
 
     @property
     def bytes(self) -> int:
-        """Size in bytes when sent to the coordinator."""
+        """Size in bytes when sent to the coordinator; the most, if it varies."""
         if self.codec is not None:
             return self.codec.bytes(self.values)
         return self.values * self.dtype.itemsize
 
     @property
+    def varies(self) -> bool:
+        """Whether its size depends on the values."""
+        return self.codec is not None and self.codec.varies
+
+    @property
     def encoded(self) -> tuple[int, torch.dtype]:
-        """Length and type of the vector that is sent."""
+        """Length and type of the vector that is sent; the greatest length, if it varies."""
         if self.codec is not None:
             return self.bytes, torch.uint8
         return self.values, self.dtype
 
-    def encode(self, values: Tensor, key: int) -> Tensor:
-        """The encoded form of `values`, as sent; random bits follow from `key`."""
-        return values if self.codec is None else self.codec.encode(values, key)
+    def size_at(self, data: memoryview, start: int) -> int:
+        """The bytes that it takes of `data`, from `start` on; ValueError if they are not there."""
+        size = self.bytes
+        if self.codec is not None and self.codec.varies:
+            size = self.codec.length_at(data, start)
+            if size > self.bytes:
+                raise ValueError(f"{size:,} bytes are stated, and {self.bytes:,} are the most")
+        if start + size > len(data):
+            raise ValueError(f"{len(data):,} bytes, not {start + size:,}")
+        return size
+
+    def fits(self, sent: object) -> bool:
+        """Whether `sent` has the form of an encoded part."""
+        length, dtype = self.encoded
+        if not isinstance(sent, Tensor) or sent.dtype != dtype or sent.dim() != 1:
+            return False
+        return len(sent) <= length if self.varies else len(sent) == length
+
+    def encode(self, values: Tensor, key: int, last: Tensor | None = None) -> Tensor:
+        """The encoded form of `values`, as sent; random bits follow from `key`. `last` is what was
+        sent before, if that is remembered."""
+        return values if self.codec is None else self.codec.encode(values, key, last)
 
     def decode(self, sent: Tensor) -> Tensor:
         """The values of an encoded part."""

@@ -25,7 +25,7 @@ from fedsight.deploy.remote_images import ImageSites, RemoteImages, remote_test_
 from fedsight.deploy.site.owner import OwnerSettings, allow_missing_classes
 from fedsight.engines.remote.messages import read_reason
 from fedsight.governance.contract import Release
-from fedsight.program import labelling, looks, public
+from fedsight.program import auto_codec, labelling, looks, public
 from fedsight.program.federation import Federation, federate, of_source
 from fedsight.program.fitting import group_problems, integer_problems, lone_problems
 from fedsight.program.program import Program
@@ -311,7 +311,7 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
         cause = "no site has test images, so nothing can be measured"
         cure = "hold some out at one site at least, or mark them (docs/how-to/own-data.md)"
         raise ConfigError([Problem("data", cause, cure)])
-    return federation.testing(_views(federation, declared))
+    return auto_codec.settled(federation.testing(_views(federation, declared)))
 
 
 def _labelled(declared: Mapping[str, Declaration]) -> Classes | None:

@@ -20,6 +20,7 @@ class Accepted:
     site: str
     weight: int
     train_loss: float  # mean over the samples seen; NaN if it is protected
+    bytes: int = 0  # of its vectors, as they were encoded
 
 
 @dataclass(frozen=True)

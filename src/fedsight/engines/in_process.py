@@ -20,7 +20,7 @@ from fedsight.core.errors import SiteError
 from fedsight.core.threads import one_thread
 from fedsight.core.types import Memory, Metrics, Order, Reply, add_metrics
 from fedsight.engines.base import Accepted, Arrival, Counted, Earlier, Outcome, Rejected, Work
-from fedsight.engines.protected import Keys, aggregator_of
+from fedsight.engines.protected import Keys, aggregator_of, reply_bytes
 from fedsight.program.federation import Federation
 from fedsight.program.kept import keep
 from fedsight.program.program import Speed
@@ -87,7 +87,9 @@ class LocalWorker:
             self.memory.prune(site, counted.round - self._lag)
         loss = reply.metrics.get("train_loss")
         self.seen += loss.count if loss else 0
-        return Accepted(client, site, reply.weight, loss.mean if loss else float("nan"))
+        known = loss.mean if loss else float("nan")
+        sent = reply_bytes(self.federation, total, reply.payload)
+        return Accepted(client, site, reply.weight, known, sent)
 
     def sums(self) -> Aggregator:
         """An empty aggregator for this worker's replies, on the device if they stay there."""

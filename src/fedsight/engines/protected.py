@@ -13,7 +13,7 @@ from fedsight.aggregation.base import Aggregator
 from fedsight.aggregation.secure import EncodingPlan, SecureSum
 from fedsight.core.layout import Kind
 from fedsight.core.shared_memory import Shared
-from fedsight.core.types import Order, PartSpecs
+from fedsight.core.types import Order, PartSpecs, Payload
 from fedsight.engines.base import Outcome
 from fedsight.privacy.noise import MakeNoise, Noise
 from fedsight.privacy.secagg import words
@@ -34,6 +34,14 @@ def encoding_plan(federation: Federation) -> EncodingPlan | None:
         cap = program.secure.cap or max(map(program.rounds.weight, sizes), default=1)
     noise = partial(Noise, program.seed, program.fingerprint)  # seeded: this is a simulation
     return encoding_plan_of(program, federation.sizes, cap, noise, federation.integers)
+
+
+def planned_reply(federation: Federation) -> int:
+    """Bytes of the vectors of a reply; the most, if they vary."""
+    rounded = encoding_plan(federation)
+    if rounded is not None:
+        return words.size(rounded.quantiser(federation.terms))
+    return sum(spec.bytes for spec in federation.parts.values())
 
 
 def encoding_plan_of(
@@ -60,10 +68,13 @@ def encoding_plan_of(
     )
 
 
-def reply_bytes(federation: Federation, total: Aggregator) -> int:
-    """Bytes of the vectors of one reply to the round that `total` collects."""
+def reply_bytes(federation: Federation, total: Aggregator, payload: Payload | None = None) -> int:
+    """Bytes of the vectors of one reply to the round that `total` collects; the most, if they vary
+    and it is not known which `payload` it has."""
     if isinstance(total, SecureSum):
         return words.size(total.quantiser)
+    if payload is not None:
+        return sum(one.numel() * one.element_size() for one in payload.values())
     return sum(spec.bytes for spec in federation.parts.values())
 
 

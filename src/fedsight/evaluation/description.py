@@ -19,6 +19,7 @@ from fedsight.data.contents import Contents, contents
 from fedsight.data.labelled import unlabelled
 from fedsight.evaluation.figures import Evaluator
 from fedsight.models.base import Model
+from fedsight.program import auto_codec
 from fedsight.program.federation import Federation
 from fedsight.program.looks import look_of
 
@@ -64,6 +65,7 @@ def describe(session: Session, command: str, found: Contents | None = None) -> d
         "headline": program.task.headline_title,
         "rounds": program.rounds.rounds,
         "privacy": session.protection.facts(),
+        **({} if (codec := auto_codec.described(federation)) is None else {"codec": codec}),
         "population": federation.population,
         "sites": [
             {

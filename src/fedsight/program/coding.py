@@ -29,7 +29,7 @@ def difference_of(program: Program, layout: Layout) -> Difference | None:
     pipeline = program.codec.down.pipeline
     if pipeline is None:
         return None
-    return Difference(pipeline, layout.shared.stop, layout.travelling.stop)
+    return Difference(pipeline.fitted(layout), layout.shared.stop, layout.travelling.stop)
 
 
 def order_bytes(program: Program, layout: Layout) -> int:
@@ -43,11 +43,12 @@ def masked(program: Program) -> Pipeline | None:
     return program.codec.up.pipeline if program.secure.rounds_values else None
 
 
-def part_specs(program: Program, lengths: Mapping[str, int]) -> dict[str, PartSpec]:
-    """The parts of an update, whose vectors have these lengths, as they are sent."""
+def part_specs(program: Program, lengths: Mapping[str, int], layout: Layout) -> dict[str, PartSpec]:
+    """The parts of an update of `layout`, whose vectors have these lengths, as they are sent."""
     if (linear := masked(program)) is not None:
         return {part: PartSpec((linear.left(length),)) for part, length in lengths.items()}
-    codec = program.codec.up.pipeline
+    pipeline = program.codec.up.pipeline
+    codec = None if pipeline is None else pipeline.fitted(layout)
     return {part: PartSpec((length,), codec=codec) for part, length in lengths.items()}
 
 

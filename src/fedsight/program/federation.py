@@ -20,7 +20,15 @@ from fedsight.models.base import Model, Network
 from fedsight.models.group import group_of
 from fedsight.models.origin import trained_for, with_head_for
 from fedsight.privacy.base import Plan
-from fedsight.program import isolation, labelling, looks, public, taking_part, validation
+from fedsight.program import (
+    auto_codec,
+    isolation,
+    labelling,
+    looks,
+    public,
+    taking_part,
+    validation,
+)
 from fedsight.program.budget import Budget
 from fedsight.program.coding import added_specs, part_specs
 from fedsight.program.fitting import blamed, group_problems, integer_problems, lone_problems
@@ -326,7 +334,7 @@ class Federation:
         if self.whole is not None:
             return self.whole.parts
         program = self.program
-        vectors = part_specs(program, self.lengths)
+        vectors = part_specs(program, self.lengths, self.layout)
         scalars = {part: PartSpec((1,)) for part in program.algorithm.scalars}
         return {**vectors, **scalars, **added_specs(program), **self.integers}
 
@@ -457,7 +465,7 @@ def federate(program: Program, opened: Dataset | None = None) -> Federation:
     }
     if problems := program.task.check_tested(tested):
         raise ConfigError(problems)
-    return federation
+    return auto_codec.settled(federation)
 
 
 def of_source(dataset: Dataset, source: Source) -> Dataset:

@@ -49,6 +49,7 @@ from fedsight.program import (
     suited,
     taking_part,
 )
+from fedsight.program.facts import personalises
 from fedsight.program.plugins import Plugin
 from fedsight.program.rounds import Rounds
 from fedsight.program.train import Train
@@ -406,12 +407,12 @@ class Program:
             )
             cure = "leave it out, or set rounds.patience, which ends training early"
             return [Problem("rounds.keep", cause, cure)]
-        if rules.personalises(algorithm) and not layout.length(Kind.SHARED):
+        if personalises(algorithm) and not layout.length(Kind.SHARED):
             cause = (
                 f"{algorithm.registered} keeps all of the model at the site, and nothing travels"
             )
             return [Problem("algorithm", cause, "keep fewer blocks, or choose another algorithm")]
-        if rules.personalises(algorithm) and not layout.length(Kind.PERSONAL):
+        if personalises(algorithm) and not layout.length(Kind.PERSONAL):
             cause = (
                 f"{algorithm.registered} keeps a slice of the model at the site, which this lacks"
             )

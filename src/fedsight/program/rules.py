@@ -12,68 +12,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
-from fedsight.algorithms.base import Algorithm
+from fedsight.compression.base import Packer
+from fedsight.compression.pipeline import Pipeline
 from fedsight.core.errors import Problem
-from fedsight.core.layout import Kind, Layout
 from fedsight.models.base import Network
 from fedsight.privacy.base import Mechanism, mechanisms
-from fedsight.program.sketch import Sketch
+from fedsight.program.facts import Facts
 
 if TYPE_CHECKING:
     from fedsight.program.program import Program
 
 Verdict = Literal["sound", "stated", "refused"]  # stated: sound, with a remark in the report
 SECURE = "secure aggregation"
-
-
-@dataclass(frozen=True)
-class Facts:
-    """The facts that the rules depend on."""
-
-    program: Program
-    travelling_statistics: bool  # running statistics that travel
-    kept_statistics: bool  # running statistics that stay at the site
-    personal: bool  # parameters that stay at the site: a slice, or a whole model of its own
-    frozen: bool  # tensors that are neither trained nor sent
-
-    @classmethod
-    def of(cls, program: Program, network: Network | None = None) -> Facts:
-        """The facts of `program`; without its network, those that a sketch of one can show."""
-        frozen = network is None and bool(program.train.only or program.adapter.adapts)
-        if network is None:
-            # The effect of `train.only` and of an adapter is known only for the real network.
-            network = Sketch(program.model.norm == "batch" and not frozen).network()
-        layout = program.layout(network)
-        statistics = {name for pair in network.statistics for name in pair}
-        kept = {e.name for e in layout.entries if e.kind == Kind.PERSONAL}
-        return cls(
-            program,
-            layout.length(Kind.BUFFER) > 0,
-            bool(kept & statistics),
-            bool(kept - statistics) or program.algorithm.owns,
-            frozen or layout.length(Kind.FROZEN) > 0,
-        )
-
-    @property
-    def remembers(self) -> bool:
-        """Whether sites train from what earlier rounds left at them."""
-        return (
-            self.personal
-            or self.kept_statistics
-            or self.program.algorithm.remembers
-            or self.program.codec.up.feedback
-        )
-
-
-def personalises(algorithm: Algorithm) -> bool:
-    """Whether the algorithm keeps some of a network's parts, if it has them, at the sites."""
-    with torch.random.fork_rng(devices=[]):
-        sketch = Sketch(batch_norm=True).network()
-    entries = Layout.of(sketch.module).entries
-    return any(algorithm.kind(e.name, e.kind, sketch) == Kind.PERSONAL for e in entries)
-
 
 PLAIN = "no secure aggregation"
 STATISTICS = "running statistics that travel (BatchNorm)"
@@ -91,6 +41,8 @@ SHIFT = "a feature shift"
 SINGLE = "a rule over single replies (median)"
 LOSSY = "a codec of updates"
 LINEAR = "a linear codec of updates (random-k, rotate)"
+VARYING = "updates of different length (zstd)"
+VARYING_MODELS = "models of different length (zstd)"
 INTEGERS = "integer statistics (closed forms)"
 BOUNDED = "integer statistics that one image changes little (closed forms with a clip)"
 SCORES = "sums of scores of public images (FedMD, FedDF)"
@@ -121,6 +73,8 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
     SINGLE: lambda facts: facts.program.aggregation.needs_replies,
     LOSSY: lambda facts: _codec(facts, linear=False),
     LINEAR: lambda facts: _codec(facts, linear=True),
+    VARYING: lambda facts: _varies(facts.program.codec.up.pipeline),
+    VARYING_MODELS: lambda facts: _varies(facts.program.codec.down.pipeline),
     INTEGERS: lambda facts: (
         facts.program.algorithm.counts
         and not facts.program.algorithm.bounds_images
@@ -142,8 +96,13 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
 
 
 def _codec(facts: Facts, linear: bool) -> bool:
-    pipeline = facts.program.codec.up.pipeline
-    return pipeline is not None and pipeline.linear == linear
+    """Whether updates are encoded, by linear steps or by others; what is only packed is not."""
+    steps = [one for one in facts.program.codec.up.steps if not isinstance(one, Packer)]
+    return bool(steps) and all(step.linear for step in steps) == linear
+
+
+def _varies(pipeline: Pipeline | None) -> bool:
+    return pipeline is not None and pipeline.varies
 
 
 @dataclass(frozen=True)
@@ -188,6 +147,11 @@ _SLICE = (
 )
 
 
+_TELLS = "the length of a message would tell something of what masks hide to whoever sees it"
+_FIXED_UPDATES = "leave 'zstd' out of codec.up.steps"
+_FIXED_MODELS = "leave 'zstd' out of codec.down.steps"
+
+
 def rules_of(mechanism: type[Mechanism], name: str) -> list[Rule]:
     """The rules of a privacy mechanism, from its facts."""
     rules = _Rules(name)
@@ -219,10 +183,22 @@ def rules_of(mechanism: type[Mechanism], name: str) -> list[Rule]:
         longer = "encoding an update after clipping may make it longer than the clip"
         for feature in (LOSSY, LINEAR):
             rules.refused(feature, longer, "leave out codec.up.steps", "codec.up.steps")
+        rules.refused(
+            VARYING,
+            "the length of an update would tell something of a site's images, before noise is "
+            "added",
+            _FIXED_UPDATES,
+            "codec.up.steps",
+        )
     else:
         rules.sound(SINGLE, "The rule sees only noised updates.")
         for feature in (LOSSY, LINEAR):
             rules.sound(feature, "Updates are encoded after the noise.")
+        rules.sound(VARYING, "Their length follows from noised values.")
+    if mechanism.noise_at == "shares":
+        rules.refused(VARYING_MODELS, _TELLS, _FIXED_MODELS, "codec.down.steps")
+    else:
+        rules.sound(VARYING_MODELS, "Their length follows from noised sums.")
     _integer_rules(rules, mechanism)
     _part_rules(rules, mechanism)
     return rules.found
@@ -437,6 +413,8 @@ def secure_rules() -> list[Rule]:
         "codec.up.steps",
     )
     rules.sound(LINEAR, "All sites encode with the same random bits, before rounding and masks.")
+    rules.refused(VARYING, _TELLS, _FIXED_UPDATES, "codec.up.steps")
+    rules.refused(VARYING_MODELS, _TELLS, _FIXED_MODELS, "codec.down.steps")
     return rules.found
 
 

@@ -14,6 +14,7 @@ from fedsight.core.errors import Problem
 from fedsight.core.layout import Kind
 from fedsight.data.partition import Partition
 from fedsight.models.base import Network
+from fedsight.program import auto_codec
 
 if TYPE_CHECKING:
     from fedsight.program.program import Program
@@ -59,11 +60,12 @@ def of_sites(program: Program, partition: Partition) -> list[Problem]:
 
 def simulated(program: Program) -> list[Problem]:
     """What only a federation can do, where real time passes."""
+    found = list(auto_codec.problems(program))
     if not program.rounds.buffered or program.timing.moves:
-        return []
+        return found
     cause = "the first sites to answer count, and all answer in no time"
     cure = f"{_TIME}; only in a federation, `fedsight check --elsewhere`, does real time pass"
-    return [Problem("timing", cause, cure)]
+    return [*found, Problem("timing", cause, cure)]
 
 
 def elsewhere(program: Program) -> list[Problem]:

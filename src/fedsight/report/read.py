@@ -18,6 +18,7 @@ from fedsight.report.records import (
     Facts,
     RoundRecord,
     Summary,
+    TrafficRecord,
 )
 from fedsight.report.trust_records import TrustRecord
 
@@ -35,6 +36,7 @@ class Run:
     evaluation: Evaluation | None = None
     comparison: Comparison | None = None
     trust: TrustRecord | None = None
+    traffic: TrafficRecord | None = None
     config_text: str = ""
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -72,6 +74,7 @@ def read(folder: Path) -> Run:
         _model(folder / "evaluation.json", Evaluation),
         _model(folder / "comparison.json", Comparison),
         _model(folder / "trust.json", TrustRecord),
+        _model(folder / "traffic.json", TrafficRecord),
         text,
         config,
     )

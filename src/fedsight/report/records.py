@@ -184,6 +184,19 @@ class Summary(Record):
     robustness: RobustnessRecord | None = None
 
 
+class CarriedRecord(Record):
+    """Bytes that the server has received from a site and sent to it."""
+
+    received: Count = None
+    sent: Count = None
+
+
+class TrafficRecord(Record):
+    """`traffic.json`: what the TLS connections of a federation's run have carried, by site."""
+
+    sites: dict[str, CarriedRecord] = Field(default_factory=dict)
+
+
 class MarkRecord(Record):
     """A box on a sample's picture: (left, top, right, bottom) in pixels of the picture.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from fedsight.language.message import Text, message, plural
+from fedsight.language.message import Text, listed, message, plural
 from fedsight.report import words
 from fedsight.report.nouns import nouns
 from fedsight.report.phrases import figure_name, known_phrase
@@ -19,6 +19,7 @@ from fedsight.report.words import (
     count,
     duration,
     estimate,
+    label,
     percent,
     size,
 )
@@ -181,6 +182,7 @@ def cost(run: Run) -> list[Text]:
     if up is not None and down is not None:
         sent = {"up": size(up), "down": size(down)}
         parts.append(message("{up} sent and {down} received by all sites together", **sent))
+    parts += carried(run)
     spent = total(run, "seconds")
     if spent is not None:
         took = {"time": duration(spent), "rounds": words.rounds(rounds(run))}
@@ -192,6 +194,25 @@ def cost(run: Run) -> list[Text]:
     if virtual is not None:
         parts.append(message("{time} of virtual time", time=duration(virtual)))
     return parts
+
+
+def carried(run: Run) -> list[Text]:
+    """What the TLS connections of a federation have carried in all, and for each of a few sites."""
+    sites = {} if run.traffic is None else run.traffic.sites
+    known = [(name, one.received or 0, one.sent or 0) for name, one in sites.items()]
+    if not known:
+        return []
+    whole = {
+        "up": size(sum(up for _, up, _ in known)),
+        "down": size(sum(down for *_, down in known)),
+    }
+    found: list[Text] = [
+        message("with all that comes beside them, TLS carried {up} up and {down} down", **whole)
+    ]
+    if len(known) <= NAMED:
+        each = (f"{label(name)} {size(up)} + {size(down)}" for name, up, down in sorted(known))
+        found.append(message("by site: {sites}", sites=listed(each)))
+    return found
 
 
 def timed(run: Run) -> bool:

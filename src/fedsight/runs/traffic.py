@@ -14,18 +14,13 @@ if TYPE_CHECKING:
 def learning(federation: Federation) -> Message | None:
     """Parameters that learn and travel, and a site's bytes in a round; None if all of them do."""
     from fedsight.core.layout import Kind
-    from fedsight.engines.protected import encoding_plan
-    from fedsight.privacy.secagg import words
+    from fedsight.engines.protected import planned_reply
     from fedsight.program.coding import order_bytes
 
     layout, program = federation.layout, federation.program
     every = sum(value.numel() for value in federation.network.module.parameters())
     if layout.length(Kind.SHARED) == layout.learning == every:
         return None
-    plan = encoding_plan(federation)
-    sent = sum(spec.bytes for spec in federation.parts.values())
-    if plan is not None:
-        sent = words.size(plan.quantiser(federation.terms))
     state = program.init(federation.initial[layout.shared])
     others = sum(value.numel() for value in program.shared(state).values())
     return message(
@@ -35,5 +30,5 @@ def learning(federation: Federation) -> Message | None:
         all=every,
         travelling=layout.length(Kind.SHARED),
         received=size(order_bytes(program, layout) + 4 * others),
-        sent=size(sent),
+        sent=size(planned_reply(federation)),
     )

@@ -2,51 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedsight.compression.settings import Codecs
-from fedsight.engines.protected import encoding_plan, is_rebuilt
-from fedsight.privacy.secagg import words
+from fedsight.engines.protected import is_rebuilt, planned_reply
+from fedsight.program import auto_codec
 from fedsight.program.coding import order_bytes
-from fedsight.program.federation import Federation
+from fedsight.program.federation import Federation, federate
 from fedsight.program.program import Program
 
 OWN = "as written"
-_SPARSE = [{"name": "top-k", "share": 0.05}, {"name": "quantise", "bits": 4, "block": 128}]
-_LEAST: dict[str, Any] = {"steps": [{"name": "eden", "scale": "least"}]}
-
-
-def _both(*steps: Any) -> dict[str, Any]:
-    return {"up": {"steps": list(steps)}, "down": {"steps": list(steps)}}
-
-
-# Codecs, and what goes with them, from the most faithful to the shortest. Those that a program's
-# protections refuse are left out.
-OTHERS: Mapping[str, dict[str, Any]] = {
-    "float32": {"codec": {}},
-    "float16": {"codec": _both("float16")},
-    "8 bits": {"codec": _both({"name": "quantise", "bits": 8})},
-    "eden, 4 bits": {"codec": _both({"name": "eden", "bits": 4})},
-    "eden, 2 bits": {"codec": _both({"name": "eden", "bits": 2})},
-    "eden, 1 bit": {"codec": {"up": {**_LEAST, "feedback": True}, "down": _LEAST}},
-    "top-k up, eden 1 bit down": {
-        "codec": {"up": {"steps": _SPARSE, "feedback": True}, "down": _LEAST}
-    },
-    "masked, differences down": {
-        "codec": {"down": {"steps": [{"name": "eden", "bits": 4}]}},
-        "secure": {},
-    },
-    "masked, 8 bits": {
-        "codec": {"up": {"steps": ["rotate"]}, "down": {"steps": [{"name": "eden", "bits": 2}]}},
-        "secure": {"bits": 8},
-    },
-    "masked, 4 bits": {
-        "codec": {"up": {"steps": ["rotate"]}, "down": _LEAST},
-        "secure": {"bits": 4},
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -60,12 +27,24 @@ class Transfers:
     bytes_down: int  # of an order, to a site that has what it needs for a difference
     bytes_whole: int  # of an order to any other
     first: int  # of the first order
-    round_seconds: float  # of a round after the first, in which it waits for the slowest
-    seconds: float  # of all rounds
+    once_up: int  # of the replies in the rounds of [start] and [finish]
+    once_down: int  # of their orders
+    round_seconds: float  # of a round after the first: it waits for the slowest, or for its replies
+    seconds: float  # of all rounds, those of [start] and [finish] with them
 
     def table(self) -> dict[str, Any]:
         """As plain values."""
         return {key: getattr(self, key) for key in self.__dataclass_fields__}
+
+
+def listed(program: Program) -> Federation:
+    """The federation of `program`, whose images are listed and counted, and not read.
+
+    So corrupt ones and copies count too. Raises what `federate` raises.
+    """
+    unread = {"in_memory": False, "verify": False, "duplicates": "keep", "near_duplicates": "keep"}
+    known = {key: value for key, value in unread.items() if key in type(program.data).model_fields}
+    return federate(replace(program, data=program.data.model_copy(update=known)))
 
 
 def transfers(federation: Federation, uplink: float, downlink: float) -> list[Transfers]:
@@ -77,10 +56,7 @@ def transfers(federation: Federation, uplink: float, downlink: float) -> list[Tr
     """
     program = federation.program
     found = [_of(OWN, federation, uplink, downlink)]
-    for name, change in OTHERS.items():
-        other = _changed(program, change)
-        if other is None:
-            continue
+    for name, change, other in auto_codec.others(program):
         one = _of(name, federation.under(other), uplink, downlink, change.get("secure", {}))
         if all((one.bytes_up, one.bytes_down) != (x.bytes_up, x.bytes_down) for x in found):
             found.append(one)
@@ -93,21 +69,6 @@ def chosen(found: list[Transfers], deadline: float) -> Transfers | None:
     return next((one for one in found if one.seconds <= deadline), None)
 
 
-def _changed(program: Program, change: Mapping[str, Any]) -> Program | None:
-    """The program with another codec; None if that does not go with the rest of it."""
-    codec = Codecs.model_validate(change["codec"], strict=False)
-    secure = program.secure
-    if "secure" in change:
-        if not secure.rounds_values:
-            return None
-        secure = secure.model_copy(update=change["secure"])
-    other = replace(program, codec=codec, secure=secure)
-    mine = {(problem.where, problem.cause) for problem in program.check()}
-    if any((problem.where, problem.cause) not in mine for problem in other.check()):
-        return None
-    return other
-
-
 def _of(
     name: str,
     federation: Federation,
@@ -116,28 +77,60 @@ def _of(
     secure: Mapping[str, Any] | None = None,
 ) -> Transfers:
     program, layout = federation.program, federation.layout
-    rounded = encoding_plan(federation)
-    up = sum(spec.bytes for spec in federation.parts.values())
-    if rounded is not None:
-        up = words.size(rounded.quantiser(federation.terms))
-    state = program.init(federation.initial[layout.shared])
-    others = 4 * sum(value.numel() for value in program.shared(state).values())
+    up = planned_reply(federation)
+    others = _others(federation)
     whole, down = 4 * layout.travelling.stop, order_bytes(program, layout)
     rebuilt = is_rebuilt(federation, 0, federation.initial[layout.travelling])
+    once_up, once_down = _once(federation, whole, rebuilt)
     rebuilt = rebuilt and program.opening() is None  # which changes the model
     first = others + (0 if rebuilt else whole)
     # Where not all sites take part in each round, one or the other has skipped the last.
     slowest = others + (down if program.rounds.cohort is None else whole)
     sent = 8 * up / uplink
-    each, rounds = sent + 8 * slowest / downlink, program.rounds.rounds
+    begin, each = sent + 8 * first / downlink, sent + 8 * slowest / downlink
+    round, seconds = _course(federation, begin, each)
     return Transfers(
         name=name,
-        codec=program.codec.table(),
+        codec=program.codec.steps_table(),
         secure=dict(secure or {}),
         bytes_up=up,
         bytes_down=others + down,
         bytes_whole=others + whole,
         first=first,
-        round_seconds=each,
-        seconds=sent + 8 * first / downlink + (rounds - 1) * each,
+        once_up=once_up,
+        once_down=once_down,
+        round_seconds=round,
+        seconds=seconds + 8 * once_up / uplink + 8 * once_down / downlink,
     )
+
+
+def _course(federation: Federation, begin: float, each: float) -> tuple[float, float]:
+    """The seconds of a round and of all rounds, of which a site's first order and its reply take
+    `begin`, and each later one `each`."""
+    rounds, sites = federation.program.rounds, federation.population
+    if not rounds.buffered:
+        return each, begin + (rounds.rounds - 1) * each
+    # As many sites at a time reply again and again, and the first replies make a round.
+    most, due = rounds.cohort or sites, rounds.replies(sites)
+    turns = math.ceil(rounds.rounds * due / most)
+    return each * due / most, begin + (turns - 1) * each
+
+
+def _once(federation: Federation, whole: int, rebuilt: bool) -> tuple[int, int]:
+    """Bytes that a site sends and is sent in the rounds of [start] and [finish]: models whole, but
+    for one that it has built itself."""
+    up, down = 0, 0
+    if (opening := federation.program.opening()) is not None:
+        once = federation.under(opening)
+        up, down = up + planned_reply(once), down + _others(once) + (0 if rebuilt else whole)
+    if (closing := federation.program.closing()) is not None:
+        once = federation.under(closing)
+        up, down = up + planned_reply(once), down + _others(once) + whole
+    return up, down
+
+
+def _others(federation: Federation) -> int:
+    """Bytes of the algorithm's other vectors in an order."""
+    program = federation.program
+    state = program.init(federation.initial[federation.layout.shared])
+    return 4 * sum(value.numel() for value in program.shared(state).values())

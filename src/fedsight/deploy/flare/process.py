@@ -8,8 +8,10 @@ its name. If FLARE no longer has it, the process ends with an error: it never ru
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,7 +20,8 @@ from nvflare.fuel.f3.drivers import socket_conn
 from nvflare.fuel.sec import audit
 
 from fedsight.deploy.flare.records import BoundedAuditor
-from fedsight.deploy.flare.routes import Gate
+from fedsight.deploy.flare.routes import SERVER, Gate
+from fedsight.deploy.flare.traffic import Meter
 
 # Bytes that a connection may announce, and FLARE allocates at once; its own limit is 2 GiB. A chunk
 # of a stream has 1 MiB, a heartbeat with its declaration as much.
@@ -37,9 +40,29 @@ def set_limits() -> None:
     def start(self: Any) -> None:
         """Check all messages, and only then connect."""
         self.add_incoming_filter("*", "*", Gate(self.my_info.fqcn).refuse)
+        if self.my_info.fqcn == SERVER and (home := os.environ.get("FEDSIGHT_HOME")):
+            meter = Meter()
+            _measure(meter)
+            meter.keep_writing(Path(home))
         begin(self)
 
     core_cell.CoreCell.start = start
+
+
+def _measure(meter: Meter) -> None:
+    """Have the meter watch each connection as long as it is read."""
+    kind = socket_conn.SocketConnection
+    read, close = kind.read_loop, kind.close
+
+    def read_loop(self: Any) -> None:
+        with meter.watching(self):
+            read(self)
+
+    def closed(self: Any) -> None:
+        meter.look(self)
+        close(self)
+
+    kind.read_loop, kind.close = read_loop, closed
 
 
 def _replace(module: ModuleType, name: str, value: object) -> None:

@@ -40,7 +40,9 @@ from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.processes import memory_reclaim
 from fedsight.deploy.server import final_models
+from fedsight.deploy.server.carried import Carried
 from fedsight.deploy.server.joining import propose, send_kept, update_roster
+from fedsight.deploy.server.lines import lined
 from fedsight.deploy.site.peer_keys import PeerKeys
 from fedsight.engines.remote.conversation import Link
 from fedsight.engines.remote.engine import RemoteEngine, RunRecord
@@ -50,6 +52,8 @@ from fedsight.privacy.noise import secret_at
 from fedsight.program.program import Program
 from fedsight.runs import lifecycle
 
+# What `run.json` says of a run from its first job on.
+KEPT = ("id", "federation", "created", "earlier", "lines")
 JOB_FILE = "job.json"  # in the run's folder: the state of its latest job
 SITE_TIMEOUT = 40.0  # seconds without a heartbeat after which a site counts as gone
 LOCK_TIMEOUT = 30.0  # seconds to wait for an earlier job's coordinator to end
@@ -83,7 +87,11 @@ def run_job(folder: Path, run: str, fingerprint: str, number: int, link: Link) -
             # The outcome is written before the lock is released: the scheduler relies on that.
             try:
                 store.write_json(JOB_FILE, {"number": number, "state": "running"})
-                _continue_run(federation, store, fingerprint, link)
+                carried = Carried(federation.server_home, store, link.sites)
+                try:
+                    _continue_run(federation, store, fingerprint, link, carried)
+                finally:
+                    carried.write()
             except (Handover, FedSightError, OSError) as why:
                 end(_outcome(why))
             except Exception as fault:  # an error of FedSight's own: the run must not seem to go on
@@ -130,11 +138,14 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
-def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, link: Link) -> None:
+def _continue_run(
+    folder: FederationFolder, store: RunStore, fingerprint: str, link: Link, carried: Callback
+) -> None:
     program, speed = store.program()
     if program.fingerprint != fingerprint:
         raise StoreError(f"{store.folder} contains another program", "start the run again")
     earlier = earlier_sites(store, program)
+    program = lined(program, store, link)
     facts = store.read_json("run.json")
     declared = facts.get("declared", {})
     roster = {site: read_declaration(table, site) for site, table in declared.items()}
@@ -149,9 +160,7 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
         speed = speed.model_copy(update={"checkpoint_every": 1})
     session = Session(federation, secret)
     described = describe(session, "run")
-    kept: dict[str, Any] = {
-        key: facts[key] for key in ("id", "federation", "created", "earlier") if key in facts
-    }
+    kept: dict[str, Any] = {key: facts[key] for key in KEPT if key in facts}
     tables = {site: declared.table() for site, declared in roster.items()}
     store.write_json("run.json", {**described, **kept, "declared": tables})
     send_kept(federation, link, absent)
@@ -178,7 +187,10 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     live = Live(store.folder, stops=False)  # the scheduler answers a request to stop
     run = Conclusion(
         *(session, speed, store, "run"),
-        [_UnmeasuredKeeper(store, None if once else session.protection.rounds), live, watch],
+        [
+            _UnmeasuredKeeper(store, None if once else session.protection.rounds),
+            *(live, carried, watch),
+        ],
         pictures=False,
         withheld=engine.withheld,
         noised=noised,

@@ -24,6 +24,7 @@ from fedsight.governance.contract import ADDED_AT_SITE, Contract, is_sha256, pro
 from fedsight.governance.entries import LedgerEntry
 from fedsight.governance.ledger import Ledger
 from fedsight.program import rules, taking_part
+from fedsight.program.facts import Facts
 from fedsight.program.program import Program
 
 UPDATE = "run the same FedSight version at the coordinator and at the sites"
@@ -73,7 +74,7 @@ class ContractEnforcement:
                 "ask the operator to start the run again",
             )
         contract.check_program(program)
-        contract.check_memory(program, rules.Facts.of(program).remembers)
+        contract.check_memory(program, Facts.of(program).remembers)
         owner.secure.check_program(program.secure)
         if unsound := rules.problems(program):  # its epsilon would not hold
             raise DeployError(f"the program is unsound: {unsound[0].cause}", unsound[0].cure)

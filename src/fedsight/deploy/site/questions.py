@@ -62,6 +62,7 @@ KINDS: dict[str, Kind] = {
     "fetch": Kind("what `train` released", "it is on the disk already", "", "any number of times"),
     "wait": Kind("what was released; how long the work took", "", "", "any number of times"),
     "piece": _NOT,
+    "probe": _NOT,
     "identify": _NOT,
     "advertise": _NOT,
     "share": _NOT,

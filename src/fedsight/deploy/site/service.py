@@ -104,6 +104,7 @@ class SiteService:
             "propose": self._propose,
             "adopt": self._adopt,
             "piece": self._piece,
+            "probe": self._probe,
             "train": self._train,
             "measure": self._measure,
             "deliver": self._deliver,
@@ -219,6 +220,10 @@ class SiteService:
         assert self._found is not None
         self._incoming.add(fields, body, self._found.lengths)
         return {}, b""
+
+    def _probe(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
+        """Random bytes, as many as are asked for, by which the coordinator measures the line."""
+        return {}, secrets.token_bytes(min(count(fields, "bytes"), messages.FIRST_PIECE))
 
     def _train(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Train in a round; the result is the protected update."""
@@ -392,7 +397,7 @@ class SiteService:
         answer = self._enforcement.release.answer(
             question, charge, work, lambda: work(replace(step, blank=True))
         )
-        return dict(answer.fields), answer.data
+        return {**answer.fields, "bytes": len(answer.data)}, answer.data
 
     def _measured(
         self, question: Question, step: MeasureStep, rules: FigureRules, joined: object

@@ -40,6 +40,8 @@ from fedsight.engines.protected import rebuilds
 from fedsight.governance.charges import charge
 from fedsight.privacy.noise import fresh
 from fedsight.program import coding, plugins, rules
+from fedsight.program.auto_codec import settled
+from fedsight.program.facts import Facts
 
 
 class SiteTrainer:
@@ -48,14 +50,14 @@ class SiteTrainer:
     def __init__(self, setup: OpenData) -> None:
         torch.set_num_threads(setup.owner.speed.threads)
         self.federation, self.number = open_site(setup.program, setup.owner, setup.name)
-        program = without_weights(setup.program)
         speed = setup.owner.speed.client
-        whole = replace(self.federation, program=program)
+        whole = settled(replace(self.federation, program=without_weights(setup.program)))
+        program = whole.program
         of = whole.member(self.number)
         if problems := rules.problems(program, of.network):  # the coordinator may not have asked
             raise ConfigError(problems)
         # A sketch of a network does not show which of its tensors `train.only` names.
-        remembers = rules.Facts.of(program, of.network).remembers
+        remembers = Facts.of(program, of.network).remembers
         setup.owner.contract.check_memory(program, remembers)
         self._protected = setup.owner.contract.protected
         self.client = Client(of, speed, fresh, deployed=True, hides=self._protected)

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import IO, Any, ClassVar
 
@@ -26,7 +26,7 @@ from fedsight.aggregation.secure import SecureSum
 from fedsight.core.errors import EngineError, SiteError
 from fedsight.core.types import Metrics, Order
 from fedsight.engines.base import Accepted, Arrival, Buffer, Earlier, Outcome, Rejected, Work
-from fedsight.engines.protected import adopted, aggregator_of, order_digest, reply_bytes
+from fedsight.engines.protected import adopted, aggregator_of, order_digest
 from fedsight.engines.remote import messages, replies
 from fedsight.engines.remote.buffered import Answered, Assignment, BufferedRounds
 from fedsight.engines.remote.conversation import Link, Silent, Talk, converse, reason
@@ -268,12 +268,13 @@ class RemoteEngine:
         """Fetch the reply of a site that has trained: what is known of it, and a file of the
         vectors."""
         arrival = replies.told(self.federation, client, talk.site, order.round, answer)
+        size = replies.size_of(self.federation, self._total, answer, talk.site)
         with contextlib.ExitStack() as failing:
             spool = failing.enter_context(tempfile.TemporaryFile(prefix="fedsight-"))
-            for piece in talk.fetch(answer["ticket"], reply_bytes(self.federation, self._total)):
+            for piece in talk.fetch(answer["ticket"], size):
                 spool.write(piece)
             failing.pop_all()
-        return arrival, spool
+        return replace(arrival, bytes=size), spool
 
     def _add(self, order: Order, reply: Accepted, spool: IO[bytes], factor: float = 1.0) -> None:
         """Add a reply, times `factor`; SiteError if it is not valid."""

@@ -93,18 +93,18 @@ def unpack(data: bytearray, sizes: Mapping[str, int]) -> dict[str, Tensor]:
 
 def unpack_parts(data: bytearray, specs: PartSpecs) -> dict[str, Tensor]:
     """The encoded parts of a payload; ValueError if `data` has another length."""
-    expected = sum(spec.bytes for spec in specs.values())
-    if len(data) != expected:
-        raise ValueError(f"{len(data):,} bytes, not {expected:,}")
-    found, start = {}, 0
+    found, start, whole = {}, 0, memoryview(data)
     for name, spec in specs.items():
-        length, dtype = spec.encoded
+        _, dtype = spec.encoded
         kind = torch.empty(0, dtype=dtype).numpy().dtype
-        values = np.frombuffer(data, kind.newbyteorder("<"), length, start)
+        size = spec.size_at(whole, start)
+        values = np.frombuffer(data, kind.newbyteorder("<"), size // kind.itemsize, start)
         if not values.flags.aligned:  # integers after an odd number of float32 values
             values = values.copy()
         found[name] = torch.from_numpy(values.astype(kind, copy=False))
-        start += spec.bytes
+        start += size
+    if start != len(data):
+        raise ValueError(f"{len(data):,} bytes, not {start:,}")
     return found
 
 

@@ -18,6 +18,7 @@ from fedsight.client.pace import Pace
 from fedsight.core.errors import EngineError, SiteError
 from fedsight.core.types import Batch, Metrics, Order, Payload
 from fedsight.engines.base import Accepted
+from fedsight.engines.protected import reply_bytes
 from fedsight.engines.remote import messages
 from fedsight.privacy.secagg.words import unpacked
 from fedsight.program.federation import Federation
@@ -77,7 +78,7 @@ def add(
         with _whole(reply.site):
             total.add_words(words, reply.weight, reply.site)
     else:
-        payload = messages.unpack_parts(data, federation.parts)
+        payload = _unpacked(federation, data, reply.site)
         mechanism = federation.program.privacy
         if mechanism.noise_at == "coordinator":
             values = decoded(federation.parts, payload, reply.site)
@@ -88,6 +89,34 @@ def add(
         with _whole(reply.site):
             total.add(payload, reply.weight, reply.site, factor)
     return proven
+
+
+def _unpacked(federation: Federation, data: bytearray, site: str) -> Payload:
+    """The parts of a reply; SiteError for lengths that are not those of the whole."""
+    try:
+        return messages.unpack_parts(data, federation.parts)
+    except ValueError as error:
+        raise SiteError(
+            f"the update of site '{site}' cannot be read: {error}",
+            "it was cut off or altered, or the site is malicious: look at its log",
+        ) from None
+
+
+def size_of(federation: Federation, total: Aggregator, answer: Mapping[str, Any], site: str) -> int:
+    """The bytes of a reply's vectors, as the site's answer states them where they vary.
+
+    Raises SiteError for more than there can be.
+    """
+    most = reply_bytes(federation, total)
+    if not any(spec.varies for spec in federation.parts.values()):
+        return most
+    stated = messages.whole_number(answer, "bytes", f"site '{site}'")
+    if stated > most:
+        raise SiteError(
+            f"site '{site}' announced a reply of {stated:,} bytes, and {most:,} are the most",
+            "it trains another model, or is malicious: compare the fingerprints",
+        )
+    return stated
 
 
 def _check(federation: Federation, payload: Payload, reply: Accepted) -> None:

@@ -1,0 +1,170 @@
+"""The codec `auto`: the most faithful one that the slowest line carries in time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import federations
+import pytest
+import site_services
+from command_line import done
+from site_services import Places
+
+from fedsight.coordinator.store import RunStore
+from fedsight.core.errors import ConfigError, Interrupted
+from fedsight.deploy.server.lines import lined, measured
+from fedsight.engines.workers import WorkerEngine
+from fedsight.program import auto_codec
+from fedsight.program.config import check
+from fedsight.program.program import Speed
+from fedsight.runs.lifecycle import Start, resume, start
+
+
+def opened(rate: float, seconds: float = 1.0, **sections: Any) -> Any:
+    timing = {"bytes_per_second": rate, **sections.pop("timing", {})}
+    codec = {"name": "auto", "seconds": seconds}
+    return federations.federation(codec=codec, timing=timing, **sections)
+
+
+def size(of: Any) -> int:
+    return 4 * int(of.layout.travelling.stop)
+
+
+WHOLE = size(federations.federation())
+
+
+def test_the_first_that_is_fast_enough_is_taken() -> None:
+    """float32 both ways takes 2 d bytes; each other one what its messages take."""
+    plain = opened(2 * WHOLE).program
+    assert not plain.codec.steps
+    of = federations.federation()
+    previous = 2.0 * WHOLE
+    for name, change, other in auto_codec.others(of.program):
+        if change["codec"]:
+            each = of.under(other)
+            taken = each.parts["delta"].bytes + auto_codec.order_bytes(other, of.layout)
+            assert taken < previous, name
+            codec = opened(taken).program.codec
+            assert (codec.up, codec.down) == (other.codec.up, other.codec.down), name
+            previous = taken
+    fastest = opened(previous / 10).program.codec
+    assert (fastest.up, fastest.down) == (other.codec.up, other.codec.down)
+
+
+def test_the_slowest_site_decides() -> None:
+    groups = [{"sites": ["site-01"], "bytes_per_second": WHOLE / 8}]
+    slow, fast = opened(2 * WHOLE, timing={"groups": groups}), opened(2 * WHOLE)
+    assert slow.program.codec.steps
+    assert not fast.program.codec.steps
+
+
+def test_masks_and_buffers_have_what_goes_with_them() -> None:
+    masked = opened(1.0, secure={"name": "secagg"}).program
+    assert not masked.codec.up.steps
+    assert masked.codec.down.steps
+    rounds = {"rounds": 2, "mode": "buffered", "buffer": 1}
+    buffered = opened(1.0, rounds=rounds).program
+    assert buffered.codec.up.steps
+    assert not buffered.codec.down.steps
+    assert masked.check() == buffered.check() == []
+
+
+def test_a_choice_is_no_part_of_what_is_written() -> None:
+    of = opened(1.0)
+    made = federations.program(
+        codec={"name": "auto", "seconds": 1.0}, timing={"bytes_per_second": 1.0}
+    )
+    assert of.program.fingerprint == made.fingerprint
+    assert of.program.codec.table().keys() == {"name", "seconds", "uplink", "downlink"}
+    named = {"name": "auto", "uplink": 8.0, "downlink": 8.0, "seconds": 1.0}
+    assert federations.federation(codec=named).program.codec.up == of.program.codec.up
+
+
+def test_engines_agree() -> None:
+    of, diary = opened(WHOLE / 4), federations.Diary()
+    one = federations.learn(of, diary=diary)
+    engine = WorkerEngine(of, Speed(workers=2))
+    try:
+        two = federations.learn(of, engine)
+    finally:
+        engine.close()
+    assert federations.sha(one.vector) == federations.sha(two.vector)
+    line = diary.lines[1]
+    assert (line["bytes_up"] + line["bytes_down"]) / 3 <= WHOLE / 4
+
+
+def test_a_run_says_what_was_chosen_and_a_resumed_one_chooses_alike(
+    tmp_path: Path, site_images: Path
+) -> None:
+    codec, timing = {"name": "auto", "seconds": 1.0}, {"bytes_per_second": 500.0}
+    program = site_services.program(
+        site_images, codec=codec, timing=timing, rounds={"rounds": 3, "evaluate_every": 3}
+    )
+    whole, broken = RunStore(tmp_path / "whole"), RunStore(tmp_path / "broken")
+    start(Start(program, Speed(workers=1), whole, "run"), [])
+    with pytest.raises(Interrupted):
+        start(Start(program, Speed(workers=1), broken, "run"), [federations.Stop(1)])
+    said = broken.read_json("run.json")["codec"]
+    assert said == whole.read_json("run.json")["codec"]
+    assert said["uplink"] == said["downlink"] == 4000.0
+    assert said["up"]["steps"]
+    assert 0 < said["seconds"] <= 1.0
+    resume(broken, None, [])
+    (one, other) = (store.read_json("summary.json") for store in (whole, broken))
+    assert one["model_sha256"] == other["model_sha256"]
+    assert one["bytes_up"] == other["bytes_up"]
+
+
+@pytest.mark.parametrize(
+    ("codec", "where"),
+    [
+        ({"name": "auto"}, "codec.name"),
+        ({"name": "auto", "uplink": 1e6}, "codec.downlink"),
+        ({"seconds": 3.0}, "codec.seconds"),
+        ({"downlink": 1e6, "uplink": 1e6}, "codec.uplink"),
+    ],
+)
+def test_a_line_that_nobody_knows_is_refused(codec: dict[str, Any], where: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check(federations.program(codec=codec), Speed())
+    assert where in [problem.where for problem in refused.value.problems]
+
+
+def test_steps_beside_it_are_refused() -> None:
+    with pytest.raises(ConfigError, match="chooses the steps"):
+        federations.program(codec={"name": "auto", "up": {"steps": ["sign"]}})
+
+
+def test_lines_are_measured_once_and_sites_choose_alike(
+    places: Places, site_images: Path, tmp_path: Path
+) -> None:
+    """The program that is proposed has the measured line, so every site makes the same choice."""
+    program = site_services.program(
+        site_images, codec={"name": "auto", "seconds": 1e-9}, rounds={"rounds": 2}
+    )
+    link, store = places.sit(), RunStore(tmp_path)
+    store.write_json("run.json", {"id": "x"})
+    lines = measured(link, 60.0)
+    assert lines.keys() == {"north", "south", "west"}
+    assert all(rate > 0 for line in lines.values() for rate in line.values())
+    made = lined(program, store, link)
+    known = store.read_json("run.json")["lines"]
+    assert made.codec.uplink == min(line["uplink"] for line in known.values())
+    store.write_json("run.json", {"id": "x", "lines": {"north": {"uplink": 8e3, "downlink": 8e3}}})
+    assert lined(program, store, link).codec.uplink == 8e3, "a later job measures nothing"
+    federation, link = places.meet(made, link)
+    assert federation.program.codec.up.steps
+    diary = federations.Diary()
+    site_services.learn(federation, link, diary)
+    assert diary.lines[1]["bytes_up"] == 3 * federation.parts["delta"].bytes
+    assert not diary.lines[1]["rejected"]
+
+
+def test_plan_says_what_it_is_on_a_line(tmp_path: Path) -> None:
+    line = ("plan", "--example", "fashion", "--set", "codec.name=auto")
+    slow = done(*line, "--set", "codec.seconds=1", "--uplink", "200kbit", "--downlink", "1Mbit").out
+    assert '{ name = "quantise", bits = 8' in slow.split("'auto' is:")[1]
+    fast = done(*line, "--uplink", "1Gbit", "--downlink", "1Gbit", "--json").out
+    assert json.loads(fast)["codecs"][0]["codec"]["up"]["steps"] == []
