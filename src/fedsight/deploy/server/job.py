@@ -18,7 +18,7 @@ from fedsight.coordinator.callbacks import Callback, Event, RoundComputed, Round
 from fedsight.coordinator.folders import LOCK
 from fedsight.coordinator.live import Live
 from fedsight.coordinator.session import Session
-from fedsight.coordinator.store import RunStore, last_orders
+from fedsight.coordinator.store import Checkpoint, RunStore, last_orders
 from fedsight.core import locks
 from fedsight.core.errors import (
     DeployError,
@@ -159,17 +159,11 @@ def _continue_run(
     if once:
         speed = speed.model_copy(update={"checkpoint_every": 1})
     session = Session(federation, secret)
-    described = describe(session, "run")
-    kept: dict[str, Any] = {key: facts[key] for key in KEPT if key in facts}
-    tables = {site: declared.table() for site, declared in roster.items()}
-    store.write_json("run.json", {**described, **kept, "declared": tables})
+    _describe(store, session, facts, roster)
     send_kept(federation, link, absent)
     checkpoint = lifecycle.rewound(store)
     unmeasured = store.load_unmeasured(checkpoint.round + 1 if checkpoint else 1)
-    lines = store.history()
-    if unmeasured is not None and unmeasured.unmeasured is not None:
-        lines.append({"round": unmeasured.round, **unmeasured.unmeasured})
-    accepted = last_orders(lines)
+    accepted = last_orders(_lines(store, unmeasured))
     watch = _SiteWatch(folder, link.sites, speed.checkpoint_every, program.rounds.rounds)
     if program.privacy.fixes_population(program.rounds.cohort):
         watch.awaited = frozenset(roster)
@@ -202,6 +196,23 @@ def _continue_run(
         with contextlib.closing(live):
             lifecycle.go(run, engine, checkpoint, unmeasured)
         final_models.deliver(folder, store, engine)
+
+
+def _describe(
+    store: RunStore, session: Session, facts: Mapping[str, Any], roster: Mapping[str, Declaration]
+) -> None:
+    """Write `run.json`: what the run is, with what it has been since its first job."""
+    kept = {key: facts[key] for key in KEPT if key in facts}
+    tables = {site: declared.table() for site, declared in roster.items()}
+    store.write_json("run.json", {**describe(session, "run"), **kept, "declared": tables})
+
+
+def _lines(store: RunStore, unmeasured: Checkpoint | None) -> list[dict[str, Any]]:
+    """The lines of the rounds that are done, that of the model which is not measured yet too."""
+    lines = store.history()
+    if unmeasured is not None and unmeasured.unmeasured is not None:
+        lines.append({"round": unmeasured.round, **unmeasured.unmeasured})
+    return lines
 
 
 def _deliver_late(
