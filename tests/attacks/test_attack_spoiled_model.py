@@ -2,11 +2,13 @@
 
 Its update is within the exact range, so it counts. In the next round everybody fails, and the
 message named the first of them. Ours notes in the round itself whose update was out of all
-proportion, and says so where the others fail.
+proportion, and says so where the others fail. Where it made the model such that it could not even
+be sent, or was not finite any more, the run ended at once, and nobody was named at all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +21,8 @@ import torch
 from site_services import Clock, FaultyLink, Places
 
 from fedsight.aggregation.mean import Mean
-from fedsight.core.errors import SiteError
+from fedsight.coordinator import loop
+from fedsight.core.errors import FedSightError
 from fedsight.core.types import PartSpec
 from fedsight.engines.remote import engine, outliers
 
@@ -39,13 +42,13 @@ def enormous(kind: str, header: Mapping[str, Any], text: str, body: bytes) -> tu
     return text, (np.sign(values) * 1e8).astype("<f4").tobytes()
 
 
-def train(places: Places, site_images: Any) -> tuple[str, federations.Diary]:
+def train(places: Places, site_images: Any, **more: Any) -> tuple[str, federations.Diary]:
     """Why the run ends, and its history."""
     diary = federations.Diary()
     sections = {"rounds": {"quorum": 2, "rounds": 3}, "train": {"lr": 3.0, "epochs": 6}}
-    of = site_services.program(site_images, **sections)
+    of = site_services.program(site_images, **sections, **more)
     federation, link = places.meet(of)
-    with pytest.raises(SiteError) as caught:
+    with pytest.raises(FedSightError) as caught:
         site_services.learn(federation, FaultyLink(link, BAD, enormous), diary)
     return caught.value.cause, diary
 
@@ -64,6 +67,41 @@ def test_ours_says_whose_update_came_before(places: Places, site_images: Any, cl
     assert f"but in the round before, site '{BAD}' sent an update with values of 'delta'" in cause
     assert "up to 1e+08" in cause
     assert list(diary.lines[0]["doubts"]) == [BAD]
+
+
+AT_ONCE = pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"codec": {"down": {"steps": ["float16"]}}}, "the model after round 1 cannot be encoded"),
+        ({"algorithm": {"name": "fedavgm", "server_lr": 1e32}}, "no longer finite after round 1"),
+    ],
+    ids=["a codec", "the server's step"],
+)
+
+
+@AT_ONCE
+def test_nobody_is_named_where_the_round_itself_cannot_be_finished(
+    places: Places,
+    site_images: Any,
+    clock: Clock,
+    more: dict[str, Any],
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "_doubting", contextlib.nullcontext)
+    cause, diary = train(places, site_images, **more)
+    assert why in cause
+    assert BAD not in cause
+    assert diary.lines == []
+
+
+@AT_ONCE
+def test_ours_says_whose_update_it_was(
+    places: Places, site_images: Any, clock: Clock, more: dict[str, Any], why: str
+) -> None:
+    cause, _ = train(places, site_images, **more)
+    assert why in cause
+    assert f"but site '{BAD}' sent an update with values of 'delta' up to 1e+08" in cause
 
 
 def test_updates_that_differ_as_honest_ones_do_are_not_doubted(

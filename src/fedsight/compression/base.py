@@ -12,6 +12,7 @@ from fedsight.compression.stream import Stream
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
 
+LARGEST_BLOCK = 1 << 16  # values that are encoded together: a part of one is filled up with zeros
 Coded = tuple[Tensor, Tensor]  # bytes, uint8 [bytes(n)], and the values that are left [left(n)]
 
 

@@ -13,7 +13,15 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from fedsight.compression import hadamard
-from fedsight.compression.base import NOTHING, Codec, Coded, as_bytes, as_floats, codecs
+from fedsight.compression.base import (
+    LARGEST_BLOCK,
+    NOTHING,
+    Codec,
+    Coded,
+    as_bytes,
+    as_floats,
+    codecs,
+)
 from fedsight.compression.bits import pack, packed_bytes, unpack
 from fedsight.compression.stream import Stream
 
@@ -24,7 +32,8 @@ TINY = 1e-30  # below it a block counts as zero, because reciprocals would be in
 class _Rotation(Codec):
     """Rotates blocks of a power of two."""
 
-    block: int = Field(4096, ge=64, le=65536)  # values that are rotated together: a power of two
+    # values that are rotated together: a power of two
+    block: int = Field(4096, ge=64, le=LARGEST_BLOCK)
 
     @field_validator("block")
     @classmethod
@@ -86,6 +95,9 @@ class Eden(_Rotation):
     def _levels(self, part: Tensor) -> tuple[Tensor, Tensor]:
         """The scale of each row, and the numbers of its levels."""
         square = part.square().sum(1, keepdim=True)
+        if not bool(square.isfinite().all()):
+            most = float(part.abs().max())
+            raise ValueError(f"the squares of its values, up to {most:.3g}, are too large for it")
         if self.bits == 1:
             number = part >= 0
             inner = part.abs().sum(1, keepdim=True).mul_(float(centroids(1)[1]))

@@ -8,7 +8,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsight.compression.base import NOTHING, Codec, Coded, as_bytes, as_floats, codecs
+from fedsight.compression.base import (
+    LARGEST_BLOCK,
+    NOTHING,
+    Codec,
+    Coded,
+    as_bytes,
+    as_floats,
+    codecs,
+)
 from fedsight.compression.bits import pack, packed_bytes, unpack
 from fedsight.compression.stream import Stream
 
@@ -24,7 +32,8 @@ class Quantise(Codec):
     """
 
     bits: int = Field(8, ge=1, le=16)  # of a value
-    block: int = Field(4096, ge=8, multiple_of=8)  # values that share a largest one
+    # values that share a largest one
+    block: int = Field(4096, ge=8, le=LARGEST_BLOCK, multiple_of=8)
 
     @property
     def contracts(self) -> bool:

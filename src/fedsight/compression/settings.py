@@ -13,6 +13,7 @@ from fedsight.core import part_lists
 from fedsight.core.errors import Problem
 from fedsight.core.settings import Settings
 
+MOST_STEPS = 8  # each may write as many bytes again as the values have
 _EXAMPLE = 'write steps = ["rotate", {name = "quantise", bits = 4}]'
 
 
@@ -40,7 +41,9 @@ class Up(_Way):
 
     # what encodes an update, one after the other: names, or tables with settings; none: float32
     steps: Annotated[
-        tuple[Codec, ...], BeforeValidator(_reader("codec.up.steps")), Field(strict=False)
+        tuple[Codec, ...],
+        BeforeValidator(_reader("codec.up.steps")),
+        Field(strict=False, max_length=MOST_STEPS),
     ] = ()
     # whether what the encoding left out is added to the site's next update; its memory keeps it
     feedback: bool = False
@@ -52,7 +55,9 @@ class Down(_Way):
     # what encodes the difference to the vector that a site has: names, or tables with settings;
     # none: whole vectors, float32
     steps: Annotated[
-        tuple[Codec, ...], BeforeValidator(_reader("codec.down.steps")), Field(strict=False)
+        tuple[Codec, ...],
+        BeforeValidator(_reader("codec.down.steps")),
+        Field(strict=False, max_length=MOST_STEPS),
     ] = ()
 
 

@@ -9,7 +9,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsight.compression.base import NOTHING, Codec, Coded, as_bytes, as_floats, codecs
+from fedsight.compression.base import (
+    LARGEST_BLOCK,
+    NOTHING,
+    Codec,
+    Coded,
+    as_bytes,
+    as_floats,
+    codecs,
+)
 from fedsight.compression.bits import packed_bytes
 from fedsight.compression.stream import Stream
 
@@ -23,7 +31,7 @@ class Sign(Codec):
 
     unbiased: ClassVar[bool] = False
 
-    block: int = Field(4096, ge=8, multiple_of=8)  # values that share a size
+    block: int = Field(4096, ge=8, le=LARGEST_BLOCK, multiple_of=8)  # values that share a size
 
     def bytes(self, values: int) -> int:
         """A bit for each value and a float32 for each block."""

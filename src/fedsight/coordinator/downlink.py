@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from fedsight.coordinator.session import Session
@@ -62,12 +63,14 @@ class Downlink:
             # The sites need the random bits too; nothing that they hide is in the model.
             key = derive(self._session.program.train_seed, "round", round, "codec.down")
             message = self._difference.encode(base, vector, key)
+            reached = self._difference.decode(base, message)
+            if not bool(torch.isfinite(reached).all()):
+                raise ValueError("what the sites would make of it is not finite")
         except ValueError as error:
             raise FedSightError(
                 f"the model after round {round} cannot be encoded: {error}",
                 "choose other codec.down.steps, or lower the learning rates",
             ) from None
-        reached = self._difference.decode(base, message)
         return Held(reached, message, tuple(sorted(one.site for one in outcome.accepted)))
 
     def bytes(self, now: Checkpoint, order: Order, turn: Turn, outcome: Outcome) -> int:

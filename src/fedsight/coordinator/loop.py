@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
 from typing import Any
@@ -27,7 +28,7 @@ from fedsight.coordinator.nested import over_trainers
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
 from fedsight.coordinator.turns import Turn, discount, turns_of
-from fedsight.core.errors import SiteError
+from fedsight.core.errors import FedSightError, SiteError
 from fedsight.core.types import Metrics, Order
 from fedsight.engines.base import Arrival, Earlier, Engine, Outcome, RealTimeEngine, Work, gathered
 from fedsight.engines.protected import reply_bytes
@@ -154,13 +155,14 @@ class _Loop:
         turn = self._turns.ended(turn, outcome, round)
         _require_quorum(outcome, round, turn.asked, program.rounds, self._doubts)
         self._doubts = outcome.doubts
-        vector, state = _server_step(self._session, now, outcome, round)
+        with _doubting(outcome.doubts):
+            vector, state = _server_step(self._session, now, outcome, round)
+            held = self._downlink.after(now, vector, outcome, round)
         up = 0
         if replies := len(outcome.accepted) + turn.late:
             up = replies * reply_bytes(self._session.federation, outcome.total)
         down = self._downlink.bytes(now, order, turn, outcome)
         sent = {"bytes_up": up, "bytes_down": down}
-        held = self._downlink.after(now, vector, outcome, round)
         seconds = time.perf_counter() - began
         line = {
             **_reply_fields(outcome, turn.asked),
@@ -300,6 +302,18 @@ def _require_quorum(
         "lower train.lr, set train.clip, or check the rejected sites; with a lower rounds.quorum "
         "a run continues without them. The last checkpoint is intact",
     )
+
+
+@contextlib.contextmanager
+def _doubting(doubts: Mapping[str, str]) -> Iterator[None]:
+    """Within it an error that the replies of a round lead to names whose reply is in doubt."""
+    try:
+        yield
+    except FedSightError as error:
+        for doubt in doubts.values():
+            error.cause += f"; but {doubt}: this may be why"
+            break
+        raise
 
 
 def _server_step(
