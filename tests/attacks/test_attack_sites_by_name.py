@@ -22,9 +22,8 @@ from masked_round import MaskedRound, in_the_clear, masked_sites
 from pydantic import BaseModel
 
 from fedsight.core.types import Order
-from fedsight.data.base import sources
+from fedsight.data.base import PROGRAM_KEYS, sources
 from fedsight.data.by_site import Form
-from fedsight.deploy.declaration import PROGRAM_KEYS
 from fedsight.participation.timing import Timing
 from fedsight.program import taking_part
 from fedsight.program.config import BASES, SECTIONS

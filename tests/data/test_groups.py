@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 
 from fedsight.core.errors import DataError
 from fedsight.data.assembly import Record, divided
-from fedsight.data.base import ArrayImages, Dataset, Part
+from fedsight.data.base import PROGRAM_KEYS, ArrayImages, Dataset, Part
 from fedsight.data.csv_file import CsvSource
 from fedsight.data.groups import group_counts, reader
 from fedsight.data.partition import splits
 from fedsight.data.sources.manifest import Manifest
 from fedsight.data.sources.texts import TextFile
-from fedsight.deploy.declaration import PROGRAM_KEYS
 from tests.data.duplicates.test_duplicates import opened, refused, save
 
 

@@ -19,12 +19,19 @@ from PIL import Image
 
 from fedsight.coordinator.session import Session
 from fedsight.core.errors import ConfigError, DataError, DeployError
-from fedsight.data.base import Dataset, Location, Preprocess, SizedSource, Source, sources
+from fedsight.data.base import (
+    PROGRAM_KEYS,
+    Dataset,
+    Location,
+    Preprocess,
+    SizedSource,
+    Source,
+    sources,
+)
 from fedsight.deploy.declaration import (
     MAX_CLASSES,
     MAX_SITE_IMAGES,
     MAX_TOTAL_IMAGES,
-    PROGRAM_KEYS,
     Declaration,
     declare,
     disagreeing_sites,

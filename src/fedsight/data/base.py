@@ -388,4 +388,16 @@ class SizedSource(Source):
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
+# Settings of sources that a federation's program decides: how an image or a text becomes the
+# network's input, and what the classes are. All others are the owner's, those of sources from
+# plug-ins too: which images there are, which of them are tested on, and how labels are read. Two
+# programs that differ in one of these would tell the figures of single images by subtraction.
+PROGRAM_KEYS = frozenset(
+    {
+        *("classes", "room"),
+        *("size", "channels", "fit", "mean", "std", "length", "harmonise", "template"),
+        *("window", "view", "function", "orientation"),  # of DICOM files
+    }
+)
+
 sources: Registry[Source] = Registry("data source", "fedsight.data.sources")

@@ -16,7 +16,7 @@ import numpy as np
 
 from fedsight.core.errors import ConfigError, DataError, DeployError, Problem
 from fedsight.core.text import MAX_MESSAGE, is_printable, printable
-from fedsight.data.base import MAX_CHANNELS, Dataset, Part, Preprocess, Source
+from fedsight.data.base import MAX_CHANNELS, PROGRAM_KEYS, Dataset, Part, Preprocess, Source
 from fedsight.data.by_site import Classes
 from fedsight.data.labelled import unlabelled
 from fedsight.data.partition import Groups
@@ -178,7 +178,7 @@ def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federa
     them are tested on. The images all belong to this site, or (`owner.share`) they are a sample
     that every site has, of which the program's split gives each site its share by name.
     """
-    if found := public.elsewhere(program):  # it opens no file that a coordinator names
+    if found := public.elsewhere(program, own=not owner.share):  # no file that a coordinator names
         raise ConfigError(found)
     if owner.share:
         own = replace(without_weights(program), algorithm=program.algorithm.fresh())
@@ -238,19 +238,6 @@ def merge_sources(program: Source, owner: Source) -> Source:
     }
     values = {**{key: getattr(owner, key) for key in fields}, **shared}
     return allow_missing_classes(type(owner).model_validate(values))
-
-
-# Settings that the program decides: how an image or a text becomes the network's input, and what
-# the classes are. All others are the owner's, those of sources from plug-ins too: which images
-# there are, which of them are tested on, and how labels are read. Two programs that differ in one
-# of these would tell the figures of single images by subtraction.
-PROGRAM_KEYS = frozenset(
-    {
-        *("classes", "room"),
-        *("size", "channels", "fit", "mean", "std", "length", "harmonise", "template"),
-        *("window", "view", "function", "orientation"),  # of DICOM files
-    }
-)
 
 
 def declare(federation: Federation, number: int, share: bool, counts: bool = True) -> Declaration:

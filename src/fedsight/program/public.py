@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fedsight.core.errors import ConfigError, DataError, Problem
-from fedsight.data.base import ArrayImages, Dataset, Indices, Part
+from fedsight.data.base import PROGRAM_KEYS, ArrayImages, Dataset, Indices, Part
 from fedsight.data.partition import Groups, Partition
 from fedsight.data.public import ChosenImages, Public, misfit, unlabelled
 
@@ -45,17 +45,35 @@ def problems(program: Program) -> Iterator[Problem]:
         yield Problem("public", cause, "name a source in [public.source], or choose another split")
 
 
-def elsewhere(program: Program) -> list[Problem]:
-    """What sites on other machines cannot have: files of the coordinator's."""
+def elsewhere(program: Program, own: bool = False) -> list[Problem]:
+    """What sites on other machines cannot have: files of the coordinator's, or a set that is not
+    as it is built in. `own`: they have images of their own, and no share of those in [data].
+
+    A site opens the set because a program says so. How many images some sets compose, or keep in
+    memory, is a setting, and there may be as many as nobody has room for.
+    """
     public = program.public
-    if public is None or (public.source or program.data).sample:
+    if public is None:
         return []
-    cause = "the sites of a federation have no other public images than those of a built-in set"
-    cure = (
-        'name one in [public.source], for example name = "fashion-mnist-12k"; a set of your own '
-        "can be tried in a simulation"
-    )
-    return [Problem("public", cause, cure)]
+    source = public.source or program.data
+    if not source.sample:
+        cause = "the sites of a federation have no other public images than those of a built-in set"
+        cure = (
+            'name one in [public.source], for example name = "fashion-mnist-12k"; a set of your '
+            "own can be tried in a simulation"
+        )
+        return [Problem("public", cause, cure)]
+    if public.source is None and not own:  # whoever has a share of it opens it by the owner's word
+        return []
+    where = "data" if public.source is None else "public.source"
+    cause = "the sites of a federation open a built-in set as it is, for public images"
+    fields = type(source).model_fields.items()
+    return [
+        Problem(f"{where}.{key}", cause, "leave it out")
+        for key, field in fields
+        if key not in PROGRAM_KEYS
+        and getattr(source, key) != field.get_default(call_default_factory=True)
+    ]
 
 
 def shared(program: Program, dataset: Dataset) -> Dataset:
