@@ -2,8 +2,9 @@
 
 A run folder, a configuration, an annotation file and an image are data, whoever made them: they are
 read, or refused with their name and a cure. A folder from elsewhere may hold links to the user's
-own files; a number may have any length, a list any depth; and two megabytes of DICOM may inflate to
-two gigabytes, because the whole file can be deflated.
+own files, pipes that nobody ever writes to, and links to a device without end; a number may have
+any length, a list any depth; and two megabytes of DICOM may inflate to two gigabytes, because the
+whole file can be deflated.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import io
 import json
 import os
 import struct
+import threading
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -21,6 +23,8 @@ import pytest
 from rich.markup import escape
 
 from fedsight.cli import screen
+from fedsight.coordinator.asked import asked
+from fedsight.coordinator.live import LIVE, Live
 from fedsight.core import files, locks
 from fedsight.core.errors import ConfigError, DataError, FedSightError, StoreError
 from fedsight.data.base import Preprocess
@@ -30,6 +34,7 @@ from fedsight.data.images.decode import decode, upright
 from fedsight.data.images.windowing import Reading
 from fedsight.program import config
 from fedsight.report import read as report
+from fedsight.runs.listing import listed
 
 DEEP = "[" * 50_000 + "]" * 50_000  # Python 3.13 reads some thousands
 LONG = "1" * 5_000  # digits: Python converts 4,300 at most
@@ -45,7 +50,8 @@ def own(tmp_path: Path) -> Path:
     path = tmp_path / "thesis.txt"
     path.write_text("years of work")
     (tmp_path / "folder").mkdir()
-    for name in (".lock", "history.jsonl", f".run.json.{os.getpid()}.partial"):
+    partial = (f".{name}.{os.getpid()}.partial" for name in ("run.json", LIVE))
+    for name in (".lock", "history.jsonl", *partial):
         (tmp_path / "folder" / name).symlink_to(path)
     return path
 
@@ -75,11 +81,72 @@ def test_a_partial_file_that_is_a_link_is_not_written(own: Path) -> None:
     assert own.read_text() == "years of work"
 
 
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_notice_is_not_written_to_where_a_link_leads(
+    own: Path, monkeypatch: pytest.MonkeyPatch, follows: bool
+) -> None:
+    folder = own.parent / "folder"
+    (folder / "run.json").write_text("{}")
+    if follows:  # as it was
+        monkeypatch.setattr(os, "O_NOFOLLOW", 0)
+    Live(folder, stops=False).end("stopped")
+    assert (own.read_text() == "years of work") is not follows
+
+
 def test_a_lock_keeps_what_is_in_its_file(tmp_path: Path) -> None:
     path = tmp_path / "notes"
     path.write_text("mine")
     locks.hold(path, 0.0, FedSightError("busy")).close()
     assert path.read_text() == "mine"
+
+
+# What is no file ----------------------------------------------------------------------------------
+
+READ = ("run.json", "summary.json", "live.json", "job.json", "history.jsonl", ".asked")
+LOOKED_AT = pytest.mark.parametrize("name", [*READ, ".lock", ".carried"])
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """The folder of a run from somebody else, in a folder of runs."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    return tmp_path / "run"
+
+
+def test_the_list_of_runs_waits_for_whoever_writes_to_a_pipe(
+    theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "content", Path.read_bytes)
+    os.mkfifo(theirs / "summary.json")
+    reader = threading.Thread(target=listed, args=[theirs.parent], daemon=True)
+    reader.start()
+    with (theirs / "summary.json").open("wb"):  # which waits for somebody who reads
+        assert reader.is_alive()
+    reader.join()
+
+
+@LOOKED_AT
+def test_ours_waits_for_no_pipe(theirs: Path, name: str) -> None:
+    (theirs / name).unlink(missing_ok=True)
+    os.mkfifo(theirs / name)
+    assert [one.folder for one in listed(theirs.parent)] == [theirs]
+    assert asked(theirs) is None
+
+
+@LOOKED_AT
+def test_ours_reads_no_device(theirs: Path, name: str) -> None:
+    (theirs / name).unlink(missing_ok=True)
+    (theirs / name).symlink_to("/dev/zero")
+    assert [one.folder for one in listed(theirs.parent)] == [theirs]
+    assert asked(theirs) is None
+
+
+def test_a_report_names_what_is_no_file(theirs: Path) -> None:
+    (theirs / "run.json").unlink()
+    os.mkfifo(theirs / "run.json")
+    with pytest.raises(StoreError, match=r"run\.json cannot be read: it is not a file"):
+        report.read(theirs)
 
 
 # Texts --------------------------------------------------------------------------------------------

@@ -112,6 +112,7 @@ def test_whatever_a_file_holds_a_report_is_made_or_refused(
         ("summary.json", ("rounds",), 0),
         ("summary.json", ("score",), 1e100),
         ("history.jsonl", ("loss",), 1e308),
+        ("history.jsonl", ("round",), 10**400),
         ("evaluation.json", ("confusion", 0, 0), 10**30),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import done, read, refused, write_config
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import fedsight
 from fedsight.report import generalisation
@@ -231,11 +231,18 @@ def test_broken_files_are_named(run: Path, tmp_path: Path) -> None:
     facts = json.loads(path.read_text())
     sets = facts["sets"]
     for broken in (
+<<<<<<< HEAD
         {"scaling": {"kind": "temperature", "temperature": -1}},
         {"scaling": {"kind": "vector", "factors": [1.0], "offsets": [0.0]}},
         {"scaling": {"kind": "isotonic", "temperature": 1.0, "steps": [[[0, 2.0]]] * 4}},
         {"scaling": {"kind": ["x"]}},
+=======
+        {"temperature": -1},
+        {"temperature": 10**400},
+        {"head": []},
+>>>>>>> 0b1d3f9f (What is no file in a run's folder is not read, and a notice is not written through a link)
         {"ood": None},
+        {"ood": {**facts["ood"], "threshold": float("nan")}},  # no image would be unlike
         {"sets": {**sets, "classes": [[]] * 100_000}},
         {"sets": {**sets, "sites": {str(name): [] for name in range(300)}}},
         {"sets": {**sets, "classes": [[[0, 1 << 70]]] * 4}},
@@ -248,9 +255,12 @@ def test_broken_files_are_named(run: Path, tmp_path: Path) -> None:
     (tmp_path / "run" / "unlike.safetensors").write_bytes(b"torn")
     with pytest.raises(StoreError, match=r"unlike\.safetensors is broken"):
         kept(RunStore(tmp_path / "run"), 4)
-    (tmp_path / "run" / "unlike.safetensors").write_bytes(
-        (run / "unlike.safetensors").read_bytes()
-    )
+    tensors = load_file(run / "unlike.safetensors")
+    nothing = {name: torch.full_like(value, torch.nan) for name, value in tensors.items()}
+    save_file(nothing, tmp_path / "run" / "unlike.safetensors")
+    with pytest.raises(StoreError, match="not finite"):
+        kept(RunStore(tmp_path / "run"), 4)
+    shutil.copy(run / "unlike.safetensors", tmp_path / "run" / "unlike.safetensors")
     path.write_text(json.dumps({**facts, "head": "nowhere"}))
     with pytest.raises(StoreError, match="not of its network"):
         fedsight.load(tmp_path / "run").predict(torch.zeros(1, 8, 8))

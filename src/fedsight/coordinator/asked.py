@@ -10,7 +10,7 @@ import contextlib
 from pathlib import Path
 from typing import Literal, get_args
 
-from fedsight.core.files import write_atomically
+from fedsight.core.files import content, write_atomically
 
 ASKED = ".asked"
 Request = Literal["pause", "stop"]
@@ -27,7 +27,7 @@ def ask(folder: Path, request: Request) -> None:
 def asked(folder: Path) -> Request | None:
     """The request that waits in `folder`; None if there is none, or it is not one."""
     try:
-        text = (folder / ASKED).read_text(encoding="utf-8").strip()
+        text = content(folder / ASKED).decode().strip()
     except (OSError, ValueError):
         return None
     return next((request for request in get_args(Request) if request == text), None)

@@ -176,8 +176,10 @@ class Live(Callback):
         with self._lock:
             text = json.dumps({**self._state, "waiting": list(self._waiting)})
         partial = self._folder / f".{LIVE}.{os.getpid()}.partial"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         with contextlib.suppress(OSError):
-            partial.write_text(text, encoding="utf-8")
+            with os.fdopen(os.open(partial, flags, 0o666), "w", encoding="utf-8") as file:
+                file.write(text)
             partial.replace(self._folder / LIVE)
 
 

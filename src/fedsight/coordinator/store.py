@@ -23,6 +23,7 @@ from fedsight.coordinator.live import LIVE
 from fedsight.core.errors import StoreError
 from fedsight.core.files import (
     append_line,
+    content,
     make_folder,
     parse_json,
     remove,
@@ -213,7 +214,7 @@ class RunStore:
         if not path.exists():
             return None
         try:
-            tensors = load(path.read_bytes())
+            tensors = load(content(path))
             with safe_open(path, "pt") as file:
                 meta = parse_json(file.metadata()["fedsight"])
             vector, kept = tensors.pop("vector"), tensors.pop(_BEST, None)
@@ -274,7 +275,7 @@ class RunStore:
         """One of the folder's JSON files; StoreError when it is missing or broken."""
         path = self.folder / name
         try:
-            value = parse_json(path.read_text(encoding="utf-8"))
+            value = parse_json(content(path).decode())
             if not isinstance(value, dict):
                 raise ValueError("it is not a JSON object")
         except (OSError, ValueError) as error:

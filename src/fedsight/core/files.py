@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -65,9 +66,18 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
+def content(path: Path) -> bytes:
+    """The bytes of a file. OSError for what is none, too: in a folder from somebody else, a pipe
+    would be waited for, and a link to a device read, without end."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a file", str(path))
+        return file.read()
+
+
 def whole_lines(path: Path) -> list[bytes]:
     """The complete lines of a file, which may not exist; an incomplete last one is left out."""
-    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return content(path).split(b"\n")[:-1] if path.exists() else []
 
 
 def trim(path: Path, most: int, keep: Callable[[bytes], bool] = lambda _: False) -> None:
@@ -101,7 +111,7 @@ def parse_json(data: str | bytes) -> Any:
 def json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; an empty one if it is missing, incomplete or something else."""
     try:
-        value = parse_json(path.read_text(encoding="utf-8"))
+        value = parse_json(content(path).decode())
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

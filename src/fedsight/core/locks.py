@@ -51,7 +51,8 @@ def _is_at(path: Path, file: IO[bytes]) -> bool:
 def held(path: Path) -> bool:
     """Whether a process holds the lock `path` now."""
     try:
-        with path.open("rb") as file:
+        # Without waiting for whoever writes, should it be a pipe.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

@@ -162,7 +162,8 @@ class _Frame:
         first, last = min(across), max(across)
         if not whole:
             first = 0.0
-        x = (first, last) if last > first else (first - 1, last + 1)
+        room = max(1.0, 1e-9 * abs(last))  # one number alone
+        x = (first, last) if last > first else (last - room, last + room)
         return cls(x, (low, high), share, whole=whole)
 
     def place(self, point: Point) -> Point:

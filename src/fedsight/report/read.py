@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from fedsight.core.errors import StoreError
-from fedsight.core.files import parse_json
+from fedsight.core.files import content, parse_json
 from fedsight.report.record import Record
 from fedsight.report.records import (
     Comparison,
@@ -82,7 +82,7 @@ M = TypeVar("M", bound=Record)
 
 def _bytes(path: Path, required: bool = False) -> bytes | None:
     try:
-        return path.read_bytes()
+        return content(path)
     except FileNotFoundError:
         if not required:
             return None

@@ -20,6 +20,7 @@ from fedsight.language.message import Text, message
 
 State = Literal["running", "paused", "stopped", "failed", "interrupted", "finished"]
 Control = Literal["pause", "stop"]
+_MOST = 10**18  # no run counts beyond
 PLACES = ("*/", "*/*/")  # a series or a sweep has its runs in its own folder
 
 
@@ -186,7 +187,7 @@ def _history(folder: Path) -> list[dict[str, Any]]:
 
 
 def _count(value: Any) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value <= _MOST else None
 
 
 def _number(value: Any) -> float | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import StoreError
-from fedsight.core.files import write_atomically
+from fedsight.core.files import content, write_atomically
 from fedsight.evaluation.trust import scaling
 from fedsight.evaluation.trust.measure import Trusted
 from fedsight.evaluation.trust.scaling import Scaling
@@ -74,9 +76,15 @@ def kept(store: RunStore, classes: int) -> SavedTrust | None:
     try:
         scaled, ood = scaling.of(facts["scaling"], classes), facts["ood"]
         limit, head = ood.get("threshold"), facts["head"]
+        if limit is not None and not math.isfinite(limit := float(limit)):
+            raise ValueError(f"the threshold is {limit}")
+        if not (head is None or isinstance(head, str)):
+            raise TypeError("the name of the layer is not a text")
         distance = mixing = None
         if limit is not None and ood["score"] == "distance":
-            tensors = load_file(store.folder / TENSORS)
+            tensors = load(content(store.folder / TENSORS))
+            if not all(bool(torch.isfinite(one).all()) for one in tensors.values()):
+                raise ValueError("the tensors are not finite")
             distance = Distance(tensors["whitening"], tensors["means"])
             mixing = tensors["mixing"]
             d = len(distance.whitening)
@@ -85,10 +93,9 @@ def kept(store: RunStore, classes: int) -> SavedTrust | None:
                 raise ValueError(f"the tensors have shapes {shapes}")
         return SavedTrust(
             scaled, Sets.of(facts["sets"], classes), str(facts["sets"]["guarantee"]),
-            bool(facts["apart"]), head, None if limit is None else float(limit), distance,
-            mixing,
+            bool(facts["apart"]), head, limit, distance, mixing,
         )  # fmt: skip
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise StoreError(f"{path} is broken: {error!r:.200}", "run it again") from error
     except (OSError, SafetensorError, RuntimeError) as error:
         path = store.folder / TENSORS
