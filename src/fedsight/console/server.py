@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fedsight.console import pages
 from fedsight.console.access import Guard, Sessions
@@ -26,6 +28,8 @@ from fedsight.core.files import make_folder
 ADDRESS = "127.0.0.1"
 MOST_BYTES = 1 << 16  # of a form
 LONGEST_WAIT = 2  # seconds in which listeners may end when the console does
+MOST_CONNECTIONS = 256  # at a time: a process may have about a thousand open files
+PATIENCE = 10.0  # seconds until a connection without a request is closed
 
 
 def application(console: pages.Console) -> Starlette:
@@ -89,6 +93,23 @@ def bound(port: int) -> socket.socket:
     return found
 
 
+class Connection(H11Protocol):
+    """A connection, of which there are not any number: everybody on this machine can open some, and
+    without a file left to open the console starts no run and tells nobody anything."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Close it at once if there are too many, and later if nothing is asked."""
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+        else:
+            self.loop.call_later(PATIENCE, self._unless_asked)
+
+    def _unless_asked(self) -> None:
+        if self.cycle is None:
+            self.transport.abort()
+
+
 class Server(uvicorn.Server):
     """A server that lets its listeners go before it ends."""
 
@@ -97,6 +118,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 application(console),
+                http=Connection,
                 log_level="warning",
                 access_log=False,
                 server_header=False,
