@@ -231,16 +231,12 @@ def test_broken_files_are_named(run: Path, tmp_path: Path) -> None:
     facts = json.loads(path.read_text())
     sets = facts["sets"]
     for broken in (
-<<<<<<< HEAD
         {"scaling": {"kind": "temperature", "temperature": -1}},
         {"scaling": {"kind": "vector", "factors": [1.0], "offsets": [0.0]}},
         {"scaling": {"kind": "isotonic", "temperature": 1.0, "steps": [[[0, 2.0]]] * 4}},
         {"scaling": {"kind": ["x"]}},
-=======
-        {"temperature": -1},
-        {"temperature": 10**400},
+        {"scaling": {"kind": "temperature", "temperature": 10**400}},
         {"head": []},
->>>>>>> 0b1d3f9f (What is no file in a run's folder is not read, and a notice is not written through a link)
         {"ood": None},
         {"ood": {**facts["ood"], "threshold": float("nan")}},  # no image would be unlike
         {"sets": {**sets, "classes": [[]] * 100_000}},
