@@ -236,7 +236,7 @@ def test_vectors_tell_apart_who_takes_more_steps_and_nobody_else(
 
     Without biases and with an output of zero, twice the first weights are twice the features, and
     twice the first step of the output's weights. Not so the second step, which only the target
-    takes, unless a batch takes in all of its images.
+    takes, in batches that it draws, unless one takes in all of its images.
     """
     settings: dict[str, Any] = {"train": {"batch": batch, "lr": 0.5}}
     named = [like(tmp_path, **settings).fingerprint]
@@ -256,7 +256,7 @@ def test_vectors_tell_apart_who_takes_more_steps_and_nobody_else(
         for number, vector in ((1, single), (2, double))
     )
     left = float((two - 2 * one).abs().max())
-    assert left > 0.1 if batch == 6 else left < 1e-6
+    assert left > 1e-3 if batch == 6 else left < 1e-6
     assert float(one.abs().max()) > 0.01
 
 
