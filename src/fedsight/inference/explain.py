@@ -7,23 +7,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError
 from fedsight.core.registry import nearest
 from fedsight.data.detection.objects import returned
-from fedsight.data.images.decode import decode, whole
+from fedsight.data.images.decode import decode
 from fedsight.data.images.fit import Placement
 from fedsight.evaluation.explanations.faithfulness import area, curves, ranked
 from fedsight.evaluation.explanations.layers import chosen_layer
+from fedsight.evaluation.explanations.measure import FEWEST, FILE, measured
 from fedsight.evaluation.explanations.methods import Network, chosen, heat_of
 from fedsight.evaluation.explanations.overlays import panels
-from fedsight.evaluation.explanations.scores import ClassScore, PairScore, scored
+from fedsight.evaluation.explanations.scores import BoxScore, PairScore, scored
+from fedsight.inference.drawing import opened
 from fedsight.inference.inputs import find_files
 from fedsight.inference.saved import Saved
+from fedsight.program.federation import federate
 from fedsight.tasks.presentation import Mark
 
 
@@ -135,7 +138,7 @@ def _check_asked(network: Network, saved: Saved, asked: Asked) -> None:
         )
     if asked.box < 1:
         raise DataError(f"there is no box {asked.box}", "boxes are counted from 1")
-    if asked.box > 1 and isinstance(network.scored, ClassScore):
+    if asked.box > 1 and not isinstance(network.scored, BoxScore):
         raise DataError("this run finds no boxes", "leave out --box")
 
 
@@ -180,12 +183,12 @@ def _subject(
     """The answer that is explained: its name, what the score is about [1, k], and its box."""
     classes = saved.classes
     number = None if asked.target is None else classes.index(asked.target)
-    with torch.no_grad():
-        if isinstance(network.scored, ClassScore):
+    if not isinstance(network.scored, BoxScore):
+        with torch.no_grad():
             row = saved.task.predict(saved.module, x)[0]
-            number = int(row.argmax()) if number is None else number
-            return classes[number], torch.tensor([[float(number)]]), None
-        rows = network.scored.model.find(x)[0].float()
+        number = int(row.argmax()) if number is None else number
+        return classes[number], torch.tensor([[float(number)]]), None
+    rows = network.scored.boxes(x)[0]
     least = float(getattr(saved.task, "shown", 0.0))
     rows = rows[(rows[:, 1] > 0) & (rows[:, 1] >= least)]
     rows = rows if number is None else rows[rows[:, 0] == number]
@@ -212,11 +215,33 @@ def _measured(network: Network, methods: Sequence[str], x: Tensor, about: Tensor
 
 def _pictured(saved: Saved, found: Explanation) -> Explanation:
     """With the upright image of the file, and where it is in the network's input."""
-    pixels = whole(found.path, saved.preprocess)
-    if pixels.dtype != np.uint8:
-        pixels = (pixels >> 8).astype(np.uint8)
-    grey = pixels.shape[2] == 1
-    picture = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if grey else pixels))
-    return replace(
-        found, picture=picture, placement=Placement.of(picture.size, saved.preprocess)
-    )
+    picture = opened(found.path, saved.preprocess)
+    return replace(found, picture=picture, placement=Placement.of(picture.size, saved.preprocess))
+
+
+def measure(
+    saved: Saved, run: Path, asked: Asked, images: int, site: str | None = None
+) -> dict[str, Any]:
+    """Measure on a run's test images how faithful each method is to its model, and write it to
+    `explanations.json`, which the report shows.
+
+    With `site`, on the images that this site tests. Raises DataError as `measured` does, and for
+    too few images.
+    """
+    if images < FEWEST:
+        raise DataError(f"{images} images are too few to measure on", f"ask for {FEWEST} or more")
+    store = RunStore(run)
+    with torch.inference_mode(False), torch.enable_grad():
+        network = network_of(saved, asked)
+        chosen(network, asked.methods)
+        if "recogniser" in store.read_json("run.json"):
+            raise DataError(
+                "the test images of a site's own recogniser are not kept with it",
+                "explain images of the site instead, which says how far to believe each",
+            )
+        federation = federate(store.program()[0])
+        names = [federation.partition.name(number) for number in range(len(federation.partition))]
+        number = None if site is None else names.index(site)
+        found = measured(federation, network, asked.methods, images, number)
+    store.write_json(FILE, found)
+    return found

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from fedsight.core.errors import StoreError
 from fedsight.core.files import parse_json
+from fedsight.report.explanation_records import ExplanationsRecord
 from fedsight.report.records import (
     Comparison,
     Evaluation,
@@ -35,6 +36,7 @@ class Run:
     evaluation: Evaluation | None = None
     comparison: Comparison | None = None
     trust: TrustRecord | None = None
+    explanations: ExplanationsRecord | None = None
     config_text: str = ""
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -72,6 +74,7 @@ def read(folder: Path) -> Run:
         _model(folder / "evaluation.json", Evaluation),
         _model(folder / "comparison.json", Comparison),
         _model(folder / "trust.json", TrustRecord),
+        _model(folder / "explanations.json", ExplanationsRecord),
         text,
         config,
     )

@@ -43,6 +43,17 @@ Figure = Annotated[float | None, BeforeValidator(_figure)]
 Real = Annotated[float, BeforeValidator(_figure)]
 
 
+def checked_picture(value: str) -> str:
+    """A picture in base64; ValueError for anything else."""
+    try:
+        raw = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("is not base64") from error
+    if not raw.startswith(tuple(PICTURES.values())):
+        raise ValueError("is not a PNG or JPEG image")
+    return value
+
+
 class Record(BaseModel):
     """Base class; unknown keys are ignored, so that newer runs stay readable.
 
@@ -355,15 +366,7 @@ class SampleRecord(Record):
     @field_validator("image")
     @classmethod
     def _is_picture(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        try:
-            raw = base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise ValueError("is not base64") from error
-        if not raw.startswith(tuple(PICTURES.values())):
-            raise ValueError("is not a PNG or JPEG image")
-        return value
+        return None if value is None else checked_picture(value)
 
 
 class CurveRecord(Record):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 SPREAD = 8.0  # an image's side is so many deviations of the blur
 

@@ -8,7 +8,6 @@ so that what is left differs in place only.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
@@ -65,10 +64,8 @@ def curves(scored: Scored, x: Tensor, about: Tensor, order: Tensor) -> tuple[Ten
     deleted = torch.stack([torch.where(frame, start, x) for frame in frames], 1)
     inserted = torch.stack([torch.where(frame, x, start) for frame in frames], 1)
     many = about.repeat_interleave(len(steps), 0)
-    return tuple(
-        _shown(scored, shown.flatten(0, 1), many).unflatten(0, (len(x), -1))
-        for shown in (deleted, inserted)
-    )  # type: ignore[return-value]
+    down, up = (_shown(scored, shown.flatten(0, 1), many) for shown in (deleted, inserted))
+    return down.unflatten(0, (len(x), -1)), up.unflatten(0, (len(x), -1))
 
 
 def area(curve: Tensor) -> Tensor:
@@ -80,5 +77,3 @@ def _shown(scored: Scored, x: Tensor, about: Tensor) -> Tensor:
     pairs = zip(x.split(TOGETHER), about.split(TOGETHER), strict=True)
     with torch.no_grad():
         return torch.cat([scored.shown(some, of).float().cpu() for some, of in pairs])
-
-

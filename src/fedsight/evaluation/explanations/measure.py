@@ -66,15 +66,17 @@ def measured(
     blank = replace(rapid, scored=scored(federation.program.task, other))
     figures = _figures(rapid, blank, names, found, federation.program.seed)
     void = _same_answers(figures)
-    told = {name: _told(figures[name]) for name in (*names, RANDOM, EDGES)}
-    chance = told.pop(RANDOM)
+    told = {name: _told(own) for name, own in figures.items()}
+    chance, sobel = told.pop(RANDOM), told.pop(EDGES)
     return {
         "images": len(found),
         "layer": network.layer,
         "site": None if site is None else federation.partition.name(site),
         "score": "cosine" if isinstance(network.scored, PairScore) else "probability",
-        "methods": {name: {**told[name], "fails": _fails(told[name], chance, void)} for name in names},
-        "baselines": {RANDOM: chance, EDGES: told[EDGES]},
+        "methods": {
+            name: {**own, "fails": _fails(own, chance, void)} for name, own in told.items()
+        },
+        "baselines": {RANDOM: chance, EDGES: sobel},
         "shuffled_answers": void,
         "samples": [_sample(rapid, names, one) for one in found[:SHOWN]],
     }  # fmt: skip

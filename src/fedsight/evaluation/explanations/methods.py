@@ -15,13 +15,15 @@ from fedsight.core.errors import DataError, ModelError
 from fedsight.core.extras import install, missing
 from fedsight.core.registry import nearest
 from fedsight.evaluation.explanations.absence import absent
+from fedsight.evaluation.explanations.integrals import attributed
 from fedsight.evaluation.explanations.layers import chosen_layer
 from fedsight.evaluation.explanations.rollout import attends, rollout
 from fedsight.evaluation.explanations.scores import Scored
 
 TOGETHER = 128  # images that go through the network at once
-STEPS, MOST_STEPS = 32, 1024  # of an integral: twice as many until it is complete
-COMPLETE = 1e-3  # how far an integral's sum may be off, of the score's change, or of 1 if that is more
+COMPLETE = (
+    1e-3  # how far an integral's sum may be off, of the score's change, or of 1 if that is more
+)
 WINDOWS = 7  # side by side across an image; half as far apart
 
 
@@ -32,7 +34,7 @@ class Network:
     scored: Scored
     head: frozenset[str] = field(default_factory=frozenset)  # the names of the head's parameters
     layer: str | None = None  # that Grad-CAM is made of; None: the last one with maps
-    exact: bool = True  # whether integrals are complete; if not, they have STEPS steps
+    exact: bool = True  # whether integrals are complete; if not, they have few steps
 
 
 Heat = Callable[[Network, Tensor, Tensor], Tensor]
@@ -70,42 +72,8 @@ def grad_cam(network: Network, x: Tensor, about: Tensor) -> Tensor:
 
 def integrated_gradients(network: Network, x: Tensor, about: Tensor) -> Tensor:
     """The gradient, integrated on the way from the image without detail to the image, times the
-    difference (Sundararajan et al. 2017, equation 1); of all channels together.
-
-    There are as many steps as it takes for the heat to add up to what the score changes by, up to
-    a thousandth.
-    """
-    most = MOST_STEPS if network.exact else STEPS
-    return attributed(network.scored, x, about, most)[0].sum(1)
-
-
-def attributed(
-    scored: Scored, x: Tensor, about: Tensor, most: int = MOST_STEPS
-) -> tuple[Tensor, Tensor]:
-    """Integrated gradients [n, c, h, w], and by how much each sum misses the change [n]; of at
-    most so many steps."""
-    from captum.attr import IntegratedGradients
-
-    method, start = IntegratedGradients(scored), absent(x)
-    with torch.no_grad():
-        change = scored(x, about) - scored(start, about)
-    allowed = COMPLETE * change.abs().clamp(min=1.0)
-    found, off = torch.zeros_like(x), torch.zeros_like(change)
-    steps, left = torch.full((len(x),), STEPS), torch.arange(len(x))
-    while len(left):
-        for count in steps[left].unique().tolist():
-            some = left[steps[left] == count]
-            made: Any = method.attribute(
-                x[some], start[some], additional_forward_args=about[some], n_steps=count,
-                method="riemann_middle", internal_batch_size=TOGETHER,
-            )  # fmt: skip
-            found[some] = made.detach().to(found.dtype)
-            off[some] = found[some].flatten(1).sum(1) - change[some]
-        left = left[(off[left].abs() > allowed[left]) & (steps[left] < most)]
-        # Gradients jump where a ReLU turns on, so the error falls as steps do, not faster.
-        times = (off[left].abs() / allowed[left]).log2().ceil().clamp(min=1.0)
-        steps[left] = (steps[left] * 2**times).clamp(max=most).long()
-    return found, off
+    difference (Sundararajan et al. 2017, equation 1); of all channels together."""
+    return attributed(network.scored, x, about, network.exact)[0].sum(1)
 
 
 def occlusion(network: Network, x: Tensor, about: Tensor) -> Tensor:
@@ -121,14 +89,17 @@ def occlusion(network: Network, x: Tensor, about: Tensor) -> Tensor:
             x, (channels, *window), (channels, *apart), absent(x),
             additional_forward_args=about, perturbations_per_eval=max(1, TOGETHER // len(x)),
         )  # fmt: skip
-    return made[:, 0].float()
+    heat: Tensor = made[:, 0].float()
+    return heat
 
 
 def attention_rollout(network: Network, x: Tensor, about: Tensor) -> Tensor:
     """How much of each patch reaches the answer through the attention of all layers, whatever the
     answer is (Abnar and Zuidema 2020, equation 1)."""
     found = rollout(network.scored, x)
-    return F.interpolate(found[:, None], size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    return F.interpolate(found[:, None], size=x.shape[2:], mode="bilinear", align_corners=False)[
+        :, 0
+    ]
 
 
 METHODS: Mapping[str, Method] = {

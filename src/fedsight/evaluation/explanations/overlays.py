@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from fedsight.evaluation.marks import MIN_SIDE, marked
 from fedsight.tasks.presentation import Mark
 
 MOST_SIDE = 512  # pixels of a panel's longer side
+BRIGHTEST = 0.99  # of the pixels are not hotter than what is brightest: single ones hide the rest
 HIGH, GAP = 18, 4  # pixels of a caption, and between panels
 _RAMP = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
 
@@ -33,35 +35,53 @@ def panels(
     that of the image in the network's input, which the heat is of; None: they are the same.
     `marks` are in pixels of the image, and are drawn on it.
     """
-    times = MIN_SIDE / max(image.size)
-    times = math.ceil(times) if times > 1 else min(1.0, MOST_SIDE / max(image.size))
-    size = tuple(max(1, round(side * times)) for side in image.size)
-    smooth = Image.Resampling.NEAREST if times > 1 else Image.Resampling.LANCZOS
-    large = image.convert("RGB").resize(size, smooth)
+    large, times = _sized(image)
     shown = [
-        Mark(tuple(side * times for side in mark.box), mark.label, mark.kind)  # type: ignore[arg-type]
+        replace(mark, box=tuple(side * times for side in mark.box))  # type: ignore[arg-type]
         for mark in marks
     ]
     found = [("", marked(large, shown))]
     grey = np.asarray(large.convert("L"), dtype=np.float32)
     for name, heat in heats.items():
-        found.append((name, _over(grey, _placed(heat, image.size, (size[0], size[1]), placement))))
-    width, height = large.size
-    canvas = Image.new("RGB", ((width + GAP) * len(found) - GAP, height + HIGH), (255, 255, 255))
+        found.append((name, _over(grey, _placed(heat, image.size, large.size, placement))))
+    return captioned(found)
+
+
+def captioned(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Pictures side by side, as high as the first, each below its caption."""
+    sized = [(caption, _sized(one)[0]) for caption, one in pictures]
+    height, left = sized[0][1].height, 0
+    fitted = [
+        (caption, one.resize((max(1, round(one.width * height / one.height)), height)))
+        for caption, one in sized
+    ]
+    width = sum(one.width + GAP for _, one in fitted) - GAP
+    canvas = Image.new("RGB", (width, height + HIGH), (255, 255, 255))
     draw = ImageDraw.Draw(canvas)
-    for number, (name, one) in enumerate(found):
-        left = number * (width + GAP)
-        canvas.paste(one.resize(large.size), (left, HIGH))
-        draw.text((left + 2, 2), name, fill=(0, 0, 0), font=font_for(not plain(name)))
+    for caption, one in fitted:
+        canvas.paste(one, (left, HIGH))
+        draw.text((left + 2, 2), caption, fill=(0, 0, 0), font=font_for(not plain(caption)))
+        left += one.width + GAP
     return canvas
+
+
+def _sized(image: Image.Image) -> tuple[Image.Image, float]:
+    """The image in colours, enlarged by a whole factor or made smaller, and by how much."""
+    times = MIN_SIDE / max(image.size)
+    times = math.ceil(times) if times > 1 else min(1.0, MOST_SIDE / max(image.size))
+    if times == 1:
+        return image.convert("RGB"), 1.0
+    size = (max(1, round(image.width * times)), max(1, round(image.height * times)))
+    rule = Image.Resampling.NEAREST if times > 1 else Image.Resampling.LANCZOS
+    return image.convert("RGB").resize(size, rule), times
 
 
 def _placed(
     heat: Tensor, whole: tuple[int, int], size: tuple[int, int], placement: Placement | None
 ) -> npt.NDArray[np.float32]:
     """Heat from 0 to 1 for each pixel [h, w] of a picture; 0 where the network sees nothing."""
-    low = max(0.0, float(heat.min()))
-    scaled = ((heat - low) / max(float(heat.max()) - low, 1e-12)).clamp(0, 1)
+    low, high = max(0.0, float(heat.min())), float(heat.float().flatten().quantile(BRIGHTEST))
+    scaled = ((heat - low) / max(high - low, 1e-12)).clamp(0, 1)
     source = Image.fromarray(scaled.to(torch.float32).cpu().numpy())
     box = (0.0, 0.0, float(heat.shape[1]), float(heat.shape[0]))
     if placement is not None:  # the network's input, in pixels of the whole image

@@ -81,7 +81,9 @@ def _of_timm(layer: Any, x: Tensor) -> Tensor:
     if x.dim() != 3:  # windows, or maps
         return torch.zeros(0)
     q, k, _ = layer.qkv(x).unflatten(2, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    q, k = (getattr(layer, name, nn.Identity())(one) for name, one in (("q_norm", q), ("k_norm", k)))
+    q, k = (
+        getattr(layer, name, nn.Identity())(one) for name, one in (("q_norm", q), ("k_norm", k))
+    )
     return _attention(q, k)
 
 

@@ -86,11 +86,12 @@ class PairScore(Scored):
 
     def forward(self, x: Tensor, about: Tensor) -> Tensor:
         """Cosines [n] of faces [n, c, h, w] and unit vectors [n, d]."""
-        return (self._embedded(x) * about).sum(1)
+        cosines: Tensor = (self._embedded(x) * about).sum(1)
+        return cosines
 
     def shown(self, x: Tensor, about: Tensor) -> Tensor:
         """The cosine [n], from -1 to 1."""
-        return self(x, about)
+        return self.forward(x, about)
 
     def about(self, given: Tensor) -> Tensor:
         """The unit vectors [n, d] of the other faces, which are `given` as images [n, c, h, w]."""
@@ -108,11 +109,23 @@ class PairScore(Scored):
 
     def _embedded(self, x: Tensor) -> Tensor:
         """As `Embedding.embed`, with both looks in one batch, so that each layer is called once."""
-        plain, mirrored = self.model.body(torch.cat([x, x.flip(3)])).float().chunk(2)
+        looks: Tensor = self.model.body(torch.cat([x, x.flip(3)])).float()
+        plain, mirrored = looks.chunk(2)
         return F.normalize(plain + mirrored, dim=1)
 
 
-class HeatScore(Scored):
+class BoxScore(Scored, ABC):
+    """What is explained of a detector."""
+
+    model: Detector
+
+    def boxes(self, x: Tensor) -> Tensor:
+        """The objects in images [n, c, h, w], as `Detector.find` gives them [n, most, 6]."""
+        with torch.no_grad():
+            return self.model.find(x).float()
+
+
+class HeatScore(BoxScore):
     """The highest score of a class within a box, of a detector that makes heat maps; explained is
     its smooth sibling, the logarithm of summed exponentials, which all cells of the box move."""
 
@@ -132,7 +145,8 @@ class HeatScore(Scored):
         rows = torch.arange(len(maps), device=maps.device)
         heat = maps[rows, about[:, 0].long()]
         inside = self._inside(about[:, 1:], heat)
-        return heat.masked_fill(~inside, -torch.inf).flatten(1)
+        found: Tensor = heat.masked_fill(~inside, -torch.inf).flatten(1)
+        return found
 
     def _inside(self, boxes: Tensor, heat: Tensor) -> Tensor:
         """The cells of the grid [n, h, w] that a box touches."""
@@ -145,12 +159,11 @@ class HeatScore(Scored):
         return rows[:, :, None] & columns[:, None, :]
 
 
-class OverlapScore(Scored):
+class OverlapScore(BoxScore):
     """The best of a detector's boxes of a class: its score times its overlap with the box (Petsiuk
     et al. 2021, arXiv:2006.03204, equation 3)."""
 
     differentiable: ClassVar[bool] = False
-    model: Detector
 
     def forward(self, x: Tensor, about: Tensor) -> Tensor:
         """[n], 0 to 1, for boxes [n, 5]."""
@@ -163,7 +176,7 @@ class OverlapScore(Scored):
 
     def shown(self, x: Tensor, about: Tensor) -> Tensor:
         """The same [n]."""
-        return self(x, about)
+        return self.forward(x, about)
 
 
 def scored(task: Task, model: nn.Module) -> Scored:

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from fedsight.core.errors import DataError
 from fedsight.core.rng import generator
 from fedsight.data.base import Readable
-from fedsight.evaluation.explanations.scores import ClassScore, PairScore, Scored
+from fedsight.evaluation.explanations.scores import BoxScore, PairScore, Scored
 from fedsight.program.federation import Federation
 from fedsight.program.site_data import SiteData
 from fedsight.program.views import View
@@ -42,7 +42,8 @@ def subjects(
     """
     views = [view for view in federation.views if site is None or view.site in (site, None)]
     step = max(1, -(-len(views) // MOST_VIEWS))
-    views, found = views[::step], []
+    views = views[::step]
+    found: list[Subject] = []
     draws = generator(federation.program.seed, "explanations")
     for number, view in enumerate(views, 1):
         share = -(-(images - len(found)) // (len(views) - number + 1))
@@ -87,12 +88,12 @@ def _answers(
                 other = others[position % len(others)]
                 yield place, federation.batch(data, other[None]).x[0].contiguous(), "same person"
         return
+    if isinstance(scored, BoxScore):
+        for place, (first, *_) in enumerate(scored.boxes(x)):
+            if float(first[1]) >= max(float(getattr(task, "shown", 0.0)), 1e-6):
+                yield place, torch.cat([first[:1], first[2:]]), classes[int(first[0])]
+        return
     with torch.no_grad():
-        if isinstance(scored, ClassScore):
-            for place, row in enumerate(task.predict(scored.model, x)):
-                best = row.argmax()
-                yield place, best[None].float(), classes[int(best)]
-            return
-        for place, rows in enumerate(scored.model.find(x).float()):
-            if float(rows[0, 1]) >= max(float(getattr(task, "shown", 0.0)), 1e-6):
-                yield place, torch.cat([rows[0, :1], rows[0, 2:]]), classes[int(rows[0, 0])]
+        best = task.predict(scored.model, x).argmax(1)
+    for place, number in enumerate(best.tolist()):
+        yield place, torch.tensor([float(number)]), classes[number]
