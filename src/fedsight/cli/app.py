@@ -12,6 +12,7 @@ from fedsight.cli import (
     console,
     data,
     doctor,
+    explain,
     faces,
     federation,
     init,
@@ -45,6 +46,7 @@ app.command("plan")(plan.plan_command)
 app.command("resume")(train.resume_command)
 app.command("report")(report.report_command)
 app.command("predict")(use.predict_command)
+app.command("explain")(explain.explain_command)
 app.command("export")(use.export_command)
 app.command("models")(catalogue.models_command)
 app.command("algorithms")(catalogue.algorithms_command)

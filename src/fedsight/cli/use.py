@@ -148,7 +148,7 @@ def predict_command(
     else:
         _print_table(seen.modality, found, top)
     _say_passed_over(passed_over.counts)
-    _refuse_unread(found, seen.modalities)
+    refuse_unread([(one.where, one.error) for one in found], seen.modalities)
 
 
 def _cover(coverage: float | None, abstain: bool) -> Cover | None:
@@ -197,9 +197,9 @@ def export_command(
     echo(message("Wrote {path}", path=export(load(run, site), format.value, path)))
 
 
-def _refuse_unread(found: Sequence[Prediction], modalities: str) -> None:
-    """DataError naming the files without an answer."""
-    bad = [one.where for one in found if one.error is not None]
+def refuse_unread(found: Sequence[tuple[str, str | None]], modalities: str) -> None:
+    """DataError naming the files without an answer; `found` has each with its error."""
+    bad = [where for where, error in found if error is not None]
     if bad:
         raise DataError(
             f"{len(bad)} of {len(found)} {modalities} could not be read: {', '.join(bad[:5])}"

@@ -42,6 +42,7 @@ WRITTEN = (  # besides run.toml and run.json
     "model.safetensors",
     "trust.json",
     "unlike.safetensors",
+    "explanations.json",
     "checkpoint.safetensors",
     "unmeasured.safetensors",
     "report.html",

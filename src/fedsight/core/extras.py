@@ -20,6 +20,7 @@ EXTRAS = {
     "timm": ("timm",),
     "plots": ("matplotlib",),
     "console": ("starlette", "uvicorn"),
+    "explain": ("captum",),
 }
 
 

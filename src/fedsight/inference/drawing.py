@@ -30,18 +30,28 @@ def draw_all(found: Sequence[Prediction], folder: Path, preprocess: Preprocess) 
     for one in found:
         if one.answer is None:
             continue
-        path = folder / f"{one.path.stem}.png"
-        number = 1
-        while path in written:
-            number += 1
-            path = folder / f"{one.path.stem}-{number}.png"
+        path = free_path(folder, one.path.stem, written)
         if any(path.resolve() == other.path.resolve() for other in found):
             raise StoreError(f"'{path}' is one of the images", "choose another folder with --draw")
-        file = io.BytesIO()
-        marked(_opened(one.path, preprocess), one.answer.marks).save(file, "PNG")
-        write_atomically(path, file.getvalue())
+        write_png(marked(opened(one.path, preprocess), one.answer.marks), path)
         written.append(path)
     return written
+
+
+def free_path(folder: Path, stem: str, taken: Sequence[Path]) -> Path:
+    """A PNG file of this name in the folder, numbered if that is taken."""
+    path, number = folder / f"{stem}.png", 1
+    while path in taken:
+        number += 1
+        path = folder / f"{stem}-{number}.png"
+    return path
+
+
+def write_png(image: Image.Image, path: Path) -> None:
+    """Write it, whole or not at all; StoreError if that fails."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    write_atomically(path, file.getvalue())
 
 
 def unshown(found: Sequence[Prediction]) -> str:
@@ -53,7 +63,7 @@ def unshown(found: Sequence[Prediction]) -> str:
     return f"labels such as '{odd}' are drawn as boxes, because no font for them is found: {CURE}"
 
 
-def _opened(path: Path, preprocess: Preprocess) -> Image.Image:
+def opened(path: Path, preprocess: Preprocess) -> Image.Image:
     """The image, upright, with 8 bits per channel."""
     pixels = whole(path, preprocess)
     if pixels.dtype != np.uint8:

@@ -39,6 +39,7 @@ class Saved:
     model: Mapping[str, Any] = field(default_factory=dict)  # the `[model]` table of the program
     source: Source | None = None  # what it learned from; it defines how texts become words
     trust: Trusting = field(default_factory=Trusting)  # what is known of its answers
+    head: frozenset[str] = frozenset()  # the names of the head's parameters
 
 
 def load(run: Path, site: str | None = None) -> Saved:
@@ -97,7 +98,7 @@ def load(run: Path, site: str | None = None) -> Saved:
         classes,
         program.task,
         program.name, program.fingerprint, model.table(), program.data,
-        Trusting.of(store, len(classes), site, given is not None),
+        Trusting.of(store, len(classes), site, given is not None), network.head,
     )  # fmt: skip
 
 

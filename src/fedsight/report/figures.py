@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fedsight.language.message import message
-from fedsight.report import plots, tables, trust
+from fedsight.report import explanations, plots, tables, trust
 from fedsight.report.groups import Group
 from fedsight.report.nouns import nouns
 from fedsight.report.phrases import answer_name, known_phrase
@@ -46,6 +46,8 @@ def chapter_plots(run: Run, anchor: str) -> dict[str, Plot]:
     if held and len(facts.classes) <= tables.MOST:
         found["labels"] = tables.labels(f"{anchor}-labels", facts.classes, held)
     found["reliability"] = trust.diagram(run, f"{anchor}-reliability")
+    for kind in explanations.HEIGHTS:
+        found[kind] = explanations.diagram(run, kind, f"{anchor}-{kind}")
     if evaluation is None:
         return {name: plot for name, plot in found.items() if plot is not None}
     if evaluation.confusion and len(evaluation.classes) <= tables.MOST:

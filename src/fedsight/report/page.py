@@ -16,6 +16,7 @@ from fedsight.language.message import Text, message, plural, text_in
 from fedsight.report import (
     bars,
     classes,
+    explanations,
     first,
     generalisation,
     groups,
@@ -108,6 +109,7 @@ def _environment() -> Environment:
         answer=phrases.answer_name,
         nouns=nouns.nouns,
         bars=bars,
+        explanations=explanations,
         averages=classes,
         first=first,
         grouping=groups,

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from fedsight.core.errors import StoreError
 from fedsight.core.files import content, parse_json
+from fedsight.report.explanation_records import ExplanationsRecord
 from fedsight.report.record import Record
 from fedsight.report.records import (
     Comparison,
@@ -37,6 +38,7 @@ class Run:
     comparison: Comparison | None = None
     trust: TrustRecord | None = None
     traffic: TrafficRecord | None = None
+    explanations: ExplanationsRecord | None = None
     config_text: str = ""
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -75,6 +77,7 @@ def read(folder: Path) -> Run:
         _model(folder / "comparison.json", Comparison),
         _model(folder / "trust.json", TrustRecord),
         _model(folder / "traffic.json", TrafficRecord),
+        _model(folder / "explanations.json", ExplanationsRecord),
         text,
         config,
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
+PICTURES = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
 LARGEST = 10**200  # sums of numbers up to this still fit a float
 
 
@@ -31,6 +34,17 @@ Count = Annotated[int | None, BeforeValidator(_held)]
 Cell = Annotated[int, BeforeValidator(_held)]
 Figure = Annotated[float | None, BeforeValidator(_figure)]
 Real = Annotated[float, BeforeValidator(_figure)]
+
+
+def checked_picture(value: str) -> str:
+    """A picture in base64; ValueError for anything else."""
+    try:
+        raw = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("is not base64") from error
+    if not raw.startswith(tuple(PICTURES.values())):
+        raise ValueError("is not a PNG or JPEG image")
+    return value
 
 
 class Record(BaseModel):

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fedsight.report.record import Cell, Count, Figure, Real, Record
+from fedsight.report.record import (
+    PICTURES,
+    Cell,
+    Count,
+    Figure,
+    Real,
+    Record,
+    checked_picture,
+)
 from fedsight.report.trust_records import (
     CalibrationRecord,
     OodRecord,
@@ -17,8 +24,6 @@ from fedsight.report.trust_records import (
     RobustnessRecord,
     SetsRecord,
 )
-
-PICTURES = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
 
 
 class Data(Record):
@@ -273,15 +278,7 @@ class SampleRecord(Record):
     @field_validator("image")
     @classmethod
     def _is_picture(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        try:
-            raw = base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise ValueError("is not base64") from error
-        if not raw.startswith(tuple(PICTURES.values())):
-            raise ValueError("is not a PNG or JPEG image")
-        return value
+        return None if value is None else checked_picture(value)
 
 
 class CurveRecord(Record):

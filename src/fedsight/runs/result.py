@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError, StoreError
-from fedsight.inference import predict, saved
+from fedsight.inference import explain, predict, saved
+from fedsight.inference.explain import Explanation
 from fedsight.inference.predict import Prediction
 from fedsight.inference.saved import Saved
 from fedsight.inference.trusted import Cover
@@ -111,16 +112,37 @@ class Run:
         cover = None if coverage is None else Cover(coverage, abstain)
         if isinstance(inputs, Tensor):
             return predict.predict_pixels(self._saved, inputs, cover=cover)
-        paths = [inputs] if isinstance(inputs, str | PathLike) else inputs
-        if not isinstance(paths, Sequence) or not all(
-            isinstance(one, str | PathLike) for one in paths
-        ):
-            raise DataError(
-                f"expected paths or a tensor of pixels, got {inputs!r:.80}",
-                "give run.predict a path, a list of paths, or pixels [n, c, h, w]; several tensors "
-                "become one by torch.stack",
-            )
-        return predict.predict(self._saved, [Path(path) for path in paths], cover=cover)
+        return predict.predict(self._saved, _paths(inputs), cover=cover)
+
+    def explain(
+        self,
+        inputs: str | PathLike[str] | Sequence[str | PathLike[str]],
+        methods: Sequence[str] | None = None,
+        layer: str | None = None,
+        target: str | None = None,
+        box: int = 1,
+    ) -> list[Explanation]:
+        """One explanation for each image, in order: which regions its answer rests on.
+
+        `inputs` are paths of image files and folders; of a run on faces, the first is compared with
+        each of the others. `methods` are names such as "occlusion" (None: all that the network
+        allows), `layer` is the one that Grad-CAM is made of, `target` the class that is explained
+        instead of the answer, `box` which of a detector's boxes, by its score. Raises DataError and
+        ModelError as `fedsight explain` does; an image that cannot be read has an `error`.
+        """
+        asked = explain.Asked(methods, layer, target, box)
+        return explain.explain(self._saved, _paths(inputs), asked)
+
+    def measure_explanations(
+        self, images: int = 100, methods: Sequence[str] | None = None
+    ) -> Mapping[str, Any]:
+        """Measure on test images how faithful each method is to the model, and keep it: the report
+        then shows it, and `explanations.json` in the folder.
+
+        Raises DataError where the test images are not here, or what leaves the sites is protected.
+        """
+        given = explain.Asked(methods)
+        return explain.measure(self._saved, self._folder, given, images, self._site)
 
     def report(self) -> Path:
         """Write the report, one HTML page; returns its path."""
@@ -144,6 +166,18 @@ class Run:
             if value is not None
         )
         return f"<b>{escape(str(self.summary.get('name')))}</b><table>{cells}</table>"
+
+
+def _paths(inputs: Any) -> list[Path]:
+    """DataError for anything but paths."""
+    paths = [inputs] if isinstance(inputs, str | PathLike) else inputs
+    if not isinstance(paths, Sequence) or not all(isinstance(one, str | PathLike) for one in paths):
+        raise DataError(
+            f"expected paths or a tensor of pixels, got {inputs!r:.80}",
+            "give a path or a list of paths; run.predict also takes pixels [n, c, h, w], and "
+            "several tensors become one by torch.stack",
+        )
+    return [Path(path) for path in paths]
 
 
 class Series:

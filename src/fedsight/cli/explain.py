@@ -1,0 +1,253 @@
+"""`fedsight explain`: which regions of an image an answer rests on, and how far to believe that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedsight.cli.output import echo
+from fedsight.cli.plugin_files import PluginFiles, import_plugins
+from fedsight.cli.use import RunArgument, SiteOption, refuse_unread
+from fedsight.core.errors import DataError, StoreError
+from fedsight.language.english import from_english
+from fedsight.language.message import Text, message
+
+if TYPE_CHECKING:
+    from fedsight.inference.examples import Example, Examples
+    from fedsight.inference.explain import Explanation
+    from fedsight.inference.saved import Saved
+
+Images = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[IMAGE]...",
+        help="Images; folders are searched. Of faces, the first is compared with each other one.",
+        show_default=False,
+    ),
+]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="grad-cam, integrated-gradients, occlusion or attention-rollout; may be repeated "
+        "(default: all that the network allows).",
+        show_default=False,
+    ),
+]
+Layer = Annotated[
+    str | None,
+    typer.Option(help="The layer that Grad-CAM is made of (default: the last one with maps)."),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(metavar="LABEL", help="Explain this class instead of the answer."),
+]
+Box = Annotated[
+    int, typer.Option(min=1, help="Of a detector: which of its boxes, by its score from 1.")
+]
+ExamplesOption = Annotated[
+    int,
+    typer.Option(
+        "--examples", min=0, metavar="N", help="Also find the N training images most like each."
+    ),
+]
+At = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SITE", help="With --examples: the site of a simulation whose images they are."
+    ),
+]
+Among = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="With --examples: the folder of a site's own images."),
+]
+Measure = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Measure on N test images of the run how faithful each method is; the report then "
+        "shows it.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Write each image there as PNG, with what the methods show beside."
+    ),
+]
+
+
+def explain_command(
+    run: RunArgument,
+    images: Images = None,
+    method: Methods = None,
+    layer: Layer = None,
+    target: Target = None,
+    box: Box = 1,
+    examples: ExamplesOption = 0,
+    at: At = None,
+    among: Among = None,
+    measure: Measure = None,
+    out: Out = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON list instead of a table.")
+    ] = False,
+    site: SiteOption = None,
+    plugin: PluginFiles = None,
+) -> None:
+    """Show which regions of images a model's answers rest on, and how far to believe it.
+
+    Of each method two figures are shown: how high the answer's probability stays on average while
+    the regions that the method names are taken away (deletion: the lower the better), and while
+    only they are shown (insertion: the higher the better). With --measure they are compared with
+    regions chosen at random and with edges; a method that is no better fails.
+
+    Example: fedsight explain runs/first photo.jpg --method occlusion --out explained/
+    """
+    from fedsight.inference.explain import Asked, explain
+    from fedsight.inference.explain import measure as measure_on
+    from fedsight.inference.saved import load
+
+    import_plugins(plugin)
+    if not images and measure is None:
+        raise DataError("there is no image to explain", "name one, or give --measure 100")
+    saved, asked = load(run, site), Asked(method, layer, target, box)
+    if measure is not None:
+        _say_measured(measure_on(saved, run, asked, measure, site))
+        _report_again(run)
+    if not images:
+        return
+    near = _examples(saved, run, at or site, among) if examples else None
+    found = explain(saved, images, asked)
+    alike = [_near(near, one, examples) for one in found]
+    if out is not None:
+        _draw(found, alike, out)
+    if as_json:
+        tables = [
+            {**one.table(), **({"examples": [e.table() for e in beside]} if beside else {})}
+            for one, beside in zip(found, alike, strict=True)
+        ]
+        echo(json.dumps(tables, indent=2, ensure_ascii=False))
+    else:
+        _print_table(found, alike, _known(run))
+    refuse_unread([(str(one.path), one.error) for one in found], "images")
+
+
+def _examples(saved: Saved, run: Path, at: str | None, folder: Path | None) -> Examples:
+    from fedsight.inference.examples import among, of_site
+
+    return of_site(saved, run, at) if folder is None else among(saved, folder)
+
+
+def _near(near: Examples | None, one: Explanation, count: int) -> list[Example]:
+    return [] if near is None or one.error is not None else near.nearest(one.path, count)
+
+
+def _report_again(run: Path) -> None:
+    from fedsight.report.page import build
+
+    echo(message("Report: {path}", path=build([run])))
+
+
+def _known(run: Path) -> Mapping[str, Any]:
+    """What was measured of each method on this run; empty: nothing."""
+    from fedsight.coordinator.store import RunStore
+    from fedsight.evaluation.explanations.measure import FILE
+
+    if not (run / FILE).is_file():
+        return {}
+    methods = RunStore(run).read_json(FILE).get("methods")
+    return methods if isinstance(methods, dict) else {}
+
+
+def _draw(found: Sequence[Explanation], alike: Sequence[Sequence[Example]], folder: Path) -> None:
+    """Write the panels; StoreError if the folder holds one of the images."""
+    from fedsight.core.files import make_folder
+    from fedsight.inference.drawing import free_path, write_png
+    from fedsight.inference.examples import drawn
+
+    make_folder(folder)
+    taken: list[Path] = []
+    for one, beside in zip(found, alike, strict=True):
+        if one.error is not None or one.picture is None:
+            continue
+        path = free_path(folder, one.path.stem, taken)
+        if any(path.resolve() == other.path.resolve() for other in found):
+            raise StoreError(f"'{path}' is one of the images", "choose another folder with --out")
+        taken.append(path)
+        write_png(one.panels(), path)
+        if beside:
+            path = free_path(folder, f"{one.path.stem}-examples", taken)
+            taken.append(path)
+            write_png(drawn(one.picture, beside), path)
+
+
+def _print_table(
+    found: Sequence[Explanation], alike: Sequence[Sequence[Example]], known: Mapping[str, Any]
+) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    from fedsight.cli.tables import PrintableTable
+
+    table = PrintableTable()
+    headings = (
+        message("image"), message("label"), message("score"), message("method"),
+        message("deletion"), message("insertion"),
+    )  # fmt: skip
+    for heading in headings:
+        table.add_column(str(heading), overflow="fold")
+    for one in found:
+        where = str(one.path) if one.other is None else f"{one.path} – {one.other}"
+        if one.error is not None:
+            why = escape(str(from_english(one.error)))
+            table.add_row(escape(where), f"[red]{why}[/red]", *[""] * 4)
+            continue
+        for number, name in enumerate(one.heats):
+            first = (
+                (escape(where), escape(one.label), f"{one.score:.3f}") if not number else [""] * 3
+            )
+            figures = (f"{one.deletion[name]:.3f}", f"{one.insertion[name]:.3f}")
+            table.add_row(*first, str(_named(name, known)), *figures)
+    Console().print(table)
+    for one, beside in zip(found, alike, strict=True):
+        if beside:
+            echo(message("Most like {path} (distance, label, image):", path=one.path))
+        for example in beside:
+            echo(f"  {example.distance:.2f} {example.label} {example.name}")
+
+
+def _named(name: str, known: Mapping[str, Any]) -> Text | str:
+    """A method, and whether it fails on this run."""
+    fails = known.get(name, {}).get("fails") if isinstance(known.get(name), dict) else None
+    return message("{method} (fails)", method=name) if fails else name
+
+
+def _say_measured(found: Mapping[str, Any]) -> None:
+    """A line for each method and what it is compared with."""
+    from rich.console import Console
+
+    from fedsight.cli.tables import PrintableTable
+
+    table = PrintableTable()
+    headings = (message("method"), message("deletion"), message("insertion"), message("result"))
+    for heading in headings:
+        table.add_column(str(heading))
+    for name, told in {**found["methods"], **found["baselines"]}.items():
+        fails = ", ".join(one for one in told.get("fails", ()))
+        result = str(message("holds")) if "fails" in told else ""
+        if fails:
+            result = str(message("fails: {reasons}", reasons=fails))
+        spreads = [_spread(told[key]) for key in ("deletion", "insertion")]
+        table.add_row(name, *spreads, result)
+    Console().print(table)
+
+
+def _spread(told: Mapping[str, float]) -> str:
+    return f"{told['mean']:.3f} ({told['low']:.3f} – {told['high']:.3f})"

@@ -1,0 +1,204 @@
+"""How faithful each method is to a run's model, on test images: what `explanations.json` says.
+
+A method fails where its explanations are no better than chance, or do not depend on what the model
+has learnt. Both are stated with 95 % intervals over the images.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedsight.core.errors import DataError, ModelError
+from fedsight.core.intervals import of_mean
+from fedsight.core.rng import generator
+from fedsight.evaluation.explanations.faithfulness import area, at_random, curves, edges, ranked
+from fedsight.evaluation.explanations.methods import Network, chosen, heat_of
+from fedsight.evaluation.explanations.overlays import panels
+from fedsight.evaluation.explanations.randomisation import likeness, rank_correlation, shuffled
+from fedsight.evaluation.explanations.scores import PairScore, scored
+from fedsight.evaluation.explanations.subjects import Subject, subjects
+from fedsight.evaluation.pictures import picture
+from fedsight.evaluation.trust.measure import MASKED, NOISED
+from fedsight.program.federation import Federation
+from fedsight.tasks.presentation import Mark
+
+FILE = "explanations.json"
+FEWEST = 5  # images of which an interval says anything
+SHOWN = 4  # images with pictures
+TOGETHER = 16  # images that are explained at once
+ALIKE = 0.5  # rank correlation from which explanations, or answers, are too much alike
+RANDOM, EDGES = "random", "edges"  # what methods are compared with
+DELETION, INSERTION, SHUFFLED = "deletion", "insertion", "shuffled"
+
+Figures = dict[str, list[Tensor]]
+
+
+def measured(
+    federation: Federation,
+    network: Network,
+    names: Sequence[str] | None = None,
+    images: int = 100,
+    site: int | None = None,
+) -> dict[str, Any]:
+    """The figures of methods by name (None: all that the network allows) on so many test images, of
+    all sites or of one, as plain values.
+
+    `network` is of the run's model in evaluation mode. Raises DataError where the images are not
+    here, too few have an answer, or what leaves the sites is protected; ModelError for a method
+    that the network does not allow.
+    """
+    _require_allowed(federation)
+    names = chosen(network, names)
+    found = subjects(federation, network.scored, images, site)
+    if len(found) < FEWEST:
+        cause = f"{len(found)} test images have an answer to explain, and {FEWEST} are needed"
+        raise DataError(cause, "ask for more images, or of a model that finds more")
+    names = _usable(network, names, found)
+    rapid = replace(network, exact=False)
+    other = shuffled(network.scored.model, federation.program.seed)
+    blank = replace(rapid, scored=scored(federation.program.task, other))
+    figures = _figures(rapid, blank, names, found, federation.program.seed)
+    void = _same_answers(figures)
+    told = {name: _told(own) for name, own in figures.items()}
+    chance, sobel = told.pop(RANDOM), told.pop(EDGES)
+    return {
+        "images": len(found),
+        "layer": network.layer,
+        "site": None if site is None else federation.partition.name(site),
+        "score": "cosine" if isinstance(network.scored, PairScore) else "probability",
+        "methods": {
+            name: {**own, "fails": _fails(own, chance, void)} for name, own in told.items()
+        },
+        "baselines": {RANDOM: chance, EDGES: sobel},
+        "shuffled_answers": void,
+        "samples": [_sample(rapid, names, one) for one in found[:SHOWN]],
+    }  # fmt: skip
+
+
+def _require_allowed(federation: Federation) -> None:
+    program = federation.program
+    reason = NOISED if program.privacy.protects else MASKED if program.secure.masks else None
+    if reason is not None:
+        raise DataError(
+            f"explanations of this run's test images are not measured: {reason}",
+            "measure them in a simulation without these protections",
+        )
+
+
+def _usable(network: Network, names: Sequence[str], found: Sequence[Subject]) -> tuple[str, ...]:
+    """The methods that work for the network; ModelError of the first that does not if none does."""
+    kept, why = [], None
+    x, about = _asked(network, found[:1])
+    for name in names:
+        try:
+            heat_of(network, name, x, about)
+        except ModelError as error:
+            why = why or error
+        else:
+            kept.append(name)
+    if not kept and why is not None:
+        raise why
+    return tuple(kept)
+
+
+def _asked(network: Network, some: Sequence[Subject]) -> tuple[Tensor, Tensor]:
+    """The images [n, c, h, w] and what their scores are about [n, k], for this model."""
+    given = torch.stack([one.given for one in some])
+    return torch.stack([one.x for one in some]), network.scored.about(given)
+
+
+def _figures(
+    network: Network, blank: Network, names: Sequence[str], found: Sequence[Subject], seed: int
+) -> dict[str, Figures]:
+    """By method and baseline: its areas, curves, and likeness to those of the shuffled network."""
+    figures: dict[str, Figures] = {}
+    draws = generator(seed, "explanations", "random")
+
+    def add(name: str, key: str, values: Tensor) -> None:
+        figures.setdefault(name, {}).setdefault(key, []).append(values.detach())
+
+    for start in range(0, len(found), TOGETHER):
+        some = found[start : start + TOGETHER]
+        (x, about), (_, other) = _asked(network, some), _asked(blank, some)
+        with torch.no_grad():
+            add("", DELETION, network.scored.shown(x, about))
+            add("", SHUFFLED, blank.scored.shown(x, other))
+        heats = {name: heat_of(network, name, x, about) for name in names}
+        for name, heat in (*heats.items(), (RANDOM, at_random(x, draws)), (EDGES, edges(x))):
+            deleted, inserted = curves(network.scored, x, about, ranked(heat))
+            add(name, DELETION, deleted)
+            add(name, INSERTION, inserted)
+            if name in heats:
+                add(name, SHUFFLED, likeness(heat, heat_of(blank, name, x, other)))
+    return figures
+
+
+def _same_answers(figures: dict[str, Figures]) -> bool:
+    """Whether the shuffled network answers like the trained one: then shuffling shows nothing."""
+    own = figures.pop("")
+    first, second = (torch.cat(own[key])[None] for key in (DELETION, SHUFFLED))
+    return float(rank_correlation(first, second)) >= ALIKE
+
+
+def _told(figures: Figures) -> dict[str, Any]:
+    """Means with intervals, and the mean curves."""
+    found: dict[str, Any] = {}
+    for key in (DELETION, INSERTION):
+        every = torch.cat(figures[key])
+        found[key] = _spread(area(every))
+        found[f"{key}_curve"] = every.mean(0).tolist()
+    if SHUFFLED in figures:
+        found[SHUFFLED] = _spread(torch.cat(figures[SHUFFLED]))
+    return found
+
+
+def _spread(values: Tensor) -> dict[str, float]:
+    low, high = of_mean(values.double().tolist())
+    return {"mean": float(values.double().mean()), "low": low, "high": high}
+
+
+def _fails(told: Mapping[str, Any], chance: Mapping[str, Any], void: bool) -> list[str]:
+    """In what a method fails: its interval is to be apart from that of chance, on the right side;
+    and the shuffled network's explanations are to be unlike its own, unless it answers alike."""
+    found = []
+    if not told[DELETION]["high"] < chance[DELETION]["low"]:
+        found.append(DELETION)
+    if not told[INSERTION]["low"] > chance[INSERTION]["high"]:
+        found.append(INSERTION)
+    if told[SHUFFLED]["high"] >= ALIKE and not void:
+        found.append(SHUFFLED)
+    return found
+
+
+def _sample(network: Network, names: Sequence[str], one: Subject) -> dict[str, Any]:
+    """A test image with its explanations as a picture for the report."""
+    x, about = _asked(network, [one])
+    heats = {name: heat_of(network, name, x, about)[0] for name in names}
+    shown = picture(one.data, one.position)
+    marks: tuple[Mark, ...] = ()
+    if one.given.shape == (5,):
+        left, top, right, bottom = one.given[1:].tolist()
+        marks = (Mark(shown.shown((left, top, right, bottom)), one.label),)
+    placed = shown.placement
+    if placed is not None and shown.scale != 1:
+        source = tuple(side * shown.scale for side in placed.source)
+        placed = replace(placed, source=source)  # type: ignore[arg-type]
+    file = io.BytesIO()
+    panels(shown.image, heats, placed, marks).save(file, "PNG")
+    with torch.no_grad():
+        score = float(network.scored.shown(x, about))
+    number = int(one.data.indices[one.position])
+    return {
+        "image": base64.b64encode(file.getvalue()).decode(),
+        "name": one.data.part.images.name(number),
+        "site": one.site,
+        "label": one.label,
+        "score": score,
+    }

@@ -1,0 +1,247 @@
+"""Explanations of a finished run's answers to images: which regions they rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fedsight.coordinator.store import RunStore
+from fedsight.core.errors import DataError
+from fedsight.core.registry import nearest
+from fedsight.data.detection.objects import returned
+from fedsight.data.images.decode import decode
+from fedsight.data.images.fit import Placement
+from fedsight.evaluation.explanations.faithfulness import area, curves, ranked
+from fedsight.evaluation.explanations.layers import chosen_layer
+from fedsight.evaluation.explanations.measure import FEWEST, FILE, measured
+from fedsight.evaluation.explanations.methods import Network, chosen, heat_of
+from fedsight.evaluation.explanations.overlays import panels
+from fedsight.evaluation.explanations.scores import BoxScore, PairScore, scored
+from fedsight.inference.drawing import opened
+from fedsight.inference.inputs import find_files
+from fedsight.inference.saved import Saved
+from fedsight.program.federation import federate
+from fedsight.tasks.presentation import Mark
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be explained: by which methods (None: all that the network allows), of which
+    layer Grad-CAM is made (None: the last one with maps), which class (None: the answer), and
+    which of a detector's boxes, by its score, from 1."""
+
+    methods: Sequence[str] | None = None
+    layer: str | None = None
+    target: str | None = None
+    box: int = 1
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a model answers as it does to one image, or why that cannot be said (`error`).
+
+    `heats` has for each method [h, w], of the network's input: positive where the image speaks for
+    the `label`. `deletion` and `insertion` say how far to believe each: the mean of `score` while
+    the hottest regions are taken away (low is good), and while only they are shown (high is good).
+    """
+
+    path: Path
+    label: str = ""
+    score: float | None = None  # a probability; of two faces the cosine
+    heats: Mapping[str, Tensor] = field(default_factory=dict)
+    deletion: Mapping[str, float] = field(default_factory=dict)
+    insertion: Mapping[str, float] = field(default_factory=dict)
+    other: Path | None = None  # the image that a face is compared with
+    mark: Mark | None = None  # the box, in pixels of the file
+    error: str | None = None
+    placement: Placement | None = None  # of the file in the network's input
+    picture: Image.Image | None = None
+
+    def panels(self) -> Image.Image:
+        """The image, and beside it the heat of each method over it in grey.
+
+        Raises DataError if the image could not be explained."""
+        if self.picture is None:
+            raise DataError(f"'{self.path}' has no explanation: {self.error}", "see its error")
+        marks = () if self.mark is None else (self.mark,)
+        return panels(self.picture, self.heats, self.placement, marks)
+
+    def table(self) -> dict[str, Any]:
+        """As plain values, for JSON, without the heats."""
+        found: dict[str, Any] = {"path": str(self.path)}
+        if self.error is not None:
+            return {**found, "error": self.error}
+        if self.other is not None:
+            found["other"] = str(self.other)
+        if self.mark is not None:
+            found["box"] = [round(side, 2) for side in self.mark.box]
+        methods = {
+            name: {"deletion": self.deletion[name], "insertion": self.insertion[name]}
+            for name in self.heats
+        }
+        return {**found, "label": self.label, "score": self.score, "methods": methods}
+
+
+def network_of(saved: Saved, asked: Asked) -> Network:
+    """What methods need of a run's model.
+
+    Raises DataError for a run on texts, and ModelError for a task without explanations and for a
+    layer that the network does not have.
+    """
+    seen = saved.preprocess
+    if seen.modality != "image":
+        raise DataError(
+            f"the run learned from {seen.modalities}, and only answers to images are explained",
+            "use a run that learned from images",
+        )
+    network = Network(scored(saved.task, saved.module), saved.head, asked.layer)
+    if asked.layer is not None:
+        blank = torch.zeros(1, seen.channels, seen.height, seen.width)
+        chosen_layer(network.scored, seen.normalise(blank), asked.layer, saved.head)
+    return network
+
+
+def explain(saved: Saved, paths: Sequence[Path], asked: Asked | None = None) -> list[Explanation]:
+    """One explanation for each image, in order; of faces one for each image but the first, which
+    the others are compared with.
+
+    Folders are searched as by `predict`. An image that cannot be read, or in which a detector
+    finds nothing, has an `error`. Raises DataError for a path that does not exist, an unknown
+    method or class and a single face; ModelError for what the network does not allow.
+    """
+    asked = asked or Asked()
+    with torch.inference_mode(False), torch.enable_grad():
+        network = network_of(saved, asked)
+        methods = chosen(network, asked.methods)
+        files = find_files(paths, "image")
+        if not isinstance(network.scored, PairScore):
+            _check_asked(network, saved, asked)
+            return [_explained(network, saved, asked, methods, path) for path in files]
+        if len(files) < 2:
+            raise DataError(
+                "a face is explained beside another one: why the two match",
+                "give two images or more; the first is compared with each of the others",
+            )
+        return [_pair(network, saved, methods, (path, files[0])) for path in files[1:]]
+
+
+def _check_asked(network: Network, saved: Saved, asked: Asked) -> None:
+    if asked.target is not None and asked.target not in saved.classes:
+        raise DataError(
+            f"the run has no class '{asked.target}'", nearest(asked.target, saved.classes)
+        )
+    if asked.box < 1:
+        raise DataError(f"there is no box {asked.box}", "boxes are counted from 1")
+    if asked.box > 1 and not isinstance(network.scored, BoxScore):
+        raise DataError("this run finds no boxes", "leave out --box")
+
+
+def _explained(
+    network: Network, saved: Saved, asked: Asked, methods: Sequence[str], path: Path
+) -> Explanation:
+    """One image of a classifier or a detector."""
+    try:
+        x = _input(saved, path)
+        label, about, box = _subject(network, saved, asked, x)
+    except DataError as error:
+        return Explanation(path, error=error.cause)
+    found = _measured(network, methods, x, about)
+    found = _pictured(saved, replace(found, path=path, label=label))
+    if box is None or found.picture is None:
+        return found
+    mark = Mark(returned(box, found.picture.size, saved.preprocess), f"{label} {found.score:.0%}")
+    return replace(found, mark=mark)
+
+
+def _pair(
+    network: Network, saved: Saved, methods: Sequence[str], pair: tuple[Path, Path]
+) -> Explanation:
+    """A face that is compared with another."""
+    path, other = pair
+    try:
+        x, about = _input(saved, path), network.scored.about(_input(saved, other))
+    except DataError as error:
+        return Explanation(path, other=other, error=error.cause)
+    found = _measured(network, methods, x, about)
+    return _pictured(saved, replace(found, path=path, other=other, label="the same person"))
+
+
+def _input(saved: Saved, path: Path) -> Tensor:
+    """The network's input [1, c, h, w]."""
+    return saved.preprocess.normalise(decode(path, saved.preprocess)[None])
+
+
+def _subject(
+    network: Network, saved: Saved, asked: Asked, x: Tensor
+) -> tuple[str, Tensor, tuple[float, float, float, float] | None]:
+    """The answer that is explained: its name, what the score is about [1, k], and its box."""
+    classes = saved.classes
+    number = None if asked.target is None else classes.index(asked.target)
+    if not isinstance(network.scored, BoxScore):
+        with torch.no_grad():
+            row = saved.task.predict(saved.module, x)[0]
+        number = int(row.argmax()) if number is None else number
+        return classes[number], torch.tensor([[float(number)]]), None
+    rows = network.scored.boxes(x)[0]
+    least = float(getattr(saved.task, "shown", 0.0))
+    rows = rows[(rows[:, 1] > 0) & (rows[:, 1] >= least)]
+    rows = rows if number is None else rows[rows[:, 0] == number]
+    if len(rows) < asked.box:
+        raise DataError(f"the detector finds {len(rows)} boxes of what is asked in the image")
+    chosen_row = rows[asked.box - 1]
+    left, top, right, bottom = chosen_row[2:].tolist()
+    about = torch.cat([chosen_row[:1], chosen_row[2:]])[None]
+    return classes[int(chosen_row[0])], about, (left, top, right, bottom)
+
+
+def _measured(network: Network, methods: Sequence[str], x: Tensor, about: Tensor) -> Explanation:
+    """The heats of one image [1, c, h, w], and how far to believe them."""
+    with torch.no_grad():
+        score = float(network.scored.shown(x, about))
+    heats, deletion, insertion = {}, {}, {}
+    for name in methods:
+        heat = heat_of(network, name, x, about).detach()
+        deleted, inserted = curves(network.scored, x, about, ranked(heat))
+        heats[name] = heat[0]
+        deletion[name], insertion[name] = float(area(deleted)), float(area(inserted))
+    return Explanation(Path(), "", score, heats, deletion, insertion)
+
+
+def _pictured(saved: Saved, found: Explanation) -> Explanation:
+    """With the upright image of the file, and where it is in the network's input."""
+    picture = opened(found.path, saved.preprocess)
+    return replace(found, picture=picture, placement=Placement.of(picture.size, saved.preprocess))
+
+
+def measure(
+    saved: Saved, run: Path, asked: Asked, images: int, site: str | None = None
+) -> dict[str, Any]:
+    """Measure on a run's test images how faithful each method is to its model, and write it to
+    `explanations.json`, which the report shows.
+
+    With `site`, on the images that this site tests. Raises DataError as `measured` does, and for
+    too few images.
+    """
+    if images < FEWEST:
+        raise DataError(f"{images} images are too few to measure on", f"ask for {FEWEST} or more")
+    store = RunStore(run)
+    with torch.inference_mode(False), torch.enable_grad():
+        network = network_of(saved, asked)
+        chosen(network, asked.methods)
+        if "recogniser" in store.read_json("run.json"):
+            raise DataError(
+                "the test images of a site's own recogniser are not kept with it",
+                "explain images of the site instead, which says how far to believe each",
+            )
+        federation = federate(store.program()[0])
+        names = [federation.partition.name(number) for number in range(len(federation.partition))]
+        number = None if site is None else names.index(site)
+        found = measured(federation, network, asked.methods, images, number)
+    store.write_json(FILE, found)
+    return found

@@ -1,0 +1,172 @@
+"""`fedsight explain`: images of a finished run explained, drawn, measured and shown by example."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import done, refused, write_config
+from PIL import Image
+
+import fedsight
+from fedsight.core.errors import DataError, StoreError
+from fedsight.data.images.fit import Placement
+from fedsight.evaluation.explanations.overlays import GAP, HIGH, panels
+from fedsight.inference.examples import among, of_site
+from fedsight.inference.explain import Asked, explain
+from fedsight.inference.saved import load
+from fedsight.report.explanations import rows
+from fedsight.report.read import read as read_run
+
+METHODS = ["grad-cam", "integrated-gradients", "occlusion"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run on images whose brightest quarter is their class."""
+    home = tmp_path_factory.mktemp("explain")
+    config = write_config(home, rounds={"rounds": 6}, train={"lr": 0.1, "epochs": 2})
+    done("run", config, "--workers", "1", "--out", home / "run")
+    return home / "run"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two images, twice as large as the network's input, and one that is torn."""
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 120, (16, 16)).astype(np.uint8)
+        pixels[:8, number * 8 : number * 8 + 8] += 90
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    (folder / "torn.png").write_bytes((folder / "0.png").read_bytes()[:60])
+    return folder
+
+
+def test_each_image_has_a_heat_of_each_method_and_says_how_far_to_believe_it(
+    run: Path, images: Path
+) -> None:
+    found = fedsight.load(run).explain([images / "0.png", images / "1.png"])
+    predicted = fedsight.load(run).predict([images / "0.png", images / "1.png"])
+    assert [one.label for one in found] == [one.label for one in predicted]
+    for one, other in zip(found, predicted, strict=True):
+        assert one.score == pytest.approx(other.probability, abs=1e-5)
+        assert list(one.heats) == METHODS
+        assert all(heat.shape == (8, 8) for heat in one.heats.values())
+        assert set(one.deletion) == set(one.insertion) == set(METHODS)
+        assert all(0 <= value <= 1 for value in one.deletion.values())
+
+
+def test_another_class_may_be_explained(run: Path, images: Path) -> None:
+    saved = load(run)
+    name = saved.classes[3]
+    one, other = (
+        explain(saved, [images / "0.png"], Asked(["occlusion"], target=target))[0]
+        for target in (name, saved.classes[0])
+    )
+    assert one.label == name
+    assert not torch.equal(one.heats["occlusion"], other.heats["occlusion"])
+    with pytest.raises(DataError, match="no class 'nobody'"):
+        explain(saved, [images / "0.png"], Asked(target="nobody"))
+
+
+def test_panels_show_the_image_and_each_method_beside_it(run: Path, images: Path) -> None:
+    (one,) = explain(load(run), [images / "0.png"], Asked(["occlusion", "grad-cam"]))
+    drawn = one.panels()
+    assert drawn.size == (3 * 256 + 2 * GAP, 256 + HIGH)
+
+
+def test_heat_lies_where_the_network_saw_it() -> None:
+    from fedsight.data.base import Preprocess
+
+    goal = Preprocess(1, 8, 8, "crop", (0.5,), (0.5,))
+    heat = torch.zeros(8, 8)
+    heat[:, :4] = 1.0  # the left half of the middle square of a wide image
+    wide = Image.new("L", (32, 16), 100)
+    drawn = panels(wide, {"x": heat}, Placement.of((32, 16), goal))
+    second = np.asarray(drawn)[HIGH:, 256 + GAP :].astype(int)
+    coloured = (second.max(2) != second.min(2)).any(0)  # by column
+    assert not coloured[:60].any()  # cut off by the crop
+    assert coloured[70:120].all()
+    assert not coloured[145:].any()
+
+
+def test_the_command_writes_pictures_and_json_and_names_what_it_cannot_read(
+    run: Path, images: Path, tmp_path: Path
+) -> None:
+    said = done(
+        "explain", run, images / "0.png", "--method", "occlusion", "--json", "--out", tmp_path,
+        "--examples", "2", "--at", "site-01",
+    )  # fmt: skip
+    (table,) = json.loads(said.out)
+    assert set(table["methods"]) == {"occlusion"}
+    assert len(table["examples"]) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"0.png", "0-examples.png"}
+    assert "torn.png" in refused("explain", run, images, "--method", "occlusion").said
+    assert "holds one" not in refused("explain", run, images / "0.png", "--out", images).said
+
+
+def test_bad_requests_have_one_message_with_its_cure(run: Path, images: Path) -> None:
+    one = images / "0.png"
+    assert "it has: conv0" in refused("explain", run, one, "--layer", "nope").said
+    assert (
+        "attends to patches" in refused("explain", run, one, "--method", "attention-rollout").said
+    )
+    assert "--measure" in refused("explain", run).said
+    assert "site-00" in refused("explain", run, one, "--examples", "1").said
+    assert (
+        "no site 'paris'" in refused("explain", run, one, "--examples", "1", "--at", "paris").said
+    )
+    assert "leave out --box" in refused("explain", run, one, "--box", "2").said
+    assert "too few" in refused("explain", run, "--measure", "2").said
+
+
+def test_examples_are_the_nearest_of_one_site_and_no_other(run: Path, images: Path) -> None:
+    saved = load(run)
+    of = of_site(saved, run, "site-01")
+    found = of.nearest(images / "0.png", 5)
+    distances = [one.distance for one in found]
+    assert distances == sorted(distances)
+    assert {one.name for one in found} <= {name for name, _, _ in of.entries}
+    others = of_site(saved, run, "site-02")
+    assert not {name for name, _, _ in of.entries} & {name for name, _, _ in others.entries}
+
+
+def test_examples_from_a_folder_find_the_image_itself(run: Path, images: Path) -> None:
+    good = images.parent / "good"
+    good.mkdir(exist_ok=True)
+    for name in ("0.png", "1.png"):
+        (good / name).write_bytes((images / name).read_bytes())
+    first, second = among(load(run), good).nearest(images / "1.png", 2)
+    assert first.name.endswith("1.png")
+    assert first.distance == pytest.approx(0, abs=1e-3)
+    assert second.distance > 0.01
+
+
+def test_what_is_measured_is_kept_and_shown_in_the_report(run: Path, images: Path) -> None:
+    said = done("explain", run, "--measure", "30")
+    assert all(name in said.out for name in ("occlusion", "random", "edges"))
+    kept = json.loads((run / "explanations.json").read_text())
+    assert set(kept["methods"]) == set(METHODS)
+    assert kept["images"] == 30
+    shown = rows(read_run(run))
+    assert len(shown) == len(METHODS) + 2
+    fails = {name: bool(told["fails"]) for name, told in kept["methods"].items()}
+    assert sum(row.fails for row in shown) == sum(fails.values())
+    assert "Why it answers so" in (run / "report.html").read_text()
+    again = fedsight.load(run).measure_explanations(30)
+    assert again["methods"] == kept["methods"]
+    if failing := [name for name, failed in fails.items() if failed]:
+        assert "(fails)" in done("explain", run, images / "0.png", "--method", failing[0]).out
+
+
+def test_a_broken_file_of_measurements_is_named(run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    (other / "explanations.json").write_text('{"methods": 3}')
+    with pytest.raises(StoreError, match=r"explanations\.json is broken"):
+        read_run(other)
