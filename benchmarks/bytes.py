@@ -1,11 +1,15 @@
 """What codecs cost and save: error at equal bits, speed, and bytes until a test accuracy.
 
-    python benchmarks/bytes.py [--quick] [--only errors training]
+    python benchmarks/bytes.py [--quick] [--only errors peers training]
 
 `errors`: a vector of 4 million values (most of them small, as those of an update are) is encoded
 and decoded with four keys. Its squared error over its squared norm stands beside what theory says
 for any vector after a rotation (Vargaftik et al. 2021 and 2022) and the speed of one core, in MB of
 float32 a processor second; the best of the repeats, which other work on the machine disturbs least.
+`low-rank` sees the vector as one square matrix, which has no low rank: its error here says little.
+
+`peers`: the codecs of OpenFL, FedLab and Flower on the same vector, where `make peers` has put
+them. Their bytes are those of the arrays that they return, as they would be sent.
 
 `training`: the built-in images among ten sites (Dirichlet 0.3), where only `[codec]` differs;
 bytes that all sites sent and received until the test accuracy is 0.86, and the accuracy in the end,
@@ -25,11 +29,25 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy
 import torch
-from common import RESULTS, example, machine, print_table, write_json
+from common import (
+    HERE,
+    PEERS,
+    RESULTS,
+    ContestantError,
+    Process,
+    example,
+    installed,
+    machine,
+    print_table,
+    run_contestant,
+    write_json,
+)
 
 import fedsight
 from fedsight.compression.settings import Codecs
+from fedsight.core.layout import Entry, Kind, Layout
 
 VALUES = 1 << 22
 GOAL = 0.86
@@ -57,6 +75,8 @@ CODECS: dict[str, dict[str, Any]] = {
     },
     "top-k 1 %, feedback": {"steps": [{"name": "top-k", "share": 0.01}], "feedback": True},
     "random-k 5 %": {"steps": [{"name": "random-k", "share": 0.05}]},
+    "quantise, 8 bits, zstd": {"steps": [{"name": "quantise", "bits": 8}, "zstd"]},
+    "low-rank 4, feedback": {"steps": [{"name": "low-rank", "rank": 4}], "feedback": True},
 }
 EDEN = {"steps": [{"name": "eden", "scale": "least"}]}
 SPARSE = {
@@ -87,6 +107,20 @@ WAYS: dict[str, dict[str, Any]] = {
             },
         }
     },
+    "8 bits and zstd both": {
+        "codec": {
+            way: {"steps": [{"name": "quantise", "bits": 8}, "zstd"]} for way in ("up", "down")
+        }
+    },
+    "low-rank 4, 8 bits up, eden 1 bit down": {
+        "codec": {
+            "up": {
+                "steps": [{"name": "low-rank", "rank": 4}, {"name": "quantise", "bits": 8}],
+                "feedback": True,
+            },
+            "down": EDEN,
+        }
+    },
     # Rounded for masks as secure aggregation does: with `secagg` the same bits and the same bytes.
     "quantised": {"secure": {"name": "quantised"}},
     "quantised, rotate, 6 bits, eden 2 bits down": {
@@ -110,7 +144,11 @@ WAYS: dict[str, dict[str, Any]] = {
         },
     },
 }
-QUICK = ("float32", "eden 1 bit both")
+QUICK = (
+    *("float32", "eden 1 bit both", "quantised"),
+    "quantised, half of it, 6 bits, eden 2 bits down",
+)
+PATIENCE = 1800.0  # seconds for the codecs of all peers
 # Distortion of the best levels for normal values (Max 1960), and the error that follows.
 THEORY = {
     "eden, 1 bit": math.pi / 2 - 1,
@@ -121,15 +159,42 @@ THEORY = {
 }
 
 
-def errors(quick: bool) -> list[dict[str, Any]]:
-    """Bits, error and speed of each codec on one vector."""
+def vector(quick: bool) -> torch.Tensor:
+    """What is encoded: a square number of values, most of them small."""
     draws = torch.Generator().manual_seed(0)
     count = VALUES >> 4 if quick else VALUES
-    values = torch.randn(count, generator=draws) * torch.rand(count, generator=draws) ** 4
+    return torch.randn(count, generator=draws) * torch.rand(count, generator=draws) ** 4
+
+
+def peers(quick: bool) -> dict[str, Any]:
+    """What the peers' codecs make of the same vector: `codecs` as in `errors`, and why others are
+    `missing`."""
+    if not installed(PEERS, "openfl", "fedlab", "flwr"):
+        print("OpenFL, FedLab and Flower are not installed ('make peers' installs them): left out")
+        return {"codecs": [], "missing": {"all": "not installed"}}
+    with tempfile.TemporaryDirectory(prefix="fedsight-bytes-") as folder:
+        path = Path(folder) / "vector.npy"
+        numpy.save(path, vector(quick).numpy())
+        script = HERE / "contestants" / "codecs.py"
+        process = Process(
+            PEERS, script, [str(path), "2" if quick else "4"], {"OMP_NUM_THREADS": "1"}
+        )
+        try:
+            return run_contestant(process, PATIENCE)
+        except ContestantError as error:
+            return {"codecs": [], "missing": {"all": str(error)}}
+
+
+def errors(quick: bool) -> list[dict[str, Any]]:
+    """Bits, error and speed of each codec on one vector."""
+    values = vector(quick)
+    count, side = len(values), math.isqrt(len(values))
+    square = Layout((Entry("matrix", (side, side), Kind.SHARED, 0),))
     norm, found = float(values.double().square().sum()), []
     for name, up in CODECS.items():
         codec = Codecs.model_validate({"up": up}, strict=False).up.pipeline
         assert codec is not None
+        codec = codec.fitted(square)
         squares, there, back = [], [], []
         for key in range(2 if quick else 4):
             began = time.process_time()
@@ -194,21 +259,21 @@ def trained(sections: dict[str, Any], seed: int, options: argparse.Namespace) ->
     }
 
 
-def show_errors(found: list[dict[str, Any]]) -> None:
-    """The first table."""
+def show_errors(found: list[dict[str, Any]], title: str = "One vector, one core") -> None:
+    """The first table, and that of the peers."""
     rows = [
         [
             one["codec"],
             f"{one['bits']:.3f}",
             f"{one['error']:.4f}",
-            "" if one["theory"] is None else f"{one['theory']:.4f}",
+            "" if one.get("theory") is None else f"{one['theory']:.4f}",
             f"{one['encode']:.0f}",
             f"{one['decode']:.0f}",
         ]
         for one in found
     ]
     heads = ["codec", "bits", "squared error", "theory", "encode MB/s", "decode MB/s"]
-    print_table("One vector, one core", heads, rows)
+    print_table(title, heads, rows)
 
 
 def show_training(found: list[dict[str, Any]]) -> None:
@@ -249,11 +314,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--ways", nargs="+", choices=[*WAYS], help="of training; all")
-    parser.add_argument("--only", nargs="+", choices=("errors", "training"))
+    parser.add_argument("--only", nargs="+", choices=("errors", "peers", "training"))
     parser.add_argument("--out", type=Path, default=RESULTS / "bytes.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    parts = options.only or ("errors", "training")
+    parts = options.only or ("errors", "peers", "training")
     content: dict[str, Any] = {"benchmark": "bytes", "quick": options.quick, "machine": machine()}
     content["training"] = []
     if options.out.exists():
@@ -265,6 +330,10 @@ def main() -> None:
     if "errors" in parts:
         content["errors"] = errors(options.quick)
         show_errors(content["errors"])
+    if "peers" in parts:
+        content["peers"] = peers(options.quick)
+        if content["peers"]["codecs"]:
+            show_errors(content["peers"]["codecs"], "Peers on the same vector")
     if "training" in parts:
 
         def save(found: list[dict[str, Any]]) -> None:
