@@ -3,16 +3,19 @@ became of them is told."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_line import done
 from loopback import Loopback, loopback
 from processes import DEPLOYED, wait_until
 
 from fedsight.coordinator.callbacks import Callback, Event, RoundEnded
+from fedsight.deploy.membership import presence
 
 QUORUM = {"rounds": 2, "evaluate_every": 2, "quorum": 2}
 
@@ -21,6 +24,20 @@ QUORUM = {"rounds": 2, "evaluate_every": 2, "quorum": 2}
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
     with loopback(tmp_path_factory.mktemp("federation"), 3) as made:
         yield made
+
+
+def test_doctors_find_nothing_wrong_in_a_federation_that_runs(three: Loopback) -> None:
+    site = three.sites["site-00"].folder
+    wait_until(lambda: presence.is_answered(site), DEPLOYED)
+    for words in (
+        ("site", "doctor", site),
+        ("federation", "doctor", "--federation", three.federation.folder),
+    ):
+        found = json.loads(done(*words, "--json").out)["findings"]
+        states = {one["what"]: (one["state"], one["value"]) for one in found}
+        assert {state for state, _ in states.values()} == {"ok"}, states
+        assert states["TLS"][1] == "both ends accept each other"
+        assert {"network", "keys", "free disk"} <= states.keys()
 
 
 def back(three: Loopback, name: str) -> None:

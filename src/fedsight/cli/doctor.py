@@ -8,7 +8,7 @@ import platform
 import resource
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -53,7 +53,11 @@ def doctor_command(
 
     Example: fedsight doctor
     """
-    found = list(findings())
+    show(list(findings()), as_json)
+
+
+def show(found: Sequence[Finding], as_json: bool) -> None:
+    """Print what was looked at, a line each; exit with 1 if something keeps it from working."""
     usable = all(one.state != "bad" for one in found)
     if as_json:
         table = {"usable": usable, "findings": [one.table() for one in found]}

@@ -160,6 +160,20 @@ def status_command(federation: FederationOption = None, as_json: JsonOption = Fa
         show_status(found)
 
 
+@app.command("doctor")
+def doctor_command(federation: FederationOption = None, as_json: JsonOption = False) -> None:
+    """Check what a run will need: the server, keys, certificates, disk, clock, and each site.
+
+    The exit code is 0 if runs can begin, and 1 if something keeps them from that.
+
+    Example: fedsight federation doctor --federation hospitals
+    """
+    from fedsight.cli.doctor import show
+    from fedsight.cli.doctor_deployed import federation_findings
+
+    show(list(federation_findings(open_federation(federation))), as_json)
+
+
 @app.command("history")
 def history_command(
     federation: FederationOption = None,

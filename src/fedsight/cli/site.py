@@ -151,6 +151,34 @@ def drain_command(
         echo(message("The site takes nothing new, and has nothing to finish."))
 
 
+@app.command("doctor")
+def doctor_command(
+    folder: SiteFolderOption = Path(),
+    program: Annotated[
+        Path | None,
+        typer.Option(
+            "--program",
+            metavar="CONFIG",
+            help="Also whether the site could take part in this program.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check what a run will need: settings, images, keys, certificate, disk, clock, the server.
+
+    The exit code is 0 if the site can take part, and 1 if something keeps it from that. Nothing
+    leaves the site.
+
+    Example: fedsight site doctor ward-3
+    """
+    from fedsight.cli.doctor import show
+    from fedsight.cli.doctor_deployed import site_findings
+    from fedsight.deploy.site.folder import SiteFolder
+
+    show(list(site_findings(SiteFolder.open(folder), program)), as_json)
+
+
 @app.command("log")
 def log_command(
     folder: SiteFolderOption = Path(),

@@ -168,6 +168,14 @@ def record_answer(home: Path, state: State = "") -> None:
     _answered(home).write_text(state)
 
 
+def is_answered(home: Path) -> bool:
+    """Whether the server answers the heartbeats of the site in `home`."""
+    try:
+        return time.time() - _answered(home).stat().st_mtime < HEARTBEAT_TIMEOUT
+    except OSError:
+        return False
+
+
 def has_told(home: Path, state: State) -> bool:
     """Whether the last heartbeat that the server has answered said `state`."""
     with contextlib.suppress(OSError):
@@ -183,18 +191,15 @@ class ConnectionMonitor:
     """Reports at the site when the server starts or stops answering its heartbeats."""
 
     def __init__(self, home: Path, notify: Callable[[str], None]) -> None:
-        self._path = _answered(home)
-        self._path.unlink(missing_ok=True)
+        self._home = home
+        _answered(home).unlink(missing_ok=True)
         self._notify = notify
         self._connected = False
 
     @property
     def connected(self) -> bool:
         """Whether the server answers."""
-        try:
-            return time.time() - self._path.stat().st_mtime < HEARTBEAT_TIMEOUT
-        except FileNotFoundError:
-            return False
+        return is_answered(self._home)
 
     def poll(self) -> None:
         """Report a change since the last call."""

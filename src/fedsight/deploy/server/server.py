@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from fedsight.core.errors import DeployError
+from fedsight.core.files import write_atomically
 from fedsight.deploy.membership import kits
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder
+from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server.operator import open_session
 
 CLEAR_INTERVAL = 3600.0  # seconds between looks for folders of old jobs
+RUNNING = "package.json"  # in the server's folder: the FedSight code that it was started with
 SESSION_TIMEOUT = 10.0  # seconds to open an operator session
 
 
@@ -35,6 +39,7 @@ def start(federation: FederationFolder, port: int | None, notify: Callable[[str]
         kits.clear_old_jobs(kit)
         kits.write_policies(kit, "server")
         kits.write_disabled_sites(kit, sorted(federation.revoked()))
+        write_atomically(home / RUNNING, json.dumps(installed().table()).encode())
         invitation = federation.invitation
         notify(f"federation '{federation.name}' listens on {invitation.host}:{invitation.port}")
         supervisor.server(kit, home).run(notify, _JobsCleared(kit).poll)

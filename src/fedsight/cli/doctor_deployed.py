@@ -1,0 +1,315 @@
+"""What `fedsight site doctor` and `fedsight federation doctor` look at, before the first run."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from fedsight.cli.doctor import Finding
+from fedsight.core.errors import ConfigError, FedSightError
+from fedsight.core.files import json_object, refuse_readable
+from fedsight.deploy.membership import kits, overview, presence
+from fedsight.deploy.membership.federation import FederationFolder, Invitation
+from fedsight.deploy.package import installed, stated
+from fedsight.deploy.processes import supervisor
+from fedsight.deploy.server.server import RUNNING
+from fedsight.deploy.site import state
+from fedsight.deploy.site.folder import SiteFolder, open_images
+from fedsight.deploy.site.owner import OwnerSettings, read_owner
+from fedsight.governance.ledger import Ledger
+from fedsight.language.english import from_english
+from fedsight.language.message import Text, message
+from fedsight.runs.progress import size
+
+CONNECT_TIMEOUT = 5.0  # seconds
+LEAST_DISK = 1 << 30  # bytes
+SOON = 30  # days before a certificate expires
+
+
+def site_findings(site: SiteFolder, program: Path | None) -> Iterator[Finding]:
+    """Everything that is looked at for a site, in the order in which it is shown."""
+    yield from _software()
+    yield from _tried(message("keys"), lambda: kits.check_keys_private(site.folder))
+    yield from _ledger(site.folder)
+    startup = site.kit / "startup"
+    if startup.is_dir():
+        yield from _certificate(message("certificate"), startup / "client.crt")
+        yield from _server(site.invitation, startup)
+    else:
+        cure = message("send {name}.request.zip to the operator", name=site.name)
+        yield Finding(message("admission"), "bad", message("not admitted yet"), cure)
+    yield _disk(site.folder)
+    yield from _running_site(site)
+    yield from _owner(site, program)
+
+
+def federation_findings(federation: FederationFolder) -> Iterator[Finding]:
+    """Everything that is looked at for a federation, in the order in which it is shown."""
+    yield from _software()
+    yield from _tried(message("keys"), lambda: kits.check_keys_private(federation.folder))
+    yield from _authority(federation)
+    server, operator = (one / "startup" for one in (_kit(federation), federation.operator_kit))
+    yield from _certificate(message("server's certificate"), server / "server.crt")
+    yield from _certificate(message("operator's certificate"), operator / "client.crt")
+    yield _disk(federation.folder)
+    yield from _running_server(federation)
+    if supervisor.is_running(federation.server_home):
+        yield from _server(federation.invitation, operator)
+    yield from _members(federation)
+
+
+def _kit(federation: FederationFolder) -> Path:
+    return federation.server_home / "kit"
+
+
+def _software() -> Iterator[Finding]:
+    """The FedSight code with its whole hash, which contracts can pin, and the engine."""
+    ours = installed()
+    yield Finding("FedSight", "ok", f"{ours.version}, SHA-256 {ours.sha256}")
+    if find_spec("nvflare") is None:
+        cure = "pip install 'fedsight[deploy]'"
+        yield Finding("NVIDIA FLARE", "bad", message("missing"), cure)
+    else:
+        yield Finding("NVIDIA FLARE", "ok", message("installed"))
+
+
+def _tried(what: Text, check: Callable[[], object]) -> Iterator[Finding]:
+    """Whether a check raises an error, and which."""
+    try:
+        check()
+    except FedSightError as error:
+        yield _fault(what, error)
+    else:
+        yield Finding(what, "ok", message("as they must be"))
+
+
+def _fault(what: Text, error: FedSightError) -> Finding:
+    """An error as a finding: of a faulty config, the first problem."""
+    if isinstance(error, ConfigError):
+        first = error.problems[0]
+        return Finding(what, "bad", f"{first.where}: {from_english(first.cause)}", first.cure)
+    return Finding(what, "bad", from_english(error.cause), from_english(error.cure))
+
+
+def _ledger(home: Path) -> Iterator[Finding]:
+    """Whether the ledger is intact and private, and the clock not behind its last entry."""
+    what = message("ledger")
+    if not (home / "ledger.sqlite").exists():
+        yield Finding(what, "ok", message("none yet"))
+        return
+    try:
+        refuse_readable(home / "ledger.sqlite", "the ledger")
+        number, _ = Ledger(home).head
+        entries = Ledger(home).entries()
+    except FedSightError as error:
+        yield _fault(what, error)
+        return
+    yield Finding(what, "ok", message("intact, {n:,} entries", n=number))
+    if entries and datetime.now(UTC) < entries[-1].written_at:
+        last = entries[-1].written_at.isoformat(timespec="minutes")
+        value = message("behind the ledger's last entry ({time})", time=last)
+        yield Finding(message("clock"), "bad", value, message("correct the clock"))
+
+
+def _certificate(what: Text, path: Path) -> Iterator[Finding]:
+    """How long a certificate is valid; before it is, the clock is wrong."""
+    try:
+        found = x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        why = message("{file} cannot be read: {error}", file=path.name, error=error)
+        yield Finding(what, "bad", why, message("restore the file from a backup"))
+        return
+    now, begins, ends = datetime.now(UTC), found.not_valid_before_utc, found.not_valid_after_utc
+    if now < begins:
+        value = message("behind: the certificate is valid from {time} on", time=begins.date())
+        yield Finding(message("clock"), "bad", value, message("correct the clock"))
+        return
+    days = (ends - now).days
+    if now > ends:
+        value, cure = message("expired on {time}", time=ends.date()), _renew()
+        yield Finding(what, "bad", value, cure)
+    else:
+        value = message("valid for {n:,} more days", n=days)
+        soon = days < SOON
+        yield Finding(what, "note" if soon else "ok", value, _renew() if soon else "")
+
+
+def _renew() -> Text:
+    return message("see Certificates in docs/how-to/deploy-a-federation.md")
+
+
+def _server(invitation: Invitation, startup: Path) -> Iterator[Finding]:
+    """Whether the server's name resolves, its port answers, and both sides' certificates fit."""
+    host, port = invitation.host, invitation.port
+    what = message("network")
+    try:
+        with socket.create_connection((host, port), CONNECT_TIMEOUT) as plain:
+            address = plain.getpeername()[0]
+            said = {"host": host, "port": port, "address": address}
+            yield Finding(what, "ok", message("{host}:{port} answers ({address})", **said))
+            yield _tls(plain, host, startup)
+    except socket.gaierror:
+        value = message("the name {host} does not resolve", host=host)
+        yield Finding(what, "bad", value, message("add it to the DNS or to /etc/hosts"))
+    except OSError as error:
+        why = error.strerror or str(error) or type(error).__name__
+        value = message("{host}:{port} does not answer: {why}", host=host, port=port, why=why)
+        cure = message("start the server, and open the port in the firewalls on the way")
+        yield Finding(what, "bad", value, cure)
+
+
+def _tls(plain: socket.socket, host: str, startup: Path) -> Finding:
+    """Whether both ends accept each other's certificates; the server's names its host."""
+    what = "TLS"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # the engine compares the name in the subject, as below
+    try:
+        context.load_verify_locations(startup / kits.AUTHORITY)
+        context.load_cert_chain(startup / "client.crt", startup / "client.key")
+        with context.wrap_socket(plain, server_hostname=host) as secured:
+            certificate = secured.getpeercert(binary_form=True) or b""
+    except (OSError, ssl.SSLError) as error:
+        value = message("refused: {error}", error=error)
+        cure = message("a proxy that opens TLS, another federation, or an expired certificate")
+        return Finding(what, "bad", value, cure)
+    subject = x509.load_der_x509_certificate(certificate).subject
+    names = [str(one.value) for one in subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if host not in names:
+        value = message("the server's certificate is for {names}", names=", ".join(names))
+        return Finding(what, "bad", value, message("ask the operator for the invitation again"))
+    return Finding(what, "ok", message("both ends accept each other"))
+
+
+def _disk(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free
+    few = free < LEAST_DISK
+    cure = message("free some space; a run needs some times the size of its model")
+    return Finding(message("free disk"), "note" if few else "ok", size(free), cure if few else "")
+
+
+def _running_site(site: SiteFolder) -> Iterator[Finding]:
+    what = message("site")
+    if not supervisor.is_running(site.folder):
+        yield Finding(what, "note", message("not running"), "fedsight site start")
+        return
+    said = state.state_of(site.folder)
+    if said == "stopped":
+        cure = message("let it go on (kill -CONT), or end it")
+        yield Finding(what, "bad", message("its trainer process is stopped"), cure)
+    elif said == "drained":
+        yield Finding(what, "note", message("drained"), "fedsight site drain --end")
+    elif presence.is_answered(site.folder):
+        yield Finding(what, "ok", message("running, and the server answers"))
+    else:
+        cure = message("see network and TLS above; the site may have been revoked")
+        yield Finding(what, "bad", message("running, but the server does not answer"), cure)
+
+
+def _owner(site: SiteFolder, program: Path | None) -> Iterator[Finding]:
+    """The owner's settings and images, and whether they permit a program."""
+    path = site.folder / "site.toml"
+    started = site.folder / "owner.toml"  # with the data that were named at the start
+    try:
+        owner = read_owner(path, None)
+    except ConfigError as error:
+        if not started.exists():
+            yield _fault(message("settings"), error)
+            return
+        owner = read_owner(started, None)
+    yield Finding(message("settings"), "ok", message("as they must be"))
+    try:
+        owner.contract.check_packages([installed().sha256])
+        facts = open_images(owner)
+    except FedSightError as error:
+        yield _fault(message("images"), error)
+        return
+    classes: Sequence[str] = facts["classes"]
+    value = message(
+        "{train:,} for training, {test:,} for testing; classes: {names}",
+        train=facts["train"], test=facts["test"], names=", ".join(classes[:10]),
+    )  # fmt: skip
+    yield Finding(message("images"), "ok", value)
+    if program is not None:
+        yield from _tried(message("program"), lambda: _permit(site, owner, program))
+
+
+def _permit(site: SiteFolder, owner: OwnerSettings, path: Path) -> None:
+    """Raise the error with which the site would refuse a program: by contract, or its images."""
+    from fedsight.deploy.declaration import open_site
+    from fedsight.program import config
+
+    program, _ = config.load(path)
+    owner.contract.check_program(program)
+    owner.secure.check_program(program.secure)
+    open_site(program, owner, site.name)
+
+
+def _authority(federation: FederationFolder) -> Iterator[Finding]:
+    """The authority's certificate and key, and whether the list of revoked sites is signed."""
+    ca = federation.folder / "ca"
+    yield from _certificate(message("authority's certificate"), ca / kits.AUTHORITY)
+    if not (ca / kits.AUTHORITY_KEY).exists():
+        cure = message("needed to admit sites and to sign revocations; restore the folder `ca`")
+        yield Finding(message("authority's key"), "note", message("not on this machine"), cure)
+    if not federation.lists_revoked:
+        cure = message("revoke a site again, with the authority's key in place")
+        value = message("revoked sites are missing from the signed list")
+        yield Finding(message("revocations"), "note", value, cure)
+
+
+def _running_server(federation: FederationFolder) -> Iterator[Finding]:
+    what, home = message("server"), federation.server_home
+    if not supervisor.is_running(home):
+        yield Finding(what, "bad", message("not running"), "fedsight server start")
+        return
+    runs = stated(json_object(home / RUNNING))
+    if runs != installed():
+        value = message("was started with FedSight {other}", other=str(runs))
+        yield Finding(what, "bad", value, message("start it again"))
+    else:
+        yield Finding(what, "ok", message("running"))
+
+
+def _members(federation: FederationFolder) -> Iterator[Finding]:
+    """Each admitted site: whether it is connected, with which code, and which classes it has."""
+    rows = [row for row in overview.sites(federation).rows if not row.revoked]
+    if not rows:
+        cure = "fedsight federation admit"
+        yield Finding(message("sites"), "bad", message("none has been admitted yet"), cure)
+    found = presence.presences(federation.presences)
+    classes: dict[tuple[str, ...], str] = {}
+    for row in rows:
+        what = message("site {name}", name=row.name)
+        yield _member(what, row)
+        declared = found[row.name].declared if row.name in found else None
+        names = (declared or {}).get("classes")
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            classes.setdefault(tuple(names), row.name)
+    if len(classes) > 1:
+        first, second = list(classes.values())[:2]
+        value = message("'{one}' and '{other}' have different ones", one=first, other=second)
+        cure = message("list all of them, in order, in data.classes of the program")
+        yield Finding(message("class names"), "note", value, cure)
+
+
+def _member(what: Text, row: overview.SiteRow) -> Finding:
+    if not row.connected:
+        absent = message("never connected") if row.since is None else message("not connected")
+        return Finding(what, "note", absent, message("ask its owner to start it"))
+    if row.other:
+        value = message("runs FedSight {other}", other=row.package)
+        return Finding(what, "bad", value, message("install the same version there"))
+    if row.state == "stopped":
+        cure = message("ask its owner")
+        return Finding(what, "bad", message("its trainer process is stopped"), cure)
+    if row.state == "drained":
+        return Finding(what, "note", message("drained by its owner"))
+    return Finding(what, "ok", message("connected"))

@@ -1,0 +1,149 @@
+"""`fedsight site doctor` and `federation doctor`: what they find wrong before the first run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import authorities
+import pytest
+import tomli_w
+from command_line import cli
+
+from fedsight.deploy.membership import presence
+from fedsight.deploy.membership.federation import FederationFolder, Invitation
+from fedsight.deploy.package import installed
+from fedsight.deploy.processes import supervisor
+from fedsight.deploy.server.server import RUNNING, free_port
+
+INVITATION = Invitation("wards", "localhost", free_port(), "SHA256:00")  # nobody listens there
+
+
+def doctor(*words: object) -> tuple[int, dict[str, dict[str, str]]]:
+    """The exit code, and what was found, by what was looked at."""
+    ended = cli(*words, "--json")
+    found = {one["what"]: one for one in json.loads(ended.out)["findings"]}
+    return ended.code, found
+
+
+@pytest.fixture
+def site(tmp_path: Path, site_images: Path) -> Path:
+    """A site that was never started."""
+    home = tmp_path / "lyon"
+    home.mkdir()
+    facts = {"name": "lyon", "federation": asdict(INVITATION)}
+    (home / "identity.toml").write_text(tomli_w.dumps(facts))
+    write(home, {"data": {"name": "folder", "path": str(site_images / "north")}})
+    return home
+
+
+def write(home: Path, table: Mapping[str, Any]) -> None:
+    (home / "site.toml").write_text(tomli_w.dumps(dict(table)))
+
+
+def test_a_site_that_was_not_admitted(site: Path) -> None:
+    code, found = doctor("site", "doctor", site)
+    assert code == 1
+    assert found["FedSight"]["value"].endswith(installed().sha256)
+    assert found["admission"]["state"] == "bad"
+    assert "lyon.request.zip" in found["admission"]["cure"]
+    assert found["images"]["value"].startswith("14 for training, 5 for testing; classes: ant, bee")
+    assert found["site"]["state"] == "note"
+    text = cli("site", "doctor", site).out
+    assert len([line for line in text.splitlines() if line[:1].strip()]) == len(found) + 1
+
+
+def test_a_server_that_does_not_answer_and_a_certificate_near_its_end(site: Path) -> None:
+    certificate = authorities.show(site)
+    (certificate.parent / "client.crt").write_bytes(certificate.read_bytes())  # for a day
+    code, found = doctor("site", "doctor", site)
+    assert code == 1
+    assert found["network"]["state"] == "bad"
+    assert f"localhost:{INVITATION.port} does not answer" in found["network"]["value"]
+    assert (found["certificate"]["state"], found["certificate"]["value"]) == (
+        "note",
+        "valid for 0 more days",
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "what", "why"),
+    [
+        ({"contract": {"epsilom": 1}}, "settings", "contract.epsilom"),
+        ({"contract": {"packages": ["e" * 64]}}, "images", "contract.packages"),
+        ({"data": {"name": "folder", "path": "/nowhere"}}, "images", "nowhere"),
+    ],
+)
+def test_settings_that_do_not_fit(
+    site: Path, site_images: Path, table: dict[str, Any], what: str, why: str
+) -> None:
+    write(site, {"data": {"name": "folder", "path": str(site_images / "north")}, **table})
+    _, found = doctor("site", "doctor", site)
+    assert found[what]["state"] == "bad"
+    assert why in found[what]["value"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [({}, ""), ({"classes": ["dog", "ant"]}, "data.classes"), ({"task": "x"}, "contract.tasks")],
+)
+def test_a_program_is_held_against_contract_and_images(
+    site: Path, site_images: Path, tmp_path: Path, changes: dict[str, Any], why: str
+) -> None:
+    tasks = ["segment"] if "task" in changes else ["classify"]
+    data = {"name": "folder", "path": str(site_images / "north")}
+    write(site, {"data": data, "contract": {"tasks": tasks}})
+    classes = changes.get("classes", ["ant", "bee", "cat"])
+    shown = {"name": "folder", "path": "images", "size": 8, "channels": 1, "classes": classes}
+    config = tmp_path / "my.toml"
+    config.write_text(tomli_w.dumps({"data": shown}))
+    _, found = doctor("site", "doctor", site, "--program", config)
+    assert found["program"]["state"] == ("bad" if why else "ok")
+    assert why in found["program"]["value"]
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> FederationFolder:
+    folder = tmp_path / "wards"
+    for part in ("admitted", "runs", "server/sites", "server/kit", "operator"):
+        (folder / part).mkdir(parents=True)
+    (folder / "invitation.toml").write_text(tomli_w.dumps(asdict(INVITATION)))
+    for name in ("a", "b", "c", "d"):
+        (folder / "admitted" / f"{name}.toml").touch()
+    authorities.give(folder)
+    (folder / "ca" / "rootCA.key").chmod(0o600)
+    return FederationFolder.open(folder)
+
+
+def test_a_federation_and_its_sites(federation: FederationFolder) -> None:
+    ours = str(installed())
+    declared = {"classes": ["cat", "dog"]}
+    presence.record(federation.presences, "a", "p", declared, ours)
+    presence.record(federation.presences, "b", "p", {"classes": ["dog", "cat"]}, "0.0.9 (abc)")
+    presence.record(federation.presences, "c", "p", None, ours, "stopped")
+    words = ("federation", "doctor", "--federation", federation.folder)
+    code, found = doctor(*words)
+    assert code == 1
+    states = {what: one["state"] for what, one in found.items()}
+    assert states["server"] == "bad"
+    assert [states[f"site {name}"] for name in "abcd"] == ["ok", "bad", "bad", "note"]
+    assert found["site b"]["value"] == "runs FedSight 0.0.9 (abc)"
+    assert "'a' and 'b' have different ones" in found["class names"]["value"]
+    assert states["keys"] == "ok"
+    (federation.folder / "ca" / "rootCA.key").chmod(0o644)
+    assert doctor(*words)[1]["keys"]["state"] == "bad"
+
+
+def test_a_server_that_runs_older_code_is_named(federation: FederationFolder) -> None:
+    home = federation.server_home
+    (home / RUNNING).write_text(json.dumps({"version": "0.0.9", "sha256": "a" * 64}))
+    words = ("federation", "doctor", "--federation", federation.folder)
+    with supervisor.exclusive(home, "the server"):
+        _, found = doctor(*words)
+        assert found["server"]["state"] == "bad"
+        assert found["server"]["value"] == "was started with FedSight 0.0.9 (aaaaaaaaaaaa)"
+        (home / RUNNING).write_text(json.dumps(installed().table()))
+        assert doctor(*words)[1]["server"]["state"] == "ok"
