@@ -296,8 +296,8 @@ def _members(federation: FederationFolder) -> Iterator[Finding]:
     if len(classes) > 1:
         first, second = list(classes.values())[:2]
         value = message("'{one}' and '{other}' have different ones", one=first, other=second)
-        cure = message("list all of them, in order, in data.classes of the program")
-        yield Finding(message("class names"), "note", value, cure)
+        order = message("list all of them, in order, in data.classes of the program")
+        yield Finding(message("class names"), "note", value, order)
 
 
 def _member(what: Text, row: overview.SiteRow) -> Finding:
