@@ -282,8 +282,8 @@ def _members(federation: FederationFolder) -> Iterator[Finding]:
     """Each admitted site: whether it is connected, with which code, and which classes it has."""
     rows = [row for row in overview.sites(federation).rows if not row.revoked]
     if not rows:
-        cure = "fedsight federation admit"
-        yield Finding(message("sites"), "bad", message("none has been admitted yet"), cure)
+        none = message("none has been admitted yet")
+        yield Finding(message("sites"), "bad", none, "fedsight federation admit")
     found = presence.presences(federation.presences)
     classes: dict[tuple[str, ...], str] = {}
     for row in rows:
