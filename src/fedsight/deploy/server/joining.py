@@ -99,16 +99,17 @@ def _require_enough(
     if quorum is not None and found >= quorum:
         return
     stays = len(refused) > 0 if quorum is None else members - len(refused) < quorum
-    kind = RefusedError if stays else SiteError
-    if quorum is None:
-        raise kind(
-            f"not every site takes part: {'; '.join(absent.values())}",
-            "resolve this with the site's owner, or set rounds.quorum to continue without it",
-        )
-    raise kind(
-        f"{found} sites take part, and rounds.quorum is {quorum}: {'; '.join(absent.values())}",
+    causes = "; ".join(absent.values())
+    error = SiteError(
+        f"{found} sites take part, and rounds.quorum is {quorum}: {causes}",
         "resolve this with the sites' owners, or lower rounds.quorum",
     )
+    if quorum is None:
+        error = SiteError(
+            f"not every site takes part: {causes}",
+            "resolve this with the site's owner, or set rounds.quorum to continue without it",
+        )
+    raise RefusedError(error.cause, error.cure) if stays else error
 
 
 def final_sites(store: RunStore, program: Program) -> frozenset[str] | None:
