@@ -104,8 +104,8 @@ RUN_FILES = {
     "algorithm's state, bytes and seconds so far; in buffered rounds the models that sites still "
     "train from, and in a federation which sites those are; with `codec.down` the model that sites "
     "have, and the message that made it",
-    "unmeasured.safetensors": "in a federation with masks or with noise at the coordinator: a "
-    "round's result, written before its figures are measured",
+    "unmeasured.safetensors": "in a federation: the last round's result, written before its figures "
+    "are measured; with masks or with noise at the coordinator every round's",
     "memory/": "what sites keep between rounds (personal weights, control variates), one folder "
     "per site; only if the algorithm needs it",
     "model.safetensors": "the trained weights by name, written at the end",
@@ -118,6 +118,7 @@ RUN_FILES = {
     "were tested, some test images with the model's answers, overall figures with their 95 % "
     "intervals or `no_interval`, why there is none, why sites released no figures, and what could "
     "not be computed (`failed`)",
+    "explanations.json": "after `fedsight explain`: how faithful each method is to the run's model",
     "comparison.json": "after `compare`: each site alone, pooled, and federated, and the model "
     "that each site got, with its figure",
     "delivered/": "after `compare`: the model that each site chose, by name of the site",
