@@ -104,8 +104,8 @@ RUN_FILES = {
     "algorithm's state, bytes and seconds so far; in buffered rounds the models that sites still "
     "train from, and in a federation which sites those are; with `codec.down` the model that sites "
     "have, and the message that made it",
-    "unmeasured.safetensors": "in a federation: the last round's result, written before its figures "
-    "are measured; with masks or with noise at the coordinator every round's",
+    "unmeasured.safetensors": "in a federation: the last round's result, written before its "
+    "figures are measured; with masks or with noise at the coordinator every round's",
     "memory/": "what sites keep between rounds (personal weights, control variates), one folder "
     "per site; only if the algorithm needs it",
     "model.safetensors": "the trained weights by name, written at the end",
