@@ -104,23 +104,31 @@ def test_the_command_writes_pictures_and_json_and_names_what_it_cannot_read(
     assert set(table["methods"]) == {"occlusion"}
     assert len(table["examples"]) == 2
     assert {path.name for path in tmp_path.iterdir()} == {"0.png", "0-examples.png"}
-    assert "torn.png" in refused("explain", run, images, "--method", "occlusion").said
-    assert "holds one" not in refused("explain", run, images / "0.png", "--out", images).said
+    assert "torn.png" in refused(3, "explain", run, images, "--method", "occlusion")
+    said_so = refused(7, "explain", run, images / "0.png", "--method", "occlusion", "--out", images)
+    assert "is one of the images" in said_so
 
 
-def test_bad_requests_have_one_message_with_its_cure(run: Path, images: Path) -> None:
-    one = images / "0.png"
-    assert "it has: conv0" in refused("explain", run, one, "--layer", "nope").said
-    assert (
-        "attends to patches" in refused("explain", run, one, "--method", "attention-rollout").said
-    )
-    assert "--measure" in refused("explain", run).said
-    assert "site-00" in refused("explain", run, one, "--examples", "1").said
-    assert (
-        "no site 'paris'" in refused("explain", run, one, "--examples", "1", "--at", "paris").said
-    )
-    assert "leave out --box" in refused("explain", run, one, "--box", "2").said
-    assert "too few" in refused("explain", run, "--measure", "2").said
+@pytest.mark.parametrize(
+    ("code", "arguments", "said"),
+    [
+        (4, ("--layer", "nope"), "it has: conv0"),
+        (4, ("--method", "attention-rollout"), "attends to patches"),
+        (3, ("--method", "gradcam"), "did you mean 'grad-cam'?"),
+        (3, ("--examples", "1"), "site-00"),
+        (3, ("--examples", "1", "--at", "paris"), "no site 'paris'"),
+        (3, ("--box", "2"), "leave out --box"),
+        (3, ("--measure", "2"), "too few"),
+    ],
+)
+def test_a_bad_request_has_one_message_with_its_cure(
+    run: Path, images: Path, code: int, arguments: tuple[str, ...], said: str
+) -> None:
+    assert said in refused(code, "explain", run, images / "0.png", *arguments)
+
+
+def test_without_an_image_there_is_nothing_to_explain(run: Path) -> None:
+    assert "--measure 100" in refused(3, "explain", run)
 
 
 def test_examples_are_the_nearest_of_one_site_and_no_other(run: Path, images: Path) -> None:
