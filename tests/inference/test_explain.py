@@ -105,7 +105,7 @@ def test_two_faces_are_explained_by_why_they_match(images: Path) -> None:
     (one,) = explain(saved, pair, Asked(["occlusion"]))
     assert (one.path, one.other, one.label) == (pair[1], pair[0], "same person")
     assert isinstance(module, Embedding)
-    vectors = module.embed(torch.stack([decode(path, SQUARE) for path in pair]) * 2 - 1)
+    vectors = module.embed(torch.stack([decode(path, SQUARE) for path in pair]) * 2 - 1).detach()
     assert one.score == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-5)
     with pytest.raises(DataError, match="beside another one"):
         explain(saved, pair[:1])
