@@ -112,6 +112,8 @@ RUN_FILES = {
     "summary.json": "the final figures, see below; present once the run is finished",
     "trust.json": "what `predict --coverage` needs: the temperature, the histograms of scores by "
     "class and site, the threshold for unlike images; and the bins of the reliability diagram",
+    "explanations.json": "what `explain --measure` found: of each method deletion, insertion, its "
+    "likeness with shuffled weights, with 95 % intervals, and in what it `fails`; sample pictures",
     "unlike.safetensors": "what an image's features are compared with: how they are mixed, what "
     "makes them uncorrelated, and the means of the classes",
     "evaluation.json": "confusion matrix, curves and tables of the task, the rule by which sites "

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import task_cases
 import torch
 from command_line import done, refused, write_config
 from PIL import Image
 
 import fedsight
 from fedsight.core.errors import DataError, StoreError
+from fedsight.data.base import Preprocess
+from fedsight.data.images.decode import decode
 from fedsight.data.images.fit import Placement
 from fedsight.evaluation.explanations.overlays import GAP, HIGH, panels
 from fedsight.inference.examples import among, of_site
 from fedsight.inference.explain import Asked, explain
-from fedsight.inference.saved import load
+from fedsight.inference.saved import Saved, load
+from fedsight.models.embedding import Embedding
 from fedsight.report.explanations import rows
 from fedsight.report.read import read as read_run
+from fedsight.tasks.detection.task import Detection
 
+SQUARE = Preprocess(1, 16, 16, "stretch", (0.5,), (0.5,))
 METHODS = ["grad-cam", "integrated-gradients", "occlusion"]
 
 
@@ -79,8 +86,6 @@ def test_panels_show_the_image_and_each_method_beside_it(run: Path, images: Path
 
 
 def test_heat_lies_where_the_network_saw_it() -> None:
-    from fedsight.data.base import Preprocess
-
     goal = Preprocess(1, 8, 8, "crop", (0.5,), (0.5,))
     heat = torch.zeros(8, 8)
     heat[:, :4] = 1.0  # the left half of the middle square of a wide image
@@ -91,6 +96,36 @@ def test_heat_lies_where_the_network_saw_it() -> None:
     assert not coloured[:60].any()  # cut off by the crop
     assert coloured[70:120].all()
     assert not coloured[145:].any()
+
+
+def test_two_faces_are_explained_by_why_they_match(images: Path) -> None:
+    task, module, _ = task_cases.CASES["cosface"]()
+    saved = Saved(module.eval(), SQUARE, ("a", "b"), task, "faces", "0" * 64)
+    pair = [images / "0.png", images / "1.png"]
+    (one,) = explain(saved, pair, Asked(["occlusion"]))
+    assert (one.path, one.other, one.label) == (pair[1], pair[0], "same person")
+    assert isinstance(module, Embedding)
+    vectors = module.embed(torch.stack([decode(path, SQUARE) for path in pair]) * 2 - 1).detach()
+    assert one.score == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-5)
+    with pytest.raises(DataError, match="beside another one"):
+        explain(saved, pair[:1])
+
+
+def test_one_box_is_explained_at_a_time(images: Path) -> None:
+    _, module, _ = task_cases.CASES["detect"]()
+    saved = Saved(module.eval(), SQUARE, task_cases.NAMES, Detection(shown=0.0), "boxes", "0" * 64)
+    first, second = (
+        explain(saved, [images / "0.png"], Asked(["occlusion"], box=box))[0] for box in (1, 2)
+    )
+    assert first.mark is not None
+    assert second.mark is not None
+    assert first.mark.box != second.mark.box
+    assert first.score is not None
+    assert "box" in first.table()
+    assert first.panels().size == (2 * 256 + GAP, 256 + HIGH)
+    (none,) = explain(saved, [images / "0.png"], Asked(["occlusion"], box=500))
+    assert none.error is not None
+    assert "boxes of what is asked" in none.error
 
 
 def test_the_command_writes_pictures_and_json_and_names_what_it_cannot_read(
@@ -104,23 +139,31 @@ def test_the_command_writes_pictures_and_json_and_names_what_it_cannot_read(
     assert set(table["methods"]) == {"occlusion"}
     assert len(table["examples"]) == 2
     assert {path.name for path in tmp_path.iterdir()} == {"0.png", "0-examples.png"}
-    assert "torn.png" in refused("explain", run, images, "--method", "occlusion").said
-    assert "holds one" not in refused("explain", run, images / "0.png", "--out", images).said
+    assert "torn.png" in refused(3, "explain", run, images, "--method", "occlusion")
+    said_so = refused(7, "explain", run, images / "0.png", "--method", "occlusion", "--out", images)
+    assert "is one of the images" in said_so
 
 
-def test_bad_requests_have_one_message_with_its_cure(run: Path, images: Path) -> None:
-    one = images / "0.png"
-    assert "it has: conv0" in refused("explain", run, one, "--layer", "nope").said
-    assert (
-        "attends to patches" in refused("explain", run, one, "--method", "attention-rollout").said
-    )
-    assert "--measure" in refused("explain", run).said
-    assert "site-00" in refused("explain", run, one, "--examples", "1").said
-    assert (
-        "no site 'paris'" in refused("explain", run, one, "--examples", "1", "--at", "paris").said
-    )
-    assert "leave out --box" in refused("explain", run, one, "--box", "2").said
-    assert "too few" in refused("explain", run, "--measure", "2").said
+@pytest.mark.parametrize(
+    ("code", "arguments", "said"),
+    [
+        (4, ("--layer", "nope"), "it has: conv0"),
+        (4, ("--method", "attention-rollout"), "attends to patches"),
+        (3, ("--method", "gradcam"), "did you mean 'grad-cam'?"),
+        (3, ("--examples", "1"), "site-00"),
+        (3, ("--examples", "1", "--at", "paris"), "no site 'paris'"),
+        (3, ("--box", "2"), "leave out --box"),
+        (3, ("--measure", "2"), "too few"),
+    ],
+)
+def test_a_bad_request_has_one_message_with_its_cure(
+    run: Path, images: Path, code: int, arguments: tuple[str, ...], said: str
+) -> None:
+    assert said in refused(code, "explain", run, images / "0.png", *arguments)
+
+
+def test_without_an_image_there_is_nothing_to_explain(run: Path) -> None:
+    assert "--measure 100" in refused(3, "explain", run)
 
 
 def test_examples_are_the_nearest_of_one_site_and_no_other(run: Path, images: Path) -> None:
@@ -163,8 +206,6 @@ def test_what_is_measured_is_kept_and_shown_in_the_report(run: Path, images: Pat
 
 
 def test_a_broken_file_of_measurements_is_named(run: Path, tmp_path: Path) -> None:
-    import shutil
-
     other = tmp_path / "run"
     shutil.copytree(run, other)
     (other / "explanations.json").write_text('{"methods": 3}')

@@ -152,7 +152,7 @@ def _near(near: Examples | None, one: Explanation, count: int) -> list[Example]:
 def _report_again(run: Path) -> None:
     from fedsight.report.page import build
 
-    echo(message("Report: {path}", path=build([run])))
+    echo(message("Report: {page}", page=build([run])))
 
 
 def _known(run: Path) -> Mapping[str, Any]:

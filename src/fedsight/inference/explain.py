@@ -169,7 +169,7 @@ def _pair(
     except DataError as error:
         return Explanation(path, other=other, error=error.cause)
     found = _measured(network, methods, x, about)
-    return _pictured(saved, replace(found, path=path, other=other, label="the same person"))
+    return _pictured(saved, replace(found, path=path, other=other, label="same person"))
 
 
 def _input(saved: Saved, path: Path) -> Tensor:

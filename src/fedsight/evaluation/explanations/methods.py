@@ -129,7 +129,7 @@ def chosen(network: Network, names: Sequence[str] | None) -> tuple[str, ...]:
         if name not in METHODS:
             raise DataError(f"there is no method '{name}'", nearest(name, METHODS))
         if why := _hindrance(network, name):
-            raise ModelError(*why)
+            raise why
     _require_captum(names)
     return tuple(dict.fromkeys(names))
 
@@ -140,17 +140,17 @@ def heat_of(network: Network, name: str, x: Tensor, about: Tensor) -> Tensor:
     return found.nan_to_num(0.0, 0.0, 0.0)
 
 
-def _hindrance(network: Network, name: str) -> tuple[str, str] | None:
-    """Why a network does not allow a method, and the cure."""
+def _hindrance(network: Network, name: str) -> ModelError | None:
+    """Why a network does not allow a method."""
     method = METHODS[name]
     if method.attention and not attends(network.scored.model):
-        return (
+        return ModelError(
             "attention rollout needs a network that attends to patches of the image, and this one "
             "does not",
             "leave --method out for the methods that the network allows",
         )
     if method.follows and not network.scored.differentiable:
-        return (
+        return ModelError(
             f"{method.title} follows gradients, and none lead from this detector's boxes to the "
             "pixels",
             "choose --method occlusion",

@@ -11,7 +11,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import box_iou
 
 from fedsight.core.errors import ModelError
 from fedsight.models.detector import Detector, HeatmapDetector
@@ -167,6 +166,8 @@ class OverlapScore(BoxScore):
 
     def forward(self, x: Tensor, about: Tensor) -> Tensor:
         """[n], 0 to 1, for boxes [n, 5]."""
+        from torchvision.ops import box_iou
+
         found = self.model.find(x).float()
         scores = []
         for rows, box in zip(found, about, strict=True):

@@ -61,7 +61,10 @@ def _of_view(
 ) -> Iterator[Subject]:
     data = federation.tested(view)
     if isinstance(data.part.images, Readable):
-        raise DataError("the run learned from texts, and only images are explained", "name another")
+        raise DataError(
+            "the run learned from texts, and only answers to images are explained",
+            "use a run that learned from images",
+        )
     site = "" if view.site is None else federation.partition.name(view.site)
     order, found = torch.randperm(len(data), generator=draws), 0
     for some in order.split(TOGETHER):
