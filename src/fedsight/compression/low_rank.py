@@ -18,13 +18,14 @@ Matrix = tuple[int, int, int]  # where it begins in the vector, its rows, its co
 
 @codecs.add("low-rank", paper="Vogels et al. 2019 (PowerSGD), Algorithm 1")
 class LowRank(Codec):
-    """A matrix M [n, m] of each large layer becomes P [n, rank] and Q [m, rank], whose product
-    P Q' is M on the span of P; biases, norms and small layers are left as they are.
+    """Two thin matrices in the place of each large layer's, whose product is nearly that one.
 
-    P is an orthonormal basis of the columns of M Q, where Q is that of the sender's last message (a
-    warm start, which `codec.up.feedback = true` remembers), or random; then Q = M' P. A matrix of
-    at most that rank comes back as it was. A convolution's rows are its output channels. What is
-    decoded is not right in the mean: set `codec.up.feedback = true`.
+    A matrix M [n, m] becomes P [n, rank] and Q [m, rank], and P Q' is M on the span of P; biases,
+    norms and small layers are left as they are. P is an orthonormal basis of the columns of M Q,
+    where Q is that of the sender's last message (a warm start, which `codec.up.feedback = true`
+    remembers), or random; then Q = M' P. A matrix of at most that rank comes back as it was. A
+    convolution's rows are its output channels. What is decoded is not right in the mean: set
+    `codec.up.feedback = true`.
     """
 
     unbiased: ClassVar[bool] = False

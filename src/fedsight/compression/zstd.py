@@ -15,11 +15,12 @@ from fedsight.compression.base import Packer, codecs
 
 @codecs.add("zstd", paper="Collet and Kucherawy 2021, RFC 8878")
 class Zstd(Packer):
-    """Bytes become fewer where some are more frequent than others, as those of `quantise` with
-    eight bits are; those of `eden` and `sign` hardly do. The last step.
+    """Entropy coding of what the other steps have made, without loss; the last step.
 
-    The length of a message then depends on the values. `fedsight check` refuses it where updates
-    are protected by anything but noise that the site adds before.
+    Bytes become fewer where some are more frequent than others, as those of `quantise` with eight
+    bits are; those of `eden` and `sign` hardly do. The length of a message then depends on the
+    values. `fedsight check` refuses it where updates are protected by anything but noise that the
+    site adds before.
     """
 
     level: int = Field(3, ge=1, le=19)  # a higher one takes longer, and fewer bytes
