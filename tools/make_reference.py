@@ -120,7 +120,6 @@ RUN_FILES = {
     "were tested, some test images with the model's answers, overall figures with their 95 % "
     "intervals or `no_interval`, why there is none, why sites released no figures, and what could "
     "not be computed (`failed`)",
-    "explanations.json": "after `fedsight explain`: how faithful each method is to the run's model",
     "comparison.json": "after `compare`: each site alone, pooled, and federated, and the model "
     "that each site got, with its figure",
     "delivered/": "after `compare`: the model that each site chose, by name of the site",
