@@ -240,7 +240,7 @@ SUMMARY = {
     "calibration": "`scaling`, and its `temperature`; the expected calibration error without what "
     "chance adds, before and after it (`ece_before`, `ece`, `ece_interval`), `ece_naive` with it, "
     "`rms` of the squares; `brier_before`, `brier`; numbers of images `fitted` and `tested`, `by` "
-    "which images; `by_site`; or the `reason` why there is none, or why scores are not scaled",
+    "which images; `by_site`; or the `reason` why there is none, or why another scaling was taken",
     "sets": "prediction sets: `method`, `guarantee`, the coverage `asked` for, `coverage` and mean "
     "`size` on test images, `expected`, between which 95 % of runs are, `images` that they come "
     "from, `smallest` number that is enough; `by_site` also by the site's own threshold "

@@ -90,7 +90,8 @@ def _shift(pixels: Tensor, share: float, numbers: Tensor) -> Tensor:
 
 
 # Noise, contrast, brightness and JPEG have the levels of ImageNet-C (Hendrycks and Dietterich 2019,
-# arXiv:1903.12261); blur is relative to the size of an image, as its levels for 32 pixels are.
+# arXiv:1903.12261), which adds brightness in HSV and here it is added to each channel; blur and
+# moves are relative to the size of an image.
 CORRUPTIONS: Mapping[str, Corruption] = {
     "noise": Corruption((0.08, 0.12, 0.18, 0.26, 0.38), _noise),
     "blur": Corruption((0.0125, 0.019, 0.025, 0.032, 0.04), _blur),

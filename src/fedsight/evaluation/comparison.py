@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import isnan
 from typing import Any
 
@@ -22,7 +23,7 @@ from fedsight.evaluation.delivery.base import ALONE, SHARED
 from fedsight.evaluation.delivery.deliver import SharedModel
 from fedsight.evaluation.evidence import Evidence, Witness, compared
 from fedsight.evaluation.figures import Evaluator, Figures
-from fedsight.evaluation.generalisation.exam import Exam
+from fedsight.evaluation.generalisation.exam import Exam, share
 from fedsight.program.budget import Budget, passes_by_site, planned, spent
 from fedsight.program.federation import Federation
 from fedsight.program.kept import keep
@@ -231,7 +232,8 @@ def _figures(evaluator: Evaluator, trained: TrainedBaseline) -> dict[str, Any]:
     if trained.kept is not None:
         found["kept"] = trained.kept
     if trained.exam is not None:
-        found["exam"] = trained.exam.plain()
+        tested = share(evaluator.figures(trained.sums))
+        found["exam"] = replace(trained.exam, tested=tested).plain()
     if (given := trained.delivered) is not None:
         own = _own(evaluator, trained.job, given.sums)
         found["delivered"] = {**given.choice, "score": own.get("score")}

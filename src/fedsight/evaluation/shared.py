@@ -63,7 +63,7 @@ def kept(folder: Path | None, wanted: str | None) -> TrainedBaseline | None:
         exam = None if found.get("exam") is None else Exam.of(found["exam"])
         passes, kept = float(found["passes"]), found.get("kept")
         return TrainedBaseline(POOLED, sums, passes, None, kept, exam=exam)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         cause = f"{folder / FILE} is broken: {error!r}"
         raise StoreError(cause, "remove it: the baseline is trained again") from error
 

@@ -106,7 +106,8 @@ def _calibration(run: Run, found: CalibrationRecord | None) -> list[Text]:
         )
     ]  # fmt: skip
     if found.reason:
-        told.append(message("Scores are not scaled: {reason}.", reason=known_phrase(found.reason)))
+        why = known_phrase(found.reason)
+        told.append(message("Scores are not scaled as asked: {reason}.", reason=why))
     return told
 
 

@@ -3,6 +3,7 @@ that frozen layers made of clean images."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import federations
@@ -14,10 +15,19 @@ from fedsight.client.step import Client
 from fedsight.data.corruptions import CORRUPTIONS, SEVERITIES
 from fedsight.evaluation.figures import Evaluator
 from fedsight.evaluation.generalisation import exam
-from fedsight.evaluation.generalisation.exam import Exam, Examiner, examined, learnt, unexamined
+from fedsight.evaluation.generalisation.exam import (
+    Exam,
+    Examiner,
+    examined,
+    learnt,
+    unasked,
+    unexamined,
+)
+from fedsight.evaluation.generalisation.told import _Arm
 from fedsight.program.federation import Federation
 from fedsight.program.kept import keep
 from fedsight.program.program import Speed
+from fedsight.report.trust_records import GapRecord
 
 ASKED: dict[str, Any] = {"trust": {"robustness": True}}
 
@@ -118,6 +128,48 @@ def test_what_would_travel_around_the_door_is_not_examined(
 def test_an_exam_is_kept_as_it_was() -> None:
     found = examiner(federations.federation(**ASKED)).of_all()
     assert Exam.of(found.plain()) == found
-    for broken in ({}, {**found.plain(), "trained": "x"}, {**found.plain(), "corrupted": 3}):
-        with pytest.raises((KeyError, TypeError, ValueError, AttributeError)):
+    for broken in (
+        {},
+        {**found.plain(), "trained": "x"},
+        {**found.plain(), "trained": float("nan")},
+        {**found.plain(), "clean": 7},
+        {**found.plain(), "images": -5},
+        {**found.plain(), "tested": 10**400},
+        {**found.plain(), "corrupted": 3},
+        {**found.plain(), "corrupted": {"noise": [0.5] * 5}},
+    ):
+        with pytest.raises((KeyError, TypeError, ValueError, AttributeError, OverflowError)):
             Exam.of(broken)
+
+
+def test_runs_with_other_seeds_are_asked_the_same_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A baseline that seeds share is compared with each of them."""
+    monkeypatch.setattr(exam, "TRAINED", 30)
+    asked = [set(learnt(federations.federation(seed=seed)).indices.tolist()) for seed in (1, 2)]
+    assert asked[0] == asked[1]
+    assert len(asked[0]) == 30
+
+
+def test_an_exam_that_fails_costs_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    federation = federations.federation(**ASKED)
+
+    def fails(*_: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Examiner, "of_all", fails)
+    assert examined(federation, Evaluator(federation), loaded(federation), None) is None
+
+
+def test_texts_are_not_corrupted() -> None:
+    federation = federations.federation(**ASKED)
+    assert unasked(federation) is None
+    words = replace(
+        federation.dataset, preprocess=replace(federation.dataset.preprocess, modality="text")
+    )
+    assert "only images" in str(unasked(replace(federation, dataset=words)))
+
+
+def test_a_perfect_model_has_a_gap_that_can_be_read() -> None:
+    told = _Arm(Exam(1.0, 100), 1.0000000000000002).gap(60)
+    assert GapRecord.model_validate(told).gap == pytest.approx(0)
+    assert _Arm(Exam(1.0, 3), 0.5).distance is None  # too few to tell

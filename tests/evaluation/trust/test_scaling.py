@@ -38,8 +38,10 @@ def drawn(images: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 def test_factors_and_offsets_are_found_again() -> None:
     _, logits, labels = drawn(40_000, 1)
     found = VectorScaling.fitted(logits, labels)
-    torch.testing.assert_close(found.factors, FACTORS, rtol=0.05, atol=0)
-    off = found.offsets - found.offsets.mean()  # all together they change nothing
+    factors = found.factors / found.temperature
+    torch.testing.assert_close(factors, FACTORS, rtol=0.05, atol=0)
+    offsets = found.offsets - factors * found.centre
+    off = offsets - offsets.mean()  # all together they change nothing
     torch.testing.assert_close(off, OFFSETS - OFFSETS.mean(), rtol=0, atol=0.05)
 
 
@@ -70,8 +72,8 @@ def test_sums_of_sites_are_those_of_all_images() -> None:
 @pytest.mark.parametrize(("kind", "part"), [("temperature", 1), ("vector", 0.2), ("isotonic", 0.8)])
 def test_it_comes_closer_to_the_true_law_than_the_scores(kind: str, part: float) -> None:
     true, logits, labels = drawn(6000, 4)
-    found = scaling.fitted(kind, logits[:4000], labels[:4000])
-    assert found.kind == kind
+    found, reason = scaling.fitted(kind, logits[:4000], labels[:4000])
+    assert (found.kind, reason) == (kind, "")
     shares = found.shares(logits[4000:])
     torch.testing.assert_close(shares.sum(1), torch.ones(2000, dtype=torch.float64))
     before = torch.softmax(logits[4000:], 1)
@@ -83,14 +85,19 @@ def test_it_comes_closer_to_the_true_law_than_the_scores(kind: str, part: float)
 @pytest.mark.parametrize("kind", SCALINGS)
 def test_few_images_fit_nothing(kind: str) -> None:
     _, logits, labels = drawn(SCALINGS[kind].fewest(4), 5)
-    assert scaling.fitted(kind, logits[1:], labels[1:]) == TemperatureScaling(1.0)
-    assert scaling.fitted(kind, logits, labels).kind == kind
+    found, reason = scaling.fitted(kind, logits[1:], labels[1:])
+    assert str(SCALINGS[kind].fewest(4)) in reason
+    assert found.kind == "temperature"
+    assert (found == TemperatureScaling(1.0)) == (kind == "temperature")
+    assert scaling.fitted(kind, logits, labels)[0].kind == kind
+    many = torch.zeros(30_000, SCALINGS[kind].most + 1) if kind != "temperature" else logits
+    assert scaling.fitted(kind, many, labels.new_zeros(len(many)))[0].kind == "temperature"
 
 
 @pytest.mark.parametrize("kind", SCALINGS)
 def test_a_file_keeps_it(kind: str) -> None:
     _, logits, labels = drawn(500, 6)
-    found = scaling.fitted(kind, logits, labels)
+    found, _ = scaling.fitted(kind, logits, labels)
     again = scaling.of(json.loads(json.dumps(scaling.plain(found))), 4)
     assert torch.equal(again.shares(logits), found.shares(logits))
     with pytest.raises((KeyError, TypeError, ValueError)):
@@ -101,9 +108,37 @@ def test_a_class_that_is_never_seen_keeps_a_finite_share() -> None:
     _, logits, labels = drawn(800, 7)
     known = labels != 2
     for kind in SCALINGS:
-        shares = scaling.fitted(kind, logits[known], labels[known]).shares(logits)
+        shares = scaling.fitted(kind, logits[known], labels[known])[0].shares(logits)
         assert bool(torch.isfinite(shares).all())
         assert bool((shares > 0).all())
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("images", "classes", "sure"), [(500, 10, 3), (96, 4, 2), (25, 2, 1)])
+def test_the_loss_of_a_vector_is_never_above_that_of_a_temperature(
+    images: int, classes: int, sure: float, seed: int
+) -> None:
+    """Of accurate models too, whose loss has hardly any curvature."""
+    draws = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (images,), generator=draws)
+    truth = torch.nn.functional.one_hot(labels, classes)
+    logits = (torch.randn(images, classes, generator=draws) + 4 * truth) * sure
+
+    def loss(found: scaling.Scaling) -> float:
+        return float(torch.nn.functional.nll_loss(found.shares(logits).log(), labels))
+
+    vector, heat = (kind.fitted(logits, labels) for kind in (VectorScaling, TemperatureScaling))
+    assert loss(vector) <= loss(heat) + 1e-6
+    assert bool((vector.factors > 0).all())
+
+
+def test_where_scores_lie_and_how_large_they_are_changes_hardly_anything() -> None:
+    _, logits, labels = drawn(400, 9)
+    one = VectorScaling.fitted(logits, labels)
+    for added, times in ((-200.0, 1), (70.0, 1), (0.0, 60)):
+        other = VectorScaling.fitted(times * logits + added, labels)
+        shares = other.shares(times * logits + added)
+        torch.testing.assert_close(shares, one.shares(logits), rtol=0, atol=0.02)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12))

@@ -17,8 +17,9 @@ from fedsight.core.draws import draws
 from fedsight.core.threads import one_thread
 from fedsight.data.base import Indices
 from fedsight.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
+from fedsight.evaluation.attempts import GENERALISATION, Attempts
 from fedsight.evaluation.evidence import Weights, answered, some, weights
-from fedsight.evaluation.figures import Evaluator
+from fedsight.evaluation.figures import Evaluator, Figures
 from fedsight.evaluation.trust.measure import why_not
 from fedsight.program.federation import Federation
 from fedsight.program.site_data import SiteData
@@ -27,6 +28,8 @@ TRAINED = 2000  # training images of all sites together, drawn evenly
 CORRUPTED = 500  # test images that are corrupted; of many views fewer each, but at least FEWEST
 FEWEST = 100
 
+UNASKED = "trust.robustness is false"
+TEXTS = "only images are corrupted"
 SHARES = "it is made for tasks whose main figure is the share of right answers"
 
 Right = npt.NDArray[np.bool_]
@@ -34,11 +37,12 @@ Right = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Exam:
-    """Shares of right answers of one model: of `images` that it was trained on, of test images
-    that are then corrupted (`clean`), and of these by corruption, at each severity."""
+    """Shares of right answers of one model: of `images` that it was trained on, of all test images,
+    of those of them that are corrupted (`clean`), and of these by corruption, at each severity."""
 
     trained: float | None
     images: int
+    tested: float | None = None
     clean: float | None = None
     corrupted: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
@@ -53,12 +57,36 @@ class Exam:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Exam:
-        """The exam that `plain` describes; KeyError, TypeError or ValueError if it is none."""
-        kinds = {name: tuple(map(float, each)) for name, each in plain["corrupted"].items()}
-        trained, clean = (
-            None if plain[k] is None else float(plain[k]) for k in ("trained", "clean")
+        """The exam that `plain` describes; AttributeError, KeyError, TypeError, ValueError or
+        OverflowError if it describes none."""
+        kinds = {name: tuple(map(_share, each)) for name, each in plain["corrupted"].items()}
+        if (kinds and {*kinds} != {*CORRUPTIONS}) or any(
+            len(one) != SEVERITIES for one in kinds.values()
+        ):
+            raise ValueError("it is not of the corruptions that there are")
+        images = plain["images"]
+        if type(images) is not int or images < 0:
+            raise ValueError(f"{images!r} is not a number of images")
+        trained, tested, clean = (
+            None if plain[key] is None else _share(plain[key])
+            for key in ("trained", "tested", "clean")
         )
-        return cls(trained, int(plain["images"]), clean, kinds)
+        return cls(trained, images, tested, clean, kinds)
+
+
+def _share(value: Any) -> float:
+    found = float(value)
+    if not 0 <= found <= 1:
+        raise ValueError(f"{found} is not a share")
+    return found
+
+
+def share(figures: Figures) -> float | None:
+    """The share of all answers to test images that are right, whatever sites and mixes they are
+    of; None if that is not known."""
+    if figures.confusion is None or not figures.confusion.sum():
+        return None
+    return float(np.trace(figures.confusion) / figures.confusion.sum())
 
 
 class Examiner:
@@ -71,7 +99,7 @@ class Examiner:
     def __init__(self, whole: Federation, evaluator: Evaluator, client: Client) -> None:
         self._evaluator, self._client = evaluator, client
         self._learnt = learnt(whole)
-        self._corrupt = whole.program.trust.robustness
+        self._corrupt = unasked(whole) is None
         self._known: dict[int, Right] = {}
 
     def of_site(self, site: int) -> Exam:
@@ -93,7 +121,10 @@ class Examiner:
         if not self._corrupt or not views:
             return trained
         right = np.concatenate([self._right(number) for number in views], axis=1)
-        return self._with(trained, right, np.full(right.shape[1], 1 / max(1, right.shape[1])))
+        sizes = [len(self._evaluator.federation.views[number].indices) for number in views]
+        parts = [np.full(n := len(self._chosen(at)), sizes[at] / max(1, n)) for at in views]
+        weight = np.concatenate(parts)
+        return self._with(trained, right, weight / max(1.0, weight.sum()))
 
     def _trained(self, data: SiteData) -> Exam:
         """As the network sees them when it is tested: without augmentation."""
@@ -106,7 +137,7 @@ class Examiner:
     def _with(self, trained: Exam, right: Right, weight: Weights) -> Exam:
         if not weight.any():
             return trained
-        clean, *each = (right.astype(np.float64) @ weight).tolist()
+        clean, *each = (right.astype(np.float64) @ weight).clip(0, 1).tolist()
         kinds = {
             kind: tuple(each[at * SEVERITIES : (at + 1) * SEVERITIES])
             for at, kind in enumerate(CORRUPTIONS)
@@ -117,8 +148,7 @@ class Examiner:
         """The positions in a view of the images that are corrupted."""
         views = self._evaluator.federation.views
         most = max(FEWEST, CORRUPTED // len(views))
-        seed = self._evaluator.federation.program.split_seed
-        return _drawn(len(views[number].indices), most, seed, "corrupted")
+        return _drawn(views[number].indices, most, "corrupted")
 
     def _labels(self, number: int) -> npt.NDArray[np.int64]:
         federation = self._evaluator.federation
@@ -153,27 +183,44 @@ def unexamined(federation: Federation, local: bool) -> str | None:
     return reason if reason is not None or federation.program.task.share else SHARES
 
 
+def unasked(federation: Federation) -> str | None:
+    """Why nothing is corrupted; None if it is."""
+    if not federation.program.trust.robustness:
+        return UNASKED
+    return None if federation.dataset.preprocess.modality == "image" else TEXTS
+
+
 def examined(
     federation: Federation, evaluator: Evaluator, client: Client, site: int | None
 ) -> Exam | None:
     """The exam, by images of `federation`, of the model that a client on this machine has loaded:
-    that of `site`, or of all sites. None if models are not examined."""
+    that of `site`, or of all sites. None if models are not examined, or it fails, which is no
+    reason to lose what was trained."""
     if unexamined(federation, local=True) is not None:
         return None
-    examiner = Examiner(federation, evaluator, client)
-    return examiner.of_all() if site is None else examiner.of_site(site)
+
+    def exam() -> Exam:
+        examiner = Examiner(federation, evaluator, client)
+        return examiner.of_all() if site is None else examiner.of_site(site)
+
+    return Attempts().of(GENERALISATION, exam, None)
 
 
 def learnt(federation: Federation) -> SiteData:
     """Training images of all sites, at most TRAINED, drawn evenly."""
     data = replace(federation, pooled=True).client(0)
-    chosen = _drawn(len(data), TRAINED, federation.program.split_seed, "trained")
-    return some(data, torch.from_numpy(chosen))
+    return some(data, torch.from_numpy(_drawn(data.indices.numpy(), TRAINED, "trained")))
 
 
-def _drawn(count: int, most: int, seed: int, purpose: str) -> Indices:
-    order: Indices = draws(seed, "generalisation", purpose).permutation(count)[:most]
-    return np.sort(order)
+def _drawn(images: Indices, most: int, purpose: str) -> Indices:
+    """The positions of at most so many of the `images` of a part [n], those with the first numbers
+    in an order that is drawn once and for all: runs with other seeds get the same."""
+    if not len(images):
+        return np.zeros(0, np.int64)
+    order = draws(0, "generalisation", purpose).permutation(int(images.max()) + 1)
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order))
+    return np.sort(np.argsort(ranks[images], kind="stable")[:most])
 
 
 def _each(data: SiteData) -> Iterator[SiteData]:

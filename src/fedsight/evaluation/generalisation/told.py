@@ -15,13 +15,13 @@ from fedsight.core.intervals import apart, of_mean, wilson
 from fedsight.data.corruptions import CORRUPTIONS, SEVERITIES
 from fedsight.evaluation.baselines import POOLED
 from fedsight.evaluation.figures import Evaluator, Figures
-from fedsight.evaluation.generalisation.exam import Exam, Examiner
+from fedsight.evaluation.generalisation.exam import Exam, Examiner, share, unasked
 from fedsight.evaluation.overall import Final
 from fedsight.program.views import listed
 
 PARTS = ("overfitting", "robustness")  # of the summary
 LAST = 10**9  # a round after all of them
-UNASKED = "trust.robustness is false"
+LEAST = 10  # training images from which a site has a gap
 
 
 def left_out(reason: str) -> dict[str, Any]:
@@ -47,10 +47,10 @@ def told(
         for site, exam in sites.items()
     ]
     overall = {
-        "federated": None if whole is None else _Arm(whole, figures.overall.get("score")),
+        "federated": None if whole is None else _Arm(whole, share(figures)),
         "pooled": pooled,
     }
-    tested = len(federation.dataset.test)
+    tested, reason = len(federation.dataset.test), unasked(federation)
     return {
         "overfitting": {
             **{name: None if one is None else one.gap(tested) for name, one in overall.items()},
@@ -62,24 +62,30 @@ def told(
             "corruptions": list(CORRUPTIONS),
             "severities": SEVERITIES,
         }
-        if federation.program.trust.robustness
-        else {"reason": UNASKED},
+        if reason is None
+        else {"reason": reason},
     }
 
 
 @dataclass(frozen=True)
 class _Arm:
-    """A model's exam, and its share of right answers on all test images."""
+    """A model's exam, and its share of right answers on all test images, or in a site's mix of
+    classes."""
 
     exam: Exam
     tested: float | None
+
+    @property
+    def enough(self) -> bool:
+        """Whether it was asked enough training images to tell a gap."""
+        return self.exam.images >= LEAST
 
     @property
     def distance(self) -> float | None:
         """How much better it is on images that it knows: the generalisation gap."""
         if self.exam.trained is None or self.tested is None or isnan(self.tested):
             return None
-        return self.exam.trained - self.tested
+        return self.exam.trained - self.tested if self.enough else None
 
     def gap(self, images: int) -> dict[str, Any]:
         """Both shares and their difference, with its 95 % interval; `images` were tested."""
@@ -88,7 +94,8 @@ class _Arm:
         if trained is None or tested is None or found is None:
             return known
         first = (trained, wilson(trained, self.exam.images))
-        return known | {"interval": list(apart(first, (tested, wilson(tested, images))))}
+        bounds = apart(first, (tested, wilson(tested, images)))
+        return known if any(map(isnan, bounds)) else known | {"interval": list(bounds)}
 
     def corrupted(self) -> dict[str, Any]:
         """The shares on clean and corrupted images."""
@@ -111,7 +118,8 @@ def _baseline(known: Mapping[str, Any], job: int) -> _Arm | None:
     one = known.get(str(job), {})
     if "exam" not in one:
         return None
-    return _Arm(Exam.of(one["exam"]), one["score" if job == POOLED else "own_score"])
+    exam = Exam.of(one["exam"])
+    return _Arm(exam, exam.tested if job == POOLED else one["own_score"])
 
 
 def _delivered(known: Mapping[str, Any], site: int) -> _Arm | None:

@@ -27,9 +27,9 @@ from fedsight.evaluation.trust.conformal import covered, histogram, smallest, th
 from fedsight.evaluation.trust.images import learnt_from, trust_images
 from fedsight.evaluation.trust.reliability import FEWEST, Reliability, counted
 from fedsight.evaluation.trust.scaling import (
-    SCALINGS,
     Scaling,
     TemperatureScaling,
+    few,
     fitted,
     plain,
 )
@@ -120,9 +120,13 @@ class _Measured:
         return Trusted({"calibration": calibration, "sets": sets, "ood": ood}, facts, tensors)
 
     @cached_property
+    def _scaled(self) -> tuple[Scaling, str]:
+        return fitted(self._settings.scaling, self._fitted.logits, self._fitted.labels)
+
+    @property
     def scaling(self) -> Scaling:
         """What makes probabilities of scores."""
-        return fitted(self._settings.scaling, self._fitted.logits, self._fitted.labels)
+        return self._scaled[0]
 
     def _shares(self, answers: Answers) -> Tensor:
         """The probabilities [n, classes] after scaling."""
@@ -150,9 +154,8 @@ class _Measured:
             "by": self._by,
             "by_site": self._calibration_by_site(),
         }
-        fewest = SCALINGS[self._settings.scaling].fewest(tested.logits.shape[1])
-        if len(self._fitted) < fewest:
-            told["reason"] = _few(len(self._fitted), fewest)
+        if reason := self._scaled[1]:
+            told["reason"] = reason
         return told, {"before": one.plain(), "after": other.plain()}
 
     def _calibration_by_site(self) -> dict[str, Any]:
@@ -206,7 +209,7 @@ class _Measured:
         if guarantee == SITE:
             each = [one for one in sites.values() if one["coverage"] is not None]
             if not each:
-                return {**known, "reason": FEW, **self._too_few()}
+                return {**known, "reason": FEW, **self._toofew()}
             return {
                 **known,
                 "coverage": float(np.mean([one["coverage"] for one in each])),
@@ -226,7 +229,7 @@ class _Measured:
             told["expected"] = list(covered(len(self._cover), asked, len(self._tested)))
         return told
 
-    def _too_few(self) -> dict[str, str]:
+    def _toofew(self) -> dict[str, str]:
         """Why the site with the most held-out images has no sets of its own."""
         sizes = {name: int(counts.sum()) for name, counts in self.sets.sites.items()}
         try:
@@ -275,7 +278,7 @@ class _Measured:
         }  # fmt: skip
         limit = threshold(histogram(scores[0]), 1 - asked)
         if limit is None:
-            return {**told, "reason": _few(len(self._cover), smallest(1 - asked))}, {}
+            return {**told, "reason": few(len(self._cover), smallest(1 - asked))}, {}
         if limit >= 1:
             return {**told, "reason": ENDED}, {}
         alarms = float((scores[1] > limit).double().mean())
@@ -291,11 +294,6 @@ class _Measured:
         learnt = self._asks.answers([learnt_from(self._federation)], features=True)
         classes = len(self._federation.dataset.classes)
         return FeatureSums.of(learnt.features, learnt.labels, classes).fitted()
-
-
-def _few(images: int, fewest: int) -> str:
-    """Why something is not made of so many images."""
-    return f"{images} held-out inputs are too few: it needs {fewest}"
 
 
 def _held(inside: Tensor, labels: Tensor, weight: Tensor) -> tuple[float, float]:

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from fedsight.evaluation.trust.calibration import MOST, UNIT, best_temperature, calibrated, losses
 from fedsight.evaluation.trust.reliability import FINE, places
 
-STEPS = 12  # of Newton's method; it has converged after some five
+STEPS = 25  # of Newton's method, at most; mostly it ends after some five
+HALVED = 30  # times that a step is halved before the end is reached
 STRENGTH = 1e-3  # of what draws a vector scaling towards one temperature, for each image
 LARGEST = 1e6  # of a factor or an offset that a file may hold
 
@@ -28,6 +29,7 @@ class Scaling(ABC):
     answers is still the class of its highest score."""
 
     kind: ClassVar[str]
+    most: ClassVar[int] = 1 << 30  # classes that it is made for
 
     @classmethod
     @abstractmethod
@@ -90,15 +92,19 @@ class TemperatureScaling(Scaling):
 
 @dataclass(frozen=True)
 class VectorScaling(Scaling):
-    """A factor and an offset for the score of each class (Guo et al. 2017, section 4.2).
+    """A factor and an offset for the score of each class (Guo et al. 2017, section 4.2), after one
+    temperature and one `centre` for all.
 
-    The squares of what they differ from one temperature without offsets are added to the loss, so
-    that a class with few images stays near it.
+    The squares of what they differ from 1 and 0 are added to the loss, so that a class with few
+    images stays near the temperature.
     """
 
-    factors: Tensor  # [classes] float64
+    temperature: float
+    centre: float
+    factors: Tensor  # [classes] float64, above 0
     offsets: Tensor  # [classes]
     kind: ClassVar[str] = "vector"
+    most: ClassVar[int] = 256  # its curvature is a matrix of twice as many rows
 
     @classmethod
     def fewest(cls, classes: int) -> int:
@@ -107,42 +113,69 @@ class VectorScaling(Scaling):
 
     @classmethod
     def fitted(cls, logits: Tensor, labels: Tensor) -> Self:
-        """By Newton's method; in each step the gradients and curvatures of images are summed."""
-        start = 1 / TemperatureScaling.fitted(logits, labels).temperature
-        classes = logits.shape[1]
-        middle = torch.cat([torch.full((classes,), start), torch.zeros(classes)]).double()
-        found, weight = middle.clone(), STRENGTH * len(labels)
+        """By Newton's method: in each step the gradients and curvatures of images are summed, and
+        the step is halved until the sum of the losses falls."""
+        heat = TemperatureScaling.fitted(logits, labels).temperature
+        middle = int(_units(logits.double()).sum()) / UNIT / logits.numel()
+        z, classes, weight = _placed(logits, heat, middle), logits.shape[1], STRENGTH * len(labels)
+        start = torch.cat([torch.ones(classes), torch.zeros(classes)]).double()
+
+        def loss(at: Tensor) -> float:
+            summed = int(losses(z * at[:classes] + at[classes:], labels, [1.0])) / UNIT
+            return summed + weight / 2 * float((at - start).square().sum())
+
+        found, least = start.clone(), loss(start)
         for _ in range(STEPS):
-            gradient, curvature = sloped(logits, labels, found)
-            slope = gradient.double() / UNIT + weight * (found - middle)
+            gradient, curvature = sloped(z, labels, found)
+            slope = gradient.double() / UNIT + weight * (found - start)
             matrix = curvature.double() / UNIT + weight * torch.eye(2 * classes, dtype=slope.dtype)
-            found = found - torch.linalg.solve(matrix, slope)
-        return cls(found[:classes], found[classes:])
+            step = torch.linalg.solve(matrix, slope)
+            for _ in range(HALVED):
+                after = found - step
+                if bool((after[:classes] > 0).all()) and (lower := loss(after)) < least:
+                    found, least = after, lower
+                    break
+                step = step / 2
+            else:
+                break
+        return cls(heat, middle, found[:classes], found[classes:])
 
     def shares(self, logits: Tensor) -> Tensor:
-        """softmax(w z + b)."""
-        return torch.softmax(logits.double() * self.factors + self.offsets, dim=1)
+        """softmax(w (z - centre) / T + b)."""
+        z = _placed(logits, self.temperature, self.centre)
+        return torch.softmax(z * self.factors + self.offsets, dim=1)
 
     def plain(self) -> dict[str, Any]:
-        """Factors and offsets."""
-        return {"factors": self.factors.tolist(), "offsets": self.offsets.tolist()}
+        """Temperature, centre, factors and offsets."""
+        both = {"factors": self.factors.tolist(), "offsets": self.offsets.tolist()}
+        return {"temperature": self.temperature, "centre": self.centre, **both}
 
     @classmethod
     def of(cls, plain: Mapping[str, Any], classes: int) -> Self:
-        """As many of both as classes."""
-        return cls(*(_numbers(plain[key], classes) for key in ("factors", "offsets")))
+        """As many factors and offsets as classes, the factors above 0."""
+        factors, offsets = (_numbers(plain[key], classes) for key in ("factors", "offsets"))
+        if not bool((factors > 0).all()):
+            raise ValueError("a factor is not above 0")
+        (centre,) = _numbers([plain["centre"]], 1).tolist()
+        heat = TemperatureScaling.of(plain, classes).temperature
+        return cls(heat, centre, factors, offsets)
 
 
-def sloped(logits: Tensor, labels: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+def _placed(logits: Tensor, temperature: float, centre: float) -> Tensor:
+    """Logits [n, classes] around 0 and of the size that a temperature gives them, float64. Within
+    -MOST and MOST, so that sums of their products are exact."""
+    return ((logits.double() - centre) / temperature).clamp(-MOST, MOST)
+
+
+def sloped(z: Tensor, labels: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     """The sums over images of gradient and second derivatives of the logarithmic loss, by the
-    factors and offsets `at` [2 * classes]: int64 [2 * classes] and [2 * classes, 2 * classes], in
-    units of 1 / UNIT.
+    factors and offsets `at` [2 * classes] of scores z [n, classes] from -MOST to MOST: int64
+    [2 * classes] and [2 * classes, 2 * classes], in units of 1 / UNIT.
 
     The products of the second are of numbers with 12 bits after the point, so that their sum is
     exact in float64; Newton's method gets to the same end with them.
     """
-    classes = logits.shape[1]
-    z = logits.double().clamp(-MOST, MOST)
+    classes = z.shape[1]
     shares = torch.softmax(z * at[:classes] + at[classes:], dim=1)
     off = shares - F.one_hot(labels, classes)
     gradient = _units(torch.cat([off * z, off], dim=1)).sum(0)
@@ -161,6 +194,7 @@ class IsotonicScaling(Scaling):
     temperature: float
     steps: Tensor  # [classes, FINE] float64, rising
     kind: ClassVar[str] = "isotonic"
+    most: ClassVar[int] = 100  # of more, no class has enough images
 
     @classmethod
     def fewest(cls, classes: int) -> int:
@@ -214,8 +248,8 @@ class IsotonicScaling(Scaling):
                 if type(at) is not int or not (0 <= at < FINE and 0 < float(value) < 1):
                     raise ValueError("a step is not a probability in a bin")
                 row[at:] = float(value)
-        if not bool((rows > 0).all()):
-            raise ValueError("a step function has no beginning")
+        if not bool((rows > 0).all() and (rows.diff(dim=1) >= 0).all()):
+            raise ValueError("a step function has no beginning, or falls")
         return cls(temperature, rows)
 
 
@@ -247,12 +281,28 @@ SCALINGS: Mapping[str, type[Scaling]] = {
 }
 
 
-def fitted(kind: str, logits: Tensor, labels: Tensor) -> Scaling:
-    """A scaling of this kind; a temperature of 1 where there are too few images to fit it."""
-    chosen = SCALINGS[kind]
-    if len(labels) < chosen.fewest(logits.shape[1]):
-        return TemperatureScaling()
-    return chosen.fitted(logits, labels)
+def fitted(kind: str, logits: Tensor, labels: Tensor) -> tuple[Scaling, str]:
+    """A scaling of this kind, and an empty text; or a simpler one, and why: a temperature, and 1
+    where there are too few images even for that."""
+    chosen, classes = SCALINGS[kind], logits.shape[1]
+    if classes > chosen.most:
+        reason = _many(kind, chosen.most)
+    elif len(labels) < (fewest := chosen.fewest(classes)):
+        reason = few(len(labels), fewest)
+    else:
+        return chosen.fitted(logits, labels), ""
+    if len(labels) < TemperatureScaling.fewest(classes):
+        return TemperatureScaling(), reason
+    return TemperatureScaling.fitted(logits, labels), reason
+
+
+def few(images: int, fewest: int) -> str:
+    """Why something is not made of so many images."""
+    return f"{images} held-out inputs are too few: it needs {fewest}"
+
+
+def _many(kind: str, most: int) -> str:
+    return f"{kind} scaling is made for at most {most} classes"
 
 
 def plain(scaling: Scaling) -> dict[str, Any]:
