@@ -25,7 +25,8 @@ from fedsight.core.files import append_line
 from fedsight.deploy.membership import presence
 from fedsight.deploy.package import installed
 from fedsight.deploy.server.job import JOB_FILE, run_job
-from fedsight.deploy.server.joining import program_for_sites
+from fedsight.deploy.server.joining import is_trained, program_for_sites, propose
+from fedsight.deploy.site.state import drain
 from fedsight.engines.remote import conversation
 from fedsight.engines.remote.engine import RemoteEngine
 from fedsight.program.config import parse
@@ -372,6 +373,60 @@ def test_the_last_model_is_measured_again_with_a_site_that_died_after_training(
     ours, theirs = (one.read_json("summary.json") for one in (store, whole))
     assert ours["score"] == theirs["score"]
     assert "not_measured" not in ours
+
+
+def test_a_trained_model_is_measured_without_the_site_that_does_not_come_back(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a quorum every site has to train; but then whoever is there measures the result,
+    whether its owner has drained it or not, and nobody who comes only now."""
+    monkeypatch.setattr(conversation, "SILENCE", 0.2)
+    store, seats = runs.begin("dead"), dict(runs.places.sit().seats)
+    late = seats.pop("west")
+    link = FaultyLink(site_services.LocalLink(seats), "north", deaf(["north"]))
+    assert runs.run_job(store, link)["state"] == "handover"
+    assert is_trained(store, store.program()[0])
+    del seats["north"]
+    drain(runs.places.root / "south", True)
+    link = FaultyLink(site_services.LocalLink({**seats, "west": late}), "", deaf([]))
+    try:
+        assert runs.run_job(store, link) == {"number": 1, "state": "finished"}
+    finally:
+        drain(runs.places.root / "south", False)
+    assert {site for site, _ in link.asked} == {"south"}
+    summary = store.read_json("summary.json")
+    assert list(summary["not_measured"]) == ["north"]
+    assert store.read_json("received.json")["sites"] == ["south"]
+    assert store.read_json("run.json")["declared"].keys() == {"north", "south"}
+    why = {event["site"]: event["why"] for event in runs.federation.events()}
+    assert "came after the last round" in why["west"]
+
+
+def test_a_drained_site_is_not_in_a_run_that_only_says_it_is_trained(runs: Runs) -> None:
+    program, link = runs.begin("said").program()[0], runs.places.sit()
+    drain(runs.places.root / "south", True)
+    try:
+        absent = propose(program, "never", link, {}, len(SITES)).absent
+    finally:
+        drain(runs.places.root / "south", False)
+    assert list(absent) == ["south"]
+
+
+def test_nobody_waits_for_the_figures_of_a_revoked_site(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversation, "SILENCE", 0.2)
+
+    def leave(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[Any, Any]:
+        if kind == "measure" and header["round"] == 2:
+            (runs.federation.folder / "revoked.json").write_text('{"north": "left"}')
+            raise ConnectionError
+        return text, body
+
+    store = runs.begin("revoked")
+    ended = runs.run_job(store, FaultyLink(runs.places.sit(), "north", leave))
+    assert ended == {"number": 1, "state": "finished"}
+    assert list(store.read_json("summary.json")["not_measured"]) == ["north"]
 
 
 def test_figures_say_whom_they_lack(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from loopback import program_of
 
 from fedsight.coordinator.live import Live
-from fedsight.coordinator.store import RunStore
+from fedsight.coordinator.store import Checkpoint, RunStore
 from fedsight.core.errors import (
     ConfigError,
     EngineError,
@@ -117,6 +119,28 @@ def test_a_job_begins_without_sites_that_are_drained_or_leaving(
         "going on without 'c': site 'c' was drained by its owner",
         "going on without 'd': site 'd' is not connected",
     ]
+
+
+def test_a_model_that_is_trained_waits_for_no_site_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a quorum, so that before the last round the run does wait."""
+    monkeypatch.setattr(scheduler, "LATE_SITES_TIMEOUT", 0.0)
+    one, _ = made(tmp_path, "abc")
+    one._store.write_json("run.json", {"declared": {"a": {}, "b": {}}})
+    arrive(one, "a", state="drained")
+    arrive(one, "c")
+    rounds = one._program.rounds.rounds
+    checkpoint = Checkpoint(rounds - 1, torch.zeros(1), {})
+    one._store.save_checkpoint(checkpoint)
+    one._program = replace(
+        one._program, rounds=one._program.rounds.model_copy(update={"deadline": 0.5})
+    )
+    with pytest.raises(SiteError, match="missing: a, b"):
+        one.run()
+    one._store.save_checkpoint(replace(checkpoint, round=rounds, unmeasured={"sites": ["a", "b"]}))
+    assert one.run() == {"jobs": 1}
+    assert one.jobs == [["a", "c"]]  # c is not asked there
 
 
 def test_who_is_missing_in_a_job_is_told_once_and_why(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ def _continue_run(
     checkpoint = lifecycle.rewound(store)
     unmeasured = store.load_unmeasured(checkpoint.round + 1 if checkpoint else 1)
     accepted = last_orders(_lines(store, unmeasured))
-    watch = _SiteWatch(folder, link.sites, speed.checkpoint_every, program.rounds.rounds)
+    watch = _SiteWatch(folder, link.sites, speed.checkpoint_every)
     if program.privacy.fixes_population(program.rounds.cohort):
         watch.awaited = frozenset(roster)
     watch.durable = checkpoint.round if checkpoint else 0
@@ -261,8 +261,8 @@ class _WholeFigures(Callback):
     """Has the last model measured once more if a site that trained in its round was not measured.
 
     It died in between. Before the round is recorded the job ends, and the next one, which the site
-    can join, measures the same model. That needs the checkpoint of the round before: no round is
-    trained again for figures.
+    can join, measures the same model; it does not wait for it for long. That needs the checkpoint
+    of the round before: no round is trained again for figures. A revoked site does not join it.
     """
 
     def __init__(self, watch: _SiteWatch) -> None:
@@ -272,7 +272,8 @@ class _WholeFigures(Callback):
         """Raise Handover."""
         if not isinstance(event, RoundEnded) or not event.last:
             return
-        missing = sorted({*event.line.get("not_measured", {})} & {*event.line["sites"]})
+        trained = {*event.line["sites"]} - {*self._watch.revoked()}
+        missing = sorted({*event.line.get("not_measured", {})} & trained)
         if missing and self._watch.durable == event.line["round"] - 1:
             raise Handover(f"the figures lack site '{missing[0]}'; the model is measured once more")
 
@@ -295,13 +296,10 @@ class _SiteWatch(Callback):
 
     engine: RemoteEngine
 
-    def __init__(
-        self, folder: FederationFolder, sites: Sequence[str], every: int, rounds: int
-    ) -> None:
+    def __init__(self, folder: FederationFolder, sites: Sequence[str], every: int) -> None:
         self._folder = folder
         self._sites = sites  # the sites of this job
         self._every = every  # rounds between checkpoints
-        self._rounds = rounds
         self._began = time.time()
         self.durable = 0  # the round of the last checkpoint
         self.awaited: frozenset[str] | None = None  # the only sites that can join; None: all
@@ -314,6 +312,10 @@ class _SiteWatch(Callback):
         gone = one is not None and (one.state == "leaving" or one.silence > SITE_TIMEOUT)
         return gone or (one is not None and one.since > self._began)
 
+    def revoked(self) -> Collection[str]:
+        """The sites that the operator has revoked."""
+        return self._folder.revoked()
+
     def on(self, event: Event) -> None:
         """After a checkpoint, raise Handover if another site could join."""
         if not isinstance(event, RoundEnded) or event.checkpoint is None:
@@ -323,10 +325,10 @@ class _SiteWatch(Callback):
         for site in present:
             if site in revoked:
                 self.engine.absent[site] = f"site '{site}' was revoked"
-        if number % self._every and number < self._rounds:
+        if number % self._every and not event.last:
             return
         self.durable = number
-        if number == self._rounds:
+        if event.last:
             return
         for name, one in presence.presences(self._folder.presences).items():
             new = name not in self._sites or one.since > self._began

@@ -41,7 +41,7 @@ from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server import final_models
 from fedsight.deploy.server.job import JOB_FILE, read_outcome
 from fedsight.deploy.server.job_definition import write_job
-from fedsight.deploy.server.joining import final_sites
+from fedsight.deploy.server.joining import final_sites, is_trained
 from fedsight.deploy.server.operator import OperatorSession, open_session
 from fedsight.program import config
 from fedsight.program.program import Program, Speed
@@ -253,25 +253,29 @@ class RunScheduler:
             time.sleep(POLL_INTERVAL)
 
     def _wait_for_sites(self) -> list[str]:
-        """The connected sites: all if they connect soon, else at least the quorum.
+        """The connected sites: all if they connect soon, else at least the quorum, or any that can
+        measure a model that is trained.
 
         Raises SiteError if too few are connected at the deadline.
         """
         began, notified = time.monotonic(), False
         deadline = self._program.rounds.deadline
         final = final_sites(self._store, self._program)
+        trained = is_trained(self._store, self._program)
+        quorum = 1 if trained else self._program.rounds.quorum
         while True:
             self._require_going_on()
             expected = self._federation.admitted()
             found = presence.presences(self._federation.presences)
-            connected = {name for name, one in found.items() if one.ready}
+            # A drained site still lets a model be measured in whose training it had a part.
+            connected = {name for name, one in found.items() if one.ready or trained and one.alive}
             ready = [site for site in expected if site in connected]
             if final is not None:  # others may be there or not
                 expected = [site for site in expected if site in final]
             missing = [site for site in expected if site not in connected]
             present = len(expected) - len(missing)
             waited = time.monotonic() - began
-            least = self._program.rounds.quorum or len(expected)
+            least = quorum or len(expected)
             if expected and (not missing or (waited > LATE_SITES_TIMEOUT and present >= least)):
                 for site in missing:
                     alive = site in found and found[site].alive
