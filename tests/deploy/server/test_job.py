@@ -464,6 +464,17 @@ def test_a_site_with_other_code_takes_no_part_and_both_versions_are_named(runs: 
     assert (ended["state"], ended["again"]) == ("failed", False)
 
 
+def test_a_site_whose_contract_asks_for_more_sites_may_be_asked_again(runs: Runs) -> None:
+    runs.places.write_owner("west", owner(runs.places, "west", sites=3))
+    seats = dict(runs.places.sit().seats)
+    two = site_services.LocalLink({name: seats[name] for name in ("north", "west")})
+    store = runs.begin("two")
+    ended = runs.run_job(store, two)
+    assert (ended["state"], ended["again"], ended["family"]) == ("failed", True, "SiteError")
+    assert "at least 3 sites, and there are 2" in ended["cause"]
+    assert runs.run_job(store)["state"] == "finished"
+
+
 def test_a_quorum_that_refusals_leave_out_of_reach_ends_the_run_at_once(runs: Runs) -> None:
     for site in ("south", "west"):
         runs.places.write_owner(site, owner(runs.places, site, tasks=["faces"]))
