@@ -268,7 +268,9 @@ class RunScheduler:
             expected = self._federation.admitted()
             found = presence.presences(self._federation.presences)
             # A drained site still lets a model be measured in whose training it had a part.
-            connected = {name for name, one in found.items() if one.ready or (trained and one.alive)}
+            connected = {
+                name for name, one in found.items() if one.ready or (trained and one.alive)
+            }
             ready = [site for site in expected if site in connected]
             if final is not None:  # others may be there or not
                 expected = [site for site in expected if site in final]
