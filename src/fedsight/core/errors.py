@@ -94,6 +94,8 @@ class RefusedError(SiteError):
     `evidence` is what it sends to prove that, which nobody has checked yet.
     """
 
+    final = True
+
     def __init__(self, cause: str, cure: str = "", evidence: object = None) -> None:
         super().__init__(cause, cure)
         self.evidence = evidence

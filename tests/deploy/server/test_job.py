@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import site_services
 from site_runs import Runs, owner
-from site_services import SITES, FaultyLink, Places
+from site_services import SITES, FaultyLink, OtherCoordinator, Places
 
 from fedsight.coordinator import store as run_store
 from fedsight.coordinator.asked import ask
@@ -25,10 +25,11 @@ from fedsight.core.files import append_line
 from fedsight.deploy.membership import presence
 from fedsight.deploy.package import installed
 from fedsight.deploy.server.job import JOB_FILE, run_job
-from fedsight.deploy.server.joining import is_trained, program_for_sites, propose
+from fedsight.deploy.server.joining import Trained, is_trained, program_for_sites, propose
 from fedsight.deploy.site.state import drain
 from fedsight.engines.remote import conversation
 from fedsight.engines.remote.engine import RemoteEngine
+from fedsight.governance.ledger import Ledger
 from fedsight.program.config import parse
 from fedsight.report.read import read
 from fedsight.report.view import figure_notes
@@ -406,7 +407,7 @@ def test_a_drained_site_is_not_in_a_run_that_only_says_it_is_trained(runs: Runs)
     program, link = runs.begin("said").program()[0], runs.places.sit()
     drain(runs.places.root / "south", True)
     try:
-        absent = propose(program, "never", link, {}, len(SITES)).absent
+        absent = propose(program, "never", link, {}, Trained(len(SITES))).absent
     finally:
         drain(runs.places.root / "south", False)
     assert list(absent) == ["south"]
@@ -473,6 +474,35 @@ def test_a_site_whose_contract_asks_for_more_sites_may_be_asked_again(runs: Runs
     assert (ended["state"], ended["again"], ended["family"]) == ("failed", True, "SiteError")
     assert "at least 3 sites, and there are 2" in ended["cause"]
     assert runs.run_job(store)["state"] == "finished"
+
+
+def test_a_site_opens_no_image_for_a_coordinator_with_other_code(runs: Runs) -> None:
+    store, seats = runs.begin("other"), runs.places.sit().seats
+    counted = {site: len(Ledger(runs.places.root / site).entries()) for site in SITES}
+    ended = runs.run_job(store, OtherCoordinator(seats))
+    assert (ended["state"], ended["again"]) == ("failed", False)
+    assert f"runs FedSight {installed().version} (ffffffffffff), and this site" in ended["cause"]
+    for site in SITES:
+        assert seats[site]._opened is None
+        new = Ledger(runs.places.root / site).entries()[counted[site] :]
+        assert [entry.kind for entry in new] == ["refused"]
+
+
+def test_a_run_records_the_code_of_each_of_its_jobs(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, ours = runs.begin("code", rounds={"rounds": 3}), installed()
+    for _ in range(2):  # the same code twice
+        ask(store.folder, "pause")
+        runs.run_job(store)
+    assert store.read_json("run.json")["packages"] == [{"after_round": 0, **ours.table()}]
+    newer = replace(ours, sha256="a" * 64)
+    monkeypatch.setattr("fedsight.deploy.server.job.installed", lambda: newer)
+    assert runs.run_job(store)["state"] == "finished"
+    assert store.read_json("run.json")["packages"] == [
+        {"after_round": 0, **ours.table()},
+        {"after_round": 2, **newer.table()},
+    ]
 
 
 def test_a_quorum_that_refusals_leave_out_of_reach_ends_the_run_at_once(runs: Runs) -> None:

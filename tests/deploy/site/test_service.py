@@ -23,6 +23,7 @@ from fedsight.core.errors import DataError, SiteError, StoreError
 from fedsight.core.types import Sum
 from fedsight.data.base import Preprocess
 from fedsight.deploy.declaration import Declaration
+from fedsight.deploy.package import installed
 from fedsight.deploy.server.joining import propose
 from fedsight.deploy.site import service
 from fedsight.deploy.site.background import Background
@@ -155,6 +156,7 @@ def site(tmp_path: Path, site_images: Path) -> Iterator[Site]:
 
 def proposal(of: Program, **changes: Any) -> dict[str, Any]:
     fields = {"run": "abc1", "program": of.table(), "fingerprint": of.fingerprint}
+    fields["package"] = installed().table()
     return {**fields, "sites": 3, **changes}
 
 

@@ -38,10 +38,17 @@ from fedsight.deploy.declaration import (
 from fedsight.deploy.earlier_sites import earlier_sites
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder
+from fedsight.deploy.package import installed
 from fedsight.deploy.processes import memory_reclaim
 from fedsight.deploy.server import final_models
 from fedsight.deploy.server.carried import Carried
-from fedsight.deploy.server.joining import propose, send_kept, update_roster
+from fedsight.deploy.server.joining import (
+    Trained,
+    propose,
+    require_newest,
+    send_kept,
+    update_roster,
+)
 from fedsight.deploy.server.lines import lined
 from fedsight.deploy.site.peer_keys import PeerKeys
 from fedsight.engines.remote.conversation import Link
@@ -203,8 +210,19 @@ def _describe(
 ) -> None:
     """Write `run.json`: what the run is, with what it has been since its first job."""
     kept = {key: facts[key] for key in KEPT if key in facts}
+    kept["packages"] = _packages(store, facts)
     tables = {site: declared.table() for site, declared in roster.items()}
     store.write_json("run.json", {**describe(session, "run"), **kept, "declared": tables})
+
+
+def _packages(store: RunStore, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The FedSight code with which the run goes on, here and at its sites, and after which round,
+    behind that which it had before."""
+    known, ours = list(facts.get("packages", [])), installed().table()
+    if known and {**known[-1], **ours} == known[-1]:
+        return known
+    checkpoint = store.load_checkpoint()
+    return [*known, {"after_round": checkpoint.round if checkpoint else 0, **ours}]
 
 
 def _lines(store: RunStore, unmeasured: Checkpoint | None) -> list[dict[str, Any]]:
@@ -227,7 +245,9 @@ def _deliver_late(
     unasked = dict.fromkeys(others, "it did not take part in the run")
     unasked |= {site: f"site '{site}' was revoked" for site in folder.revoked()}
     run = str(store.read_json("run.json")["id"])
-    absent = propose(program, run, link, unasked, len(roster), folder.revocations).absent
+    trained = Trained(len(roster), measured=True)
+    _, absent, refused = propose(program, run, link, unasked, trained, folder.revocations)
+    require_newest(folder, refused)
     federation = gather(program, roster)
     send_kept(federation, link, absent)
     accepted = last_orders(store.history())

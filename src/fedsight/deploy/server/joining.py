@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from fedsight.coordinator.store import RESULTS, RunStore
@@ -49,9 +49,9 @@ def update_roster(
     late, trained = _too_late(store, program, link), is_trained(store, program)
     revoked = {site: f"site '{site}' was revoked" for site in folder.revoked()}
     shown = folder.revocations
-    took = len(roster) if trained else None
-    found, absent, refused = propose(program, run, link, {**late, **revoked}, took, shown)
-    _require_newest(folder, refused)
+    how = Trained(len(roster)) if trained else None
+    found, absent, refused = propose(program, run, link, {**late, **revoked}, how, shown)
+    require_newest(folder, refused)
     unfit = unfit_sites(program, found, roster, earlier)
     quorum = 1 if trained else program.rounds.quorum
     if unfit and (quorum is None or len(found) - len(unfit) < quorum):
@@ -64,8 +64,6 @@ def update_roster(
             absent[site] = f"site '{site}' no longer has the images with which it joined this run"
         else:
             roster[site] = declared  # whether it releases figures may have changed
-    if not roster:
-        raise SiteError(f"no site takes part: {'; '.join(absent.values())}", "check the sites")
     for site, why in absent.items():
         folder.log_event("absent", run=store.folder.name, site=site, why=why)
     if trained and not found:
@@ -79,7 +77,7 @@ def update_roster(
     return absent
 
 
-def _require_newest(folder: FederationFolder, refused: Mapping[str, object]) -> None:
+def require_newest(folder: FederationFolder, refused: Mapping[str, object]) -> None:
     """Raise RefusedError if a site holds a newer list of revoked sites than this machine, which
     takes it over: it was restored from an older backup."""
     for site, evidence in refused.items():
@@ -185,6 +183,15 @@ def unfit_sites(
     return unfit | costly_sites(program, others(), roster)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A run whose last round has its result, by how many sites. Once it is `measured`, too, only
+    the model is left to be sent, whatever FedSight a site has by then."""
+
+    sites: int
+    measured: bool = False
+
+
 class Proposed(NamedTuple):
     """The answers of the sites that were asked to take part."""
 
@@ -199,23 +206,25 @@ def propose(
     run: str,
     link: Link,
     unasked: Mapping[str, str],
-    took: int | None = None,
+    trained: Trained | None = None,
     shown: Revocations | None = None,
 ) -> Proposed:
     """Ask every site to take part, except those `unasked`, for the reasons given there.
 
-    `took`: how many sites took part in a run that is trained; None while it goes on, with those
-    that are asked. They are `shown` the list of revoked sites.
+    `trained`: how the run was, if it is; it goes on, otherwise, with those that are asked. They are
+    `shown` the list of revoked sites.
     """
     found: dict[str, Declaration] = {}
     absent = {site: unasked[site] for site in link.sites if site in unasked}
     sites = [site for site in link.sites if site not in unasked]
+    measured = trained is not None and trained.measured
     header = {
         "run": run,
         "program": program_for_sites(program),
         "fingerprint": program.fingerprint,
-        "sites": len(sites) if took is None else took,
-        "trained": took is not None,
+        "sites": len(sites) if trained is None else trained.sites,
+        "trained": trained is not None,
+        "measured": measured,
         "package": package.installed().table(),
         "revocations": (shown or Revocations()).table(),
     }
@@ -223,7 +232,8 @@ def propose(
 
     def ask(talk: Talk) -> None:
         answer = talk.finish("propose", header)
-        package.require_same(answer.get("package"), talk.site)
+        if not measured:
+            package.require_same(answer.get("package"), talk.site)
         try:
             found[talk.site] = read_declaration(answer.get("declared"), talk.site)
         except DeployError as error:

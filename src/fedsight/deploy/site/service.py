@@ -154,6 +154,8 @@ class SiteService:
         revocations.accept(self._home, authority, fields.get("revocations"))
         run, sites = str(fields.get("run")), count(fields, "sites")
         self._enforcement.check_packages(fields.get("package"))
+        if fields.get("measured") is not True:  # then there is only a model to be had
+            package.require_coordinators(fields.get("package"))  # before images are opened
         table = without_files(fields.get("program") or {})
         # Before anything is imported: the coordinator names no code that the owner has not.
         table["plugins"] = self._enforcement.local_plugins(table.get("plugins", []))
