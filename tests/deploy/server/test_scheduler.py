@@ -28,6 +28,7 @@ from fedsight.deploy.server.scheduler import RunScheduler
 from fedsight.program.config import parse
 
 LOST = {"state": "lost", "family": "EngineError", "cause": "a process was killed", "cure": ""}
+LEFT = {**LOST, "state": "left", "cause": "site 'b' left"}
 ABSENT = {"state": "failed", "again": True, "family": "SiteError", "cause": "a site", "cure": ""}
 REFUSED = {**ABSENT, "again": False, "family": "RefusedError"}
 
@@ -87,6 +88,8 @@ def test_the_outcome_of_an_earlier_job_does_not_count(tmp_path: Path) -> None:
         ([ABSENT, LOST, LOST, LOST, ABSENT, LOST], None),
         ([LOST] * 9, None),
         ([LOST] * 10, EngineError),
+        ([LEFT] * 12, None),  # one site would end the run of all others
+        ([LEFT, *[LOST] * 9, LEFT, LOST], EngineError),
         ([ABSENT, LOST, ABSENT, ABSENT], SiteError),
         ([REFUSED], RefusedError),
     ],
@@ -141,6 +144,21 @@ def test_a_model_that_is_trained_waits_for_no_site_for_long(
     one._store.save_checkpoint(replace(checkpoint, round=rounds, unmeasured={"sites": ["a", "b"]}))
     assert one.run() == {"jobs": 1}
     assert one.jobs == [["a", "c"]]  # c is not asked there
+
+
+def test_a_job_begins_without_a_site_that_has_left_too_often_before_a_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "LATE_SITES_TIMEOUT", 0.0)
+    one, said = made(tmp_path, "ab", quorum=1)
+    arrive(one, "a", "b")
+    for _ in range(presence.FREE_RESTARTS):
+        assert one._left(["b"])["state"] == "left"
+    one.run()
+    one._left(["b"])
+    one.run()
+    assert one.jobs == [["a", "b"], ["a"]]
+    assert said == ["going on without 'b': site 'b' has left before jobs had started"]
 
 
 def test_who_is_missing_in_a_job_is_told_once_and_why(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ from fedsight.deploy.server.joining import (
     send_kept,
     update_roster,
 )
+from fedsight.deploy.server.leavers import SITE_TIMEOUT
 from fedsight.deploy.server.lines import lined
 from fedsight.deploy.site.peer_keys import PeerKeys
 from fedsight.engines.remote.conversation import Link
@@ -62,7 +63,6 @@ from fedsight.runs import lifecycle
 # What `run.json` says of a run from its first job on.
 KEPT = ("id", "federation", "created", "earlier", "lines")
 JOB_FILE = "job.json"  # in the run's folder: the state of its latest job
-SITE_TIMEOUT = 40.0  # seconds without a heartbeat after which a site counts as gone
 LOCK_TIMEOUT = 30.0  # seconds to wait for an earlier job's coordinator to end
 log = logging.getLogger(__name__)
 
