@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
 from fedsight.deploy.server import scheduler
 from fedsight.deploy.server.job import JOB_FILE, read_outcome
+from fedsight.deploy.server.operator import OperatorSession
 from fedsight.deploy.server.scheduler import RunScheduler
 from fedsight.program.config import parse
 
@@ -159,6 +161,43 @@ def test_a_job_begins_without_a_site_that_has_left_too_often_before_a_start(
     one.run()
     assert one.jobs == [["a", "b"], ["a"]]
     assert said == ["going on without 'b': site 'b' has left before jobs had started"]
+
+
+class Session(OperatorSession):
+    """Of a server that says of each job that it has this `state`."""
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+
+    def status(self, job: str) -> str:
+        return self.state
+
+
+def test_a_start_is_given_up_for_a_site_that_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For one that is silent, only if the job could not start; otherwise nobody is to blame."""
+    monkeypatch.setattr(scheduler, "STATUS_INTERVAL", 0.0)
+    one, _ = made(tmp_path, "ab")
+    arrive(one, "a", "b")
+    before = dict(presence.presences(tmp(one)))
+    assert one._wait_for_start(Session("FINISHED:ABORTED"), before)["state"] == "lost"
+    arrive(one, "b", state="leaving")
+    arrive(one, "b")  # the word alone is enough
+    left = one._wait_for_start(Session("SUBMITTED"), before)
+    assert (left["state"], left["cause"]) == (
+        "left",
+        "site 'b' left before a job with it had started",
+    )
+    now = time.time()
+    monkeypatch.setattr(presence.time, "time", lambda: now + presence.HEARTBEAT_TIMEOUT + 1)
+    arrive(one, "a")
+    before = dict(presence.presences(tmp(one)))
+    one._store.write_json(JOB_FILE, {"number": one._number, "state": "running"})
+    assert one._wait_for_start(Session("RUNNING"), before) is None, "a hiccup"
+    (one._store.folder / JOB_FILE).unlink()
+    left = one._wait_for_start(Session("FINISHED:ABORTED"), before)
+    assert "site 'b' left" in left["cause"]
 
 
 def test_who_is_missing_in_a_job_is_told_once_and_why(tmp_path: Path) -> None:
