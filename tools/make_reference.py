@@ -690,8 +690,9 @@ def _run_folder() -> Iterator[str]:
     yield "`summary.json`:\n"
     yield _table(("key", "meaning"), [(f"`{key}`", text) for key, text in SUMMARY.items()])
     yield (
-        "Runs on a federation also have these files, and in `run.json` the sites' declarations "
-        "and, with `algorithm.earlier`, those of the sites in the earlier sums; with the codec "
+        "Runs on a federation also have these files, and in `run.json` the sites' declarations, "
+        "the `packages` (version and SHA-256) of FedSight that the run had, with the round after "
+        "which each began, and, with `algorithm.earlier`, those of the sites in the earlier sums; with the codec "
         "`auto` the measured `lines`:\n"
     )
     yield _table(

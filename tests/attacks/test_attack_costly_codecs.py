@@ -22,6 +22,7 @@ from fedsight.compression.base import LARGEST_BLOCK, Codec, codecs
 from fedsight.compression.difference import Difference
 from fedsight.compression.pipeline import Pipeline
 from fedsight.compression.settings import MOST_STEPS
+from fedsight.deploy.package import installed
 from fedsight.deploy.site.incoming import lengths_of
 
 WIDE = 1 << 24  # values of a block
@@ -88,5 +89,6 @@ def test_a_site_takes_no_part_in_such_a_program(
     table = of.table()
     table["codec"]["down"]["steps"] = steps
     fields = {"run": "run1", "program": table, "fingerprint": of.fingerprint, "sites": 3}
+    fields["package"] = installed().table()
     answer = attack("ward", images).ask("propose", fields)[0]
     assert answer["error"].startswith(f"{where}: ")

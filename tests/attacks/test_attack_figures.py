@@ -29,6 +29,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fedsight.deploy import declaration
+from fedsight.deploy.package import installed
 from fedsight.deploy.site import service
 from fedsight.deploy.site.service import ServiceAnswer, SiteService
 from fedsight.engines.remote import messages
@@ -116,6 +117,7 @@ def seat(
     (home / "owner.toml").write_text(tomli_w.dumps({"data": data, "contract": contract}))
     site = kind(home, "ward")
     header = {"run": "abc", "program": asked.table(), "fingerprint": asked.fingerprint, "sites": 9}
+    header["package"] = installed().table()
     answer = json.loads(site.answer("propose", json.dumps({**header, "seconds": 30}), b"")[0])
     assert answer.get("done"), answer
     return site

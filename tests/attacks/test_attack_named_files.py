@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 from fedsight.algorithms.closed_form import ClosedForm
 from fedsight.deploy.declaration import ELSEWHERE
+from fedsight.deploy.package import installed
 from fedsight.deploy.site import service
 from fedsight.program.config import parse
 from fedsight.program.program import Program
@@ -39,6 +40,7 @@ def told(attack: Attack, tmp_path: Path, file: Path) -> dict[str, object]:
     table = of.table()
     table["model"]["weights"] = str(file)
     fields = {"run": "run1", "program": table, "fingerprint": of.fingerprint, "sites": 3}
+    fields["package"] = installed().table()
     answer = site.ask("propose", fields)[0]
     return {key: value for key, value in answer.items() if key != "ticket"}
 
@@ -128,6 +130,7 @@ def told_of_trace(attack: Attack, tmp_path: Path, file: Path) -> dict[str, objec
     table = of.table()
     table["participation"]["file"] = str(file)
     fields = {"run": "run1", "program": table, "fingerprint": of.fingerprint, "sites": 3}
+    fields["package"] = installed().table()
     answer = site.ask("propose", fields)[0]
     return {key: value for key, value in answer.items() if key != "ticket"}
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from fedsight.core.errors import FedSightError
 from fedsight.core.types import Order
 from fedsight.deploy.declaration import without_weights
+from fedsight.deploy.package import installed
 from fedsight.deploy.site import service
 from fedsight.deploy.site.service import SiteService
 from fedsight.deploy.site.trainer_process import Commands
@@ -134,6 +135,7 @@ class AttackedSite:
     def join(self, of: Program, run: str = "run1", sites: int = 3) -> dict[str, Any]:
         """Propose a program."""
         fields = {"run": run, "program": of.table(), "fingerprint": of.fingerprint}
+        fields["package"] = installed().table()
         return self.ask("propose", {**fields, "sites": sites})[0]
 
     def identity(self) -> str:

@@ -20,9 +20,13 @@ from dataclasses import dataclass
 
 
 class FedSightError(Exception):
-    """Root of the tree. `cause` says what is wrong and where, `cure` what to do."""
+    """Root of the tree. `cause` says what is wrong and where, `cure` what to do.
+
+    `final`: where a site refuses for this reason, it does so whatever is tried again.
+    """
 
     exit_code = 1
+    final = False
 
     def __init__(self, cause: str, cure: str = "") -> None:
         super().__init__(cause, cure)
@@ -90,6 +94,8 @@ class RefusedError(SiteError):
     `evidence` is what it sends to prove that, which nobody has checked yet.
     """
 
+    final = True
+
     def __init__(self, cause: str, cure: str = "", evidence: object = None) -> None:
         super().__init__(cause, cure)
         self.evidence = evidence
@@ -108,9 +114,16 @@ class StoreError(FedSightError):
 
 
 class DeployError(FedSightError):
-    """A federation across machines: its keys, its connections, or what a site does not permit."""
+    """A federation across machines: its keys, its connections, or what a site does not permit.
+
+    That stays so until somebody acts, unless it is not `final`: then waiting may cure it.
+    """
 
     exit_code = 8
+
+    def __init__(self, cause: str, cure: str = "", final: bool = True) -> None:
+        super().__init__(cause, cure)
+        self.final = final
 
 
 class Interrupted(FedSightError):  # noqa: N818 - the user asked for it

@@ -63,6 +63,14 @@ def stated(table: Any) -> Package:
     return Package(printable(str(version), 40), printable(str(sha256), 64))
 
 
+def require_coordinators(table: Any) -> None:
+    """Raise RefusedError at a site unless the coordinator states the package installed here."""
+    found, ours = stated(table), installed()
+    if found != ours:
+        runs = f"runs FedSight {found}" if found.version else "does not say which FedSight it runs"
+        raise RefusedError(f"the coordinator {runs}, and this site {ours}", CURE)
+
+
 def require_same(table: Any, site: str) -> None:
     """Raise RefusedError, naming the site, unless it states the package that is installed here."""
     found, ours = stated(table), installed()

@@ -307,11 +307,13 @@ class Contract(Settings):
     def check_sites(self, sites: int) -> None:
         """Raise DeployError if a round of `sites` sites is too small."""
         if sites < self.sites:
-            raise _refusal(
+            refusal = _refusal(
                 "sites",
                 f"the contract requires at least {self.sites} sites, and there are {sites}",
                 "wait for more sites; ",
             )
+            refusal.final = False
+            raise refusal
 
     def check_operators(self, operators: Sequence[str]) -> None:
         """Raise DeployError unless one of the `operators` who signed the job is permitted."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+from nvflare.apis.job_def import RunStatus
 
 from fedsight.core.errors import DeployError
 from fedsight.deploy.membership import kits
@@ -38,6 +40,32 @@ def test_only_folders_of_old_jobs_are_deleted(
     os.utime(tmp_path / new, (now + kits.KEEP_JOBS, now + kits.KEEP_JOBS))
     kits.clear_old_jobs(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {new, "startup", "local", "transfer"}
+
+
+@pytest.mark.parametrize("why", ["age", "number"])
+def test_a_server_keeps_the_record_of_a_job_that_has_not_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """FLARE writes it only when the job's status changes, and cannot end a job without it."""
+    names = {
+        status: f"{number:x}b2f8a7e-1111-4222-8333-0123456789ab"
+        for number, status in enumerate((*RunStatus, "", "{"))
+    }
+    for status, name in names.items():
+        for home in (tmp_path, tmp_path / "jobs"):
+            (home / name).mkdir(parents=True)
+        meta = json.dumps({"status": status}) if len(status) > 1 else status
+        (tmp_path / "jobs" / name / "meta").write_text(meta)
+    if why == "age":
+        later = kits.time.time() + kits.KEEP_JOBS + 60
+        monkeypatch.setattr(kits.time, "time", lambda: later)
+    else:
+        monkeypatch.setattr(kits, "MAX_JOBS", 0)
+    kits.clear_old_jobs(tmp_path)
+    going = {RunStatus.SUBMITTED, RunStatus.APPROVED, RunStatus.DISPATCHED, RunStatus.RUNNING}
+    for home in (tmp_path, tmp_path / "jobs"):
+        kept = {path.name for path in home.iterdir()} - {"jobs"}
+        assert kept == {names[status] for status in going}
 
 
 def test_a_job_that_goes_on_for_weeks_keeps_its_folder(

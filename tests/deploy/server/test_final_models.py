@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import authorities
 import pytest
 import torch
 from safetensors.torch import load_file
 from site_runs import Runs, owner
-from site_services import SITES, FaultyLink, LocalLink, Places
+from site_services import SITES, FaultyLink, LocalLink, OtherCoordinator, Places
 
 from fedsight.coordinator.store import RunStore
 from fedsight.deploy.membership import presence
+from fedsight.deploy.membership.kits import AUTHORITY_KEY
+from fedsight.deploy.membership.revocations import Revocations, accept
 from fedsight.deploy.server import final_models, scheduler
 from fedsight.deploy.server.scheduler import RunScheduler
 from fedsight.deploy.site.delivery import process
@@ -96,6 +100,33 @@ def test_a_site_that_was_away_gets_it_when_the_run_is_resumed(
     assert store.history() == rounds
     received, key = newest(runs.places, "south")
     assert process.deliver(received.home, key).state == "delivered"
+
+
+def test_a_site_gets_the_model_after_an_upgrade_and_tells_of_newer_revocations(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedsight.engines.remote import conversation
+
+    monkeypatch.setattr(conversation, "SILENCE", 0.2)
+    store = runs.begin("upgraded")
+    assert runs.run_job(store, FaultyLink(runs.places.sit(), "south", away))["state"] == "finished"
+    authorities.give(runs.federation.folder)
+    certificate = authorities.show(runs.places.root / "south")
+    (runs.federation.folder / "admitted").mkdir()
+    (runs.federation.folder / "admitted" / "west.toml").touch()
+    key = runs.federation.folder / "ca" / AUTHORITY_KEY
+    newer = Revocations.signed(1, ["west"], key)
+    accept(runs.places.root / "south", certificate, newer.table())
+    link = OtherCoordinator({"south": runs.places.seats["south"]})
+    try:
+        outcome = runs.run_job(store, link)
+        assert (outcome["state"], outcome["family"]) == ("failed", "RefusedError")
+        assert list(runs.federation.revoked()) == ["west"]
+        assert runs.run_job(store, link) == {"number": 1, "state": "finished"}
+    finally:
+        shutil.rmtree(runs.places.root / "south" / "kit")
+        (runs.places.root / "south" / "revocations.json").unlink()
+    assert store.read_json("received.json")["sites"] == list(SITES)
 
 
 def test_a_coordinator_killed_after_the_summary_delivers_in_its_next_job(

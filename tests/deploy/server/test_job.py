@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import site_services
 from site_runs import Runs, owner
-from site_services import SITES, FaultyLink, Places
+from site_services import SITES, FaultyLink, OtherCoordinator, Places
 
 from fedsight.coordinator import store as run_store
 from fedsight.coordinator.asked import ask
@@ -25,9 +25,11 @@ from fedsight.core.files import append_line
 from fedsight.deploy.membership import presence
 from fedsight.deploy.package import installed
 from fedsight.deploy.server.job import JOB_FILE, run_job
-from fedsight.deploy.server.joining import program_for_sites
+from fedsight.deploy.server.joining import Trained, is_trained, program_for_sites, propose
+from fedsight.deploy.site.state import drain
 from fedsight.engines.remote import conversation
 from fedsight.engines.remote.engine import RemoteEngine
+from fedsight.governance.ledger import Ledger
 from fedsight.program.config import parse
 from fedsight.report.read import read
 from fedsight.report.view import figure_notes
@@ -374,6 +376,60 @@ def test_the_last_model_is_measured_again_with_a_site_that_died_after_training(
     assert "not_measured" not in ours
 
 
+def test_a_trained_model_is_measured_without_the_site_that_does_not_come_back(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a quorum every site has to train; but then whoever is there measures the result,
+    whether its owner has drained it or not, and nobody who comes only now."""
+    monkeypatch.setattr(conversation, "SILENCE", 0.2)
+    store, seats = runs.begin("dead"), dict(runs.places.sit().seats)
+    late = seats.pop("west")
+    link = FaultyLink(site_services.LocalLink(seats), "north", deaf(["north"]))
+    assert runs.run_job(store, link)["state"] == "handover"
+    assert is_trained(store, store.program()[0])
+    del seats["north"]
+    drain(runs.places.root / "south", True)
+    link = FaultyLink(site_services.LocalLink({**seats, "west": late}), "", deaf([]))
+    try:
+        assert runs.run_job(store, link) == {"number": 1, "state": "finished"}
+    finally:
+        drain(runs.places.root / "south", False)
+    assert {site for site, _ in link.asked} == {"south"}
+    summary = store.read_json("summary.json")
+    assert list(summary["not_measured"]) == ["north"]
+    assert store.read_json("received.json")["sites"] == ["south"]
+    assert store.read_json("run.json")["declared"].keys() == {"north", "south"}
+    why = {event["site"]: event["why"] for event in runs.federation.events()}
+    assert "came after the last round" in why["west"]
+
+
+def test_a_drained_site_is_not_in_a_run_that_only_says_it_is_trained(runs: Runs) -> None:
+    program, link = runs.begin("said").program()[0], runs.places.sit()
+    drain(runs.places.root / "south", True)
+    try:
+        absent = propose(program, "never", link, {}, Trained(len(SITES))).absent
+    finally:
+        drain(runs.places.root / "south", False)
+    assert list(absent) == ["south"]
+
+
+def test_nobody_waits_for_the_figures_of_a_revoked_site(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversation, "SILENCE", 0.2)
+
+    def leave(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[Any, Any]:
+        if kind == "measure" and header["round"] == 2:
+            (runs.federation.folder / "revoked.json").write_text('{"north": "left"}')
+            raise ConnectionError
+        return text, body
+
+    store = runs.begin("revoked")
+    ended = runs.run_job(store, FaultyLink(runs.places.sit(), "north", leave))
+    assert ended == {"number": 1, "state": "finished"}
+    assert list(store.read_json("summary.json")["not_measured"]) == ["north"]
+
+
 def test_figures_say_whom_they_lack(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversation, "SILENCE", 0.2)
     store = runs.begin("lacking", rounds={"quorum": 2})
@@ -407,6 +463,46 @@ def test_a_site_with_other_code_takes_no_part_and_both_versions_are_named(runs: 
     )
     ended = runs.run_job(runs.begin("all"), FaultyLink(runs.places.sit(), "west", other))
     assert (ended["state"], ended["again"]) == ("failed", False)
+
+
+def test_a_site_whose_contract_asks_for_more_sites_may_be_asked_again(runs: Runs) -> None:
+    runs.places.write_owner("west", owner(runs.places, "west", sites=3))
+    seats = dict(runs.places.sit().seats)
+    two = site_services.LocalLink({name: seats[name] for name in ("north", "west")})
+    store = runs.begin("two")
+    ended = runs.run_job(store, two)
+    assert (ended["state"], ended["again"], ended["family"]) == ("failed", True, "SiteError")
+    assert "at least 3 sites, and there are 2" in ended["cause"]
+    assert runs.run_job(store)["state"] == "finished"
+
+
+def test_a_site_opens_no_image_for_a_coordinator_with_other_code(runs: Runs) -> None:
+    store, seats = runs.begin("other"), runs.places.sit().seats
+    counted = {site: len(Ledger(runs.places.root / site).entries()) for site in SITES}
+    ended = runs.run_job(store, OtherCoordinator(seats))
+    assert (ended["state"], ended["again"]) == ("failed", False)
+    assert f"runs FedSight {installed().version} (ffffffffffff), and this site" in ended["cause"]
+    for site in SITES:
+        assert seats[site]._opened is None
+        new = Ledger(runs.places.root / site).entries()[counted[site] :]
+        assert [entry.kind for entry in new] == ["refused"]
+
+
+def test_a_run_records_the_code_of_each_of_its_jobs(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, ours = runs.begin("code", rounds={"rounds": 3}), installed()
+    for _ in range(2):  # the same code twice
+        ask(store.folder, "pause")
+        runs.run_job(store)
+    assert store.read_json("run.json")["packages"] == [{"after_round": 0, **ours.table()}]
+    newer = replace(ours, sha256="a" * 64)
+    monkeypatch.setattr("fedsight.deploy.server.job.installed", lambda: newer)
+    assert runs.run_job(store)["state"] == "finished"
+    assert store.read_json("run.json")["packages"] == [
+        {"after_round": 0, **ours.table()},
+        {"after_round": 2, **newer.table()},
+    ]
 
 
 def test_a_quorum_that_refusals_leave_out_of_reach_ends_the_run_at_once(runs: Runs) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from loopback import program_of
 
 from fedsight.coordinator.live import Live
-from fedsight.coordinator.store import RunStore
+from fedsight.coordinator.store import Checkpoint, RunStore
 from fedsight.core.errors import (
     ConfigError,
     EngineError,
@@ -22,10 +25,12 @@ from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
 from fedsight.deploy.server import scheduler
 from fedsight.deploy.server.job import JOB_FILE, read_outcome
+from fedsight.deploy.server.operator import OperatorSession
 from fedsight.deploy.server.scheduler import RunScheduler
 from fedsight.program.config import parse
 
 LOST = {"state": "lost", "family": "EngineError", "cause": "a process was killed", "cure": ""}
+LEFT = {**LOST, "state": "left", "cause": "site 'b' left"}
 ABSENT = {"state": "failed", "again": True, "family": "SiteError", "cause": "a site", "cure": ""}
 REFUSED = {**ABSENT, "again": False, "family": "RefusedError"}
 
@@ -85,6 +90,8 @@ def test_the_outcome_of_an_earlier_job_does_not_count(tmp_path: Path) -> None:
         ([ABSENT, LOST, LOST, LOST, ABSENT, LOST], None),
         ([LOST] * 9, None),
         ([LOST] * 10, EngineError),
+        ([LEFT] * 12, None),  # one site would end the run of all others
+        ([LEFT, *[LOST] * 9, LEFT, LOST], EngineError),
         ([ABSENT, LOST, ABSENT, ABSENT], SiteError),
         ([REFUSED], RefusedError),
     ],
@@ -117,6 +124,80 @@ def test_a_job_begins_without_sites_that_are_drained_or_leaving(
         "going on without 'c': site 'c' was drained by its owner",
         "going on without 'd': site 'd' is not connected",
     ]
+
+
+def test_a_model_that_is_trained_waits_for_no_site_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a quorum, so that before the last round the run does wait."""
+    monkeypatch.setattr(scheduler, "LATE_SITES_TIMEOUT", 0.0)
+    one, _ = made(tmp_path, "abc")
+    one._store.write_json("run.json", {"declared": {"a": {}, "b": {}}})
+    arrive(one, "a", state="drained")
+    arrive(one, "c")
+    rounds = one._program.rounds.rounds
+    checkpoint = Checkpoint(rounds - 1, torch.zeros(1), {})
+    one._store.save_checkpoint(checkpoint)
+    one._program = replace(
+        one._program, rounds=one._program.rounds.model_copy(update={"deadline": 0.5})
+    )
+    with pytest.raises(SiteError, match="missing: a, b"):
+        one.run()
+    one._store.save_checkpoint(replace(checkpoint, round=rounds, unmeasured={"sites": ["a", "b"]}))
+    assert one.run() == {"jobs": 1}
+    assert one.jobs == [["a", "c"]]  # c is not asked there
+
+
+def test_a_job_begins_without_a_site_that_has_left_too_often_before_a_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "LATE_SITES_TIMEOUT", 0.0)
+    one, said = made(tmp_path, "ab", quorum=1)
+    arrive(one, "a", "b")
+    for _ in range(presence.FREE_RESTARTS):
+        assert one._left(["b"])["state"] == "left"
+    one.run()
+    one._left(["b"])
+    one.run()
+    assert one.jobs == [["a", "b"], ["a"]]
+    assert said == ["going on without 'b': site 'b' has left before jobs had started"]
+
+
+class Session(OperatorSession):
+    """Of a server that says of each job that it has this `state`."""
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+
+    def status(self, job: str) -> str:
+        return self.state
+
+
+def test_a_start_is_given_up_for_a_site_that_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For one that is silent, only if the job could not start; otherwise nobody is to blame."""
+    monkeypatch.setattr(scheduler, "STATUS_INTERVAL", 0.0)
+    one, _ = made(tmp_path, "ab")
+    arrive(one, "a", "b")
+    before = dict(presence.presences(tmp(one)))
+    assert one._wait_for_start(Session("FINISHED:ABORTED"), before)["state"] == "lost"
+    arrive(one, "b", state="leaving")
+    arrive(one, "b")  # the word alone is enough
+    left = one._wait_for_start(Session("SUBMITTED"), before)
+    assert (left["state"], left["cause"]) == (
+        "left",
+        "site 'b' left before a job with it had started",
+    )
+    now = time.time()
+    monkeypatch.setattr(presence.time, "time", lambda: now + presence.HEARTBEAT_TIMEOUT + 1)
+    arrive(one, "a")
+    before = dict(presence.presences(tmp(one)))
+    one._store.write_json(JOB_FILE, {"number": one._number, "state": "running"})
+    assert one._wait_for_start(Session("RUNNING"), before) is None, "a hiccup"
+    (one._store.folder / JOB_FILE).unlink()
+    left = one._wait_for_start(Session("FINISHED:ABORTED"), before)
+    assert "site 'b' left" in left["cause"]
 
 
 def test_who_is_missing_in_a_job_is_told_once_and_why(tmp_path: Path) -> None:

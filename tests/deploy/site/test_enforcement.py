@@ -50,6 +50,7 @@ def write(folder: Path, images: Path, **contract: Any) -> None:
 def answer_to_proposal(service: SiteService, program: Program, **changes: Any) -> dict[str, Any]:
     """The final answer to a proposal."""
     fields = {"run": "abc1", "program": program.table(), "fingerprint": program.fingerprint}
+    fields["package"] = installed().table()
     answer = json.loads(
         service.answer("propose", json.dumps({**fields, "sites": 3, **changes}), b"")[0]
     )
@@ -108,7 +109,7 @@ def test_an_owner_may_pin_the_code_that_runs_here_and_at_the_coordinator(
     program, ours = site_services.program(site_images), installed()
     service = SiteService(home, "north")
     for pinned, stated, fits in (
-        ([], {}, True),
+        ([], ours.table(), True),
         ([ours.sha256], ours.table(), True),
         ([ours.sha256], {**ours.table(), "sha256": "e" * 64}, False),
         ([ours.sha256], None, False),

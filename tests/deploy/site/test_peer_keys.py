@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from fedsight.core.errors import DeployError
 from fedsight.deploy.site import peer_keys
 from fedsight.deploy.site.peer_keys import AttemptCounter, PeerKeys
+from fedsight.deploy.site.release import error_for_coordinator
 
 
 def refuses(home: Path, run: str, serial: int, why: str = "repeats an attempt") -> None:
@@ -42,6 +44,32 @@ def test_many_runs_do_not_make_the_record_grow(tmp_path: Path) -> None:
     refuses(tmp_path, "run0", 100)  # forgotten by name, but not by number
     refuses(tmp_path, "new", 99 + 2 * peer_keys.RUNS)
     AttemptCounter(tmp_path).advance("new", 100 + 2 * peer_keys.RUNS)
+
+
+def test_what_another_attempt_cures_is_not_final(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_keys, "LOCK_TIMEOUT", 0.0)
+    AttemptCounter(tmp_path).advance("run", 5)
+    for act in (
+        lambda: AttemptCounter(tmp_path).advance("run", 6),
+        lambda: PeerKeys(tmp_path).record([("a", "b")]),
+    ):
+        locked = [(tmp_path / name).open("w") for name in ("secagg.lock", "peers.lock")]
+        for lock in locked:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DeployError, match="another process") as busy:
+            act()
+        assert error_for_coordinator(busy.value).keys() == {"error", "cure"}
+        for lock in locked:
+            lock.close()
+        act()
+    with pytest.raises(DeployError, match="repeats an attempt") as repeated:
+        AttemptCounter(tmp_path).advance("run", 6)
+    assert not repeated.value.final
+    with pytest.raises(DeployError, match="another identity key") as changed:
+        PeerKeys(tmp_path).record([("a", "c")])
+    assert error_for_coordinator(changed.value)["final"] is True
 
 
 def test_a_clock_that_was_ahead_is_named_with_the_cure(tmp_path: Path) -> None:

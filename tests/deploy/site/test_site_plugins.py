@@ -19,6 +19,7 @@ import site_services
 from site_services import Places
 
 from fedsight.core.errors import ConfigError
+from fedsight.deploy.package import installed
 from fedsight.deploy.server.joining import program_for_sites, propose, send_kept
 from fedsight.deploy.site.owner import parse_owner, read_owner
 from fedsight.deploy.site.service import SiteService
@@ -146,7 +147,9 @@ def proposal(of: Program, *hashes: Any) -> str:
     """The header of a proposal with these plug-ins, made without importing them; a site that
     imports them refuses it because of its fingerprint."""
     table = {**program_for_sites(of), "plugins": [{"sha256": one} for one in hashes]}
-    return json.dumps({"run": "r1", "sites": 3, "fingerprint": "0" * 64, "program": table})
+    package = installed().table()
+    fields = {"run": "r1", "sites": 3, "fingerprint": "0" * 64, "program": table}
+    return json.dumps({**fields, "package": package})
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedsight.core.errors import DeployError
-from fedsight.core.files import make_folder, refuse_readable, write_atomically
+from fedsight.core.files import json_object, make_folder, refuse_readable, write_atomically
 from fedsight.deploy.processes import spawn
 
 Role = Literal["server", "client", "lead", "member"]
@@ -176,8 +176,10 @@ def check_keys_private(folder: Path) -> None:
 def clear_old_jobs(kit: Path, live: Collection[str] = ()) -> None:
     """Delete what FLARE has kept of jobs that ended long ago, and of all but the newest MAX_JOBS.
 
-    `live` are the identifiers of jobs that may be running.
+    `live` are the identifiers of jobs that may be running. A server's own are those without an end
+    in FLARE's record, which may lie untouched for as long as a job takes.
     """
+    live = {*live, *_unfinished(kit / "jobs")}
     before = time.time() - KEEP_JOBS
     for home in (kit, kit / "jobs"):  # a server keeps what was submitted, too
         kept = [path for path in home.glob("*-*-*-*-*") if JOB_ID.fullmatch(path.name)]
@@ -185,6 +187,13 @@ def clear_old_jobs(kit: Path, live: Collection[str] = ()) -> None:
         for place, path in enumerate(sorted(ended, key=ended.__getitem__, reverse=True)):
             if place >= MAX_JOBS or ended[path] < before:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _unfinished(jobs: Path) -> set[str]:
+    """The jobs in the store `jobs` of a server that wait or run; after a crash FLARE ends them when
+    the server starts again."""
+    found = {path.parent.name: json_object(path).get("status") for path in jobs.glob("*/meta")}
+    return {job for job, how in found.items() if how and not str(how).startswith("FINISHED")}
 
 
 def _last_change(folder: Path) -> float:

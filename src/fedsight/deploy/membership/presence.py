@@ -37,11 +37,13 @@ class Presence:
     """One site as the server sees it. All times are the server's."""
 
     name: str
-    since: float  # when the server first heard from the site's current process
+    # when the server first heard from the site's current process, or again once it had said that
+    # it was leaving
+    since: float
     seen: float  # the last heartbeat
     declared: dict[str, Any] | None  # the site's summary of its images
     process: str = ""  # identifies the site's current process
-    restarts: tuple[float, ...] = ()  # when it was another process, within RESTART_WINDOW
+    restarts: tuple[float, ...] = ()  # when `since` became another time, within RESTART_WINDOW
     package: str = ""  # the FedSight code that it says it runs
     state: State = ""  # what it says of itself
 
@@ -53,7 +55,7 @@ class Presence:
         begins for another reason includes it anyway.
         """
         often = len(self.restarts) - FREE_RESTARTS
-        return often <= 0 or time.time() - self.since >= _wait(often)
+        return often <= 0 or time.time() - self.since >= required_stay(often)
 
     @property
     def silence(self) -> float:
@@ -121,7 +123,8 @@ def record(
     partial = path.with_suffix(".partial")
     now, known = time.time(), _read(path)
     since, restarts = now, known.restarts if known is not None else ()
-    if known is not None and known.process == process:
+    returns = known is not None and known.state == "leaving" and state != "leaving"
+    if known is not None and known.process == process and not returns:
         since = known.since
     elif known is not None:
         restarts = (*restarts[-_MOST_RESTARTS:], now)
@@ -132,7 +135,8 @@ def record(
     partial.replace(path)  # no fsync: the next heartbeat comes soon
 
 
-def _wait(often: int) -> float:
+def required_stay(often: int) -> float:
+    """Seconds for which a site has to stay that has left `often` times too often."""
     return min(FIRST_WAIT * 2.0 ** (often - 1), RESTART_WINDOW)
 
 

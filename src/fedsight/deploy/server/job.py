@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,18 @@ from fedsight.deploy.declaration import (
 from fedsight.deploy.earlier_sites import earlier_sites
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder
+from fedsight.deploy.package import installed
 from fedsight.deploy.processes import memory_reclaim
 from fedsight.deploy.server import final_models
 from fedsight.deploy.server.carried import Carried
-from fedsight.deploy.server.joining import propose, send_kept, update_roster
+from fedsight.deploy.server.joining import (
+    Trained,
+    propose,
+    require_newest,
+    send_kept,
+    update_roster,
+)
+from fedsight.deploy.server.leavers import SITE_TIMEOUT
 from fedsight.deploy.server.lines import lined
 from fedsight.deploy.site.peer_keys import PeerKeys
 from fedsight.engines.remote.conversation import Link
@@ -55,7 +63,6 @@ from fedsight.runs import lifecycle
 # What `run.json` says of a run from its first job on.
 KEPT = ("id", "federation", "created", "earlier", "lines")
 JOB_FILE = "job.json"  # in the run's folder: the state of its latest job
-SITE_TIMEOUT = 40.0  # seconds without a heartbeat after which a site counts as gone
 LOCK_TIMEOUT = 30.0  # seconds to wait for an earlier job's coordinator to end
 log = logging.getLogger(__name__)
 
@@ -164,7 +171,7 @@ def _continue_run(
     checkpoint = lifecycle.rewound(store)
     unmeasured = store.load_unmeasured(checkpoint.round + 1 if checkpoint else 1)
     accepted = last_orders(_lines(store, unmeasured))
-    watch = _SiteWatch(folder, link.sites, speed.checkpoint_every, program.rounds.rounds)
+    watch = _SiteWatch(folder, link.sites, speed.checkpoint_every)
     if program.privacy.fixes_population(program.rounds.cohort):
         watch.awaited = frozenset(roster)
     watch.durable = checkpoint.round if checkpoint else 0
@@ -203,8 +210,19 @@ def _describe(
 ) -> None:
     """Write `run.json`: what the run is, with what it has been since its first job."""
     kept = {key: facts[key] for key in KEPT if key in facts}
+    kept["packages"] = _packages(store, facts)
     tables = {site: declared.table() for site, declared in roster.items()}
     store.write_json("run.json", {**describe(session, "run"), **kept, "declared": tables})
+
+
+def _packages(store: RunStore, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The FedSight code with which the run goes on, here and at its sites, and after which round,
+    behind that which it had before."""
+    known, ours = list(facts.get("packages", [])), installed().table()
+    if known and {**known[-1], **ours} == known[-1]:
+        return known
+    checkpoint = store.load_checkpoint()
+    return [*known, {"after_round": checkpoint.round if checkpoint else 0, **ours}]
 
 
 def _lines(store: RunStore, unmeasured: Checkpoint | None) -> list[dict[str, Any]]:
@@ -227,7 +245,9 @@ def _deliver_late(
     unasked = dict.fromkeys(others, "it did not take part in the run")
     unasked |= {site: f"site '{site}' was revoked" for site in folder.revoked()}
     run = str(store.read_json("run.json")["id"])
-    absent = propose(program, run, link, unasked, len(roster), folder.revocations).absent
+    trained = Trained(len(roster), measured=True)
+    _, absent, refused = propose(program, run, link, unasked, trained, folder.revocations)
+    require_newest(folder, refused)
     federation = gather(program, roster)
     send_kept(federation, link, absent)
     accepted = last_orders(store.history())
@@ -261,8 +281,8 @@ class _WholeFigures(Callback):
     """Has the last model measured once more if a site that trained in its round was not measured.
 
     It died in between. Before the round is recorded the job ends, and the next one, which the site
-    can join, measures the same model. That needs the checkpoint of the round before: no round is
-    trained again for figures.
+    can join, measures the same model; it does not wait for it for long. That needs the checkpoint
+    of the round before: no round is trained again for figures. A revoked site does not join it.
     """
 
     def __init__(self, watch: _SiteWatch) -> None:
@@ -272,7 +292,8 @@ class _WholeFigures(Callback):
         """Raise Handover."""
         if not isinstance(event, RoundEnded) or not event.last:
             return
-        missing = sorted({*event.line.get("not_measured", {})} & {*event.line["sites"]})
+        trained = {*event.line["sites"]} - {*self._watch.revoked()}
+        missing = sorted({*event.line.get("not_measured", {})} & trained)
         if missing and self._watch.durable == event.line["round"] - 1:
             raise Handover(f"the figures lack site '{missing[0]}'; the model is measured once more")
 
@@ -295,13 +316,10 @@ class _SiteWatch(Callback):
 
     engine: RemoteEngine
 
-    def __init__(
-        self, folder: FederationFolder, sites: Sequence[str], every: int, rounds: int
-    ) -> None:
+    def __init__(self, folder: FederationFolder, sites: Sequence[str], every: int) -> None:
         self._folder = folder
         self._sites = sites  # the sites of this job
         self._every = every  # rounds between checkpoints
-        self._rounds = rounds
         self._began = time.time()
         self.durable = 0  # the round of the last checkpoint
         self.awaited: frozenset[str] | None = None  # the only sites that can join; None: all
@@ -314,6 +332,10 @@ class _SiteWatch(Callback):
         gone = one is not None and (one.state == "leaving" or one.silence > SITE_TIMEOUT)
         return gone or (one is not None and one.since > self._began)
 
+    def revoked(self) -> Collection[str]:
+        """The sites that the operator has revoked."""
+        return self._folder.revoked()
+
     def on(self, event: Event) -> None:
         """After a checkpoint, raise Handover if another site could join."""
         if not isinstance(event, RoundEnded) or event.checkpoint is None:
@@ -323,10 +345,10 @@ class _SiteWatch(Callback):
         for site in present:
             if site in revoked:
                 self.engine.absent[site] = f"site '{site}' was revoked"
-        if number % self._every and number < self._rounds:
+        if number % self._every and not event.last:
             return
         self.durable = number
-        if number == self._rounds:
+        if event.last:
             return
         for name, one in presence.presences(self._folder.presences).items():
             new = name not in self._sites or one.since > self._began

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from fedsight.coordinator.store import RESULTS, RunStore
@@ -42,16 +42,18 @@ def update_roster(
 ) -> dict[str, str]:
     """Ask the job's sites to take part, and add those that do to `roster`.
 
-    Returns why the others do not. Raises SiteError or DeployError if too few take part.
+    Returns why the others do not. Raises SiteError or DeployError if too few take part: to measure
+    a model that is trained, any are enough.
     """
     run = str(store.read_json("run.json")["id"])
-    late = _too_late(store, program, link)
+    late, trained = _too_late(store, program, link), is_trained(store, program)
     revoked = {site: f"site '{site}' was revoked" for site in folder.revoked()}
     shown = folder.revocations
-    found, absent, refused = propose(program, run, link, {**late, **revoked}, shown=shown)
-    _require_newest(folder, refused)
+    how = Trained(len(roster)) if trained else None
+    found, absent, refused = propose(program, run, link, {**late, **revoked}, how, shown)
+    require_newest(folder, refused)
     unfit = unfit_sites(program, found, roster, earlier)
-    quorum = program.rounds.quorum
+    quorum = 1 if trained else program.rounds.quorum
     if unfit and (quorum is None or len(found) - len(unfit) < quorum):
         raise next(iter(unfit.values()))
     for site, error in unfit.items():
@@ -62,17 +64,20 @@ def update_roster(
             absent[site] = f"site '{site}' no longer has the images with which it joined this run"
         else:
             roster[site] = declared  # whether it releases figures may have changed
-    if not roster:
-        raise SiteError(f"no site takes part: {'; '.join(absent.values())}", "check the sites")
     for site, why in absent.items():
         folder.log_event("absent", run=store.folder.name, site=site, why=why)
+    if trained and not found:
+        raise SiteError(
+            f"no site is there to measure the trained model: {'; '.join(absent.values())}",
+            f"once one is connected, run: fedsight resume {store.folder}",
+        )
     if quorum is not None or absent.keys() - late.keys():
         members = max(len(link.sites), len(folder.admitted()))
         _require_enough(absent, refused, len(found), quorum, members)
     return absent
 
 
-def _require_newest(folder: FederationFolder, refused: Mapping[str, object]) -> None:
+def require_newest(folder: FederationFolder, refused: Mapping[str, object]) -> None:
     """Raise RefusedError if a site holds a newer list of revoked sites than this machine, which
     takes it over: it was restored from an older backup."""
     for site, evidence in refused.items():
@@ -117,21 +122,38 @@ def final_sites(store: RunStore, program: Program) -> frozenset[str] | None:
 
     Where the cost of each round depends on the number of clients (`Mechanism.fixes_population`),
     these are the sites that had joined before its first round had a result. Otherwise what was
-    released among few would be accounted as if it had been drawn from many.
+    released among few would be accounted as if it had been drawn from many. And once the run is
+    trained, nobody joins who has had no part in that: its images would only be measured.
     """
+    if is_trained(store, program):
+        return frozenset(store.read_json("run.json").get("declared", {}))
     begun = any((store.folder / name).exists() for name in RESULTS)
     if not (begun and program.privacy.fixes_population(program.rounds.cohort)):
         return None
     return frozenset(store.read_json("run.json").get("declared", {}))
 
 
+def is_trained(store: RunStore, program: Program) -> bool:
+    """Whether the last round has its result: only figures of the model are missing, if anything."""
+    privacy = store.read_json("run.json").get("privacy") or {}
+    checkpoint = store.load_checkpoint()
+    done = checkpoint.round if checkpoint else 0
+    done += store.load_unmeasured(done + 1) is not None
+    return done >= int(privacy.get("rounds_within", program.rounds.rounds))
+
+
 def _too_late(store: RunStore, program: Program, link: Link) -> dict[str, str]:
     """Why sites of this job are not asked to take part, by site."""
     final = final_sites(store, program)
+    if is_trained(store, program):
+        why = "came after the last round"
+    else:
+        why = (
+            f"came after the first round: under privacy '{program.privacy.registered}' with a "
+            "cohort, what each round costs depends on the number of sites"
+        )
     return {
-        site: f"site '{site}' came after the first round: under privacy "
-        f"'{program.privacy.registered}' with a cohort, what each round costs depends on the "
-        "number of sites. It can take part in the next run"
+        site: f"site '{site}' {why}. It can take part in the next run"
         for site in link.sites
         if final is not None and site not in final
     }
@@ -161,6 +183,15 @@ def unfit_sites(
     return unfit | costly_sites(program, others(), roster)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A run whose last round has its result, by how many sites. Once it is `measured`, too, only
+    the model is left to be sent, whatever FedSight a site has by then."""
+
+    sites: int
+    measured: bool = False
+
+
 class Proposed(NamedTuple):
     """The answers of the sites that were asked to take part."""
 
@@ -175,22 +206,25 @@ def propose(
     run: str,
     link: Link,
     unasked: Mapping[str, str],
-    taking: int | None = None,
+    trained: Trained | None = None,
     shown: Revocations | None = None,
 ) -> Proposed:
     """Ask every site to take part, except those `unasked`, for the reasons given there.
 
-    `taking`: how many sites take part, if not those that are asked. They are `shown` the list of
-    revoked sites.
+    `trained`: how the run was, if it is; it goes on, otherwise, with those that are asked. They are
+    `shown` the list of revoked sites.
     """
     found: dict[str, Declaration] = {}
     absent = {site: unasked[site] for site in link.sites if site in unasked}
     sites = [site for site in link.sites if site not in unasked]
+    measured = trained is not None and trained.measured
     header = {
         "run": run,
         "program": program_for_sites(program),
         "fingerprint": program.fingerprint,
-        "sites": len(sites) if taking is None else taking,
+        "sites": len(sites) if trained is None else trained.sites,
+        "trained": trained is not None,
+        "measured": measured,
         "package": package.installed().table(),
         "revocations": (shown or Revocations()).table(),
     }
@@ -198,7 +232,8 @@ def propose(
 
     def ask(talk: Talk) -> None:
         answer = talk.finish("propose", header)
-        package.require_same(answer.get("package"), talk.site)
+        if not measured:
+            package.require_same(answer.get("package"), talk.site)
         try:
             found[talk.site] = read_declaration(answer.get("declared"), talk.site)
         except DeployError as error:

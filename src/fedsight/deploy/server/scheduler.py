@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,15 @@ from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server import final_models
 from fedsight.deploy.server.job import JOB_FILE, read_outcome
 from fedsight.deploy.server.job_definition import write_job
-from fedsight.deploy.server.joining import final_sites
+from fedsight.deploy.server.joining import final_sites, is_trained
+from fedsight.deploy.server.leavers import Leavers, has_gone
 from fedsight.deploy.server.operator import OperatorSession, open_session
 from fedsight.program import config
 from fedsight.program.program import Program, Speed
 
 # How many jobs without a finished round in between stop the run, by how they ended: with an error,
-# or because a process died, which is restarted. A handover is no failure.
+# or because a process died, which is restarted. A handover is no failure, and neither is a site
+# that leaves before a start (`Leavers`).
 MAX_FAILURES = {"failed": 3, "lost": 10, "handover": 1}
 START_TIMEOUT = 180.0  # seconds for a job's processes to start
 STATUS_INTERVAL = 2.0  # seconds between queries of a job's status
@@ -130,6 +132,7 @@ class RunScheduler:
         self._history_size = 0  # bytes of the history that they have seen
         self._told: dict[str, str] = {}  # without which sites the run goes on, as the user knows
         self._stopped: set[str] = set()  # sites whose trainer process is held by a signal
+        self._leavers = Leavers()
         self._began = 0.0  # when the current job did, in seconds since 1970
 
     def run(self) -> dict[str, Any]:
@@ -147,6 +150,9 @@ class RunScheduler:
             outcome = self._run_job(sites)
             if outcome["state"] == "finished":
                 return self._finish()
+            if outcome["state"] == "left":
+                self._notify(f"{outcome['cause']}; starting another one")
+                continue
             before, done = done, self._last_round()
             if outcome["state"] == "failed" and not outcome["again"]:
                 raise _error(outcome)
@@ -190,34 +196,36 @@ class RunScheduler:
             "number": self._number,
         }
         home, self._began = self._federation.server_home, time.time()
-        server = supervisor.process_id(home)
+        server, before = supervisor.process_id(home), presence.presences(self._federation.presences)
         with tempfile.TemporaryDirectory(prefix="fedsight-") as scratch:
             write_job(Path(scratch), self._store.folder.name, sites, arguments)
             with self._open_session(self._program.rounds.deadline) as session:
                 self._job = session.submit(Path(scratch))
-                outcome = self._wait_for_start(session, sites) or self._wait_for_end(sites)
+                there = {site: before.get(site) for site in sites}
+                outcome = self._wait_for_start(session, there) or self._wait_for_end(sites)
         # A server that was restarted knows nothing of the job, and neither do its sites.
-        if outcome["state"] == "lost" and supervisor.process_id(home) == server:
+        if outcome["state"] in ("lost", "left") and supervisor.process_id(home) == server:
             with contextlib.suppress(DeployError):  # nothing may be left of the job
                 self.abort()
         self._job = None
         return outcome
 
     def _wait_for_start(
-        self, session: OperatorSession, sites: Sequence[str]
+        self, session: OperatorSession, sites: Mapping[str, presence.Presence | None]
     ) -> dict[str, Any] | None:
         """Wait until the coordinator's process runs; the outcome if it never did.
 
-        A job starts with all of its sites or not at all, so it ends once one of them has gone: the
-        next one is without it, or waits for it.
+        `sites`: those of the job, as they were when it was submitted. A job starts with all of its
+        sites or not at all, so it ends once one of them has gone: the next one is without it, or
+        waits for it.
         """
         began = asked = time.monotonic()
         while read_outcome(self._store, self._number) is None:
             self._require_going_on()
             time.sleep(POLL_INTERVAL)
             found = presence.presences(self._federation.presences)
-            if gone := [site for site in sites if site in found and not found[site].alive]:
-                return _lost(f"site '{gone[0]}' left before a job with it had started")
+            if gone := [site for site in sites if has_gone(sites[site], found.get(site))]:
+                return self._left(gone)
             now = time.monotonic()
             if now - asked < STATUS_INTERVAL:
                 continue
@@ -227,10 +235,19 @@ class RunScheduler:
             except DeployError:
                 return _lost("the server was restarted")
             if status.startswith(("FINISHED", "FAILED")):
+                if silent := [site for site in sites if site in found and not found[site].alive]:
+                    return self._left(silent)
                 return _lost(f"a job ended before it started ({status})")
             if now - began > START_TIMEOUT:
                 return _lost(f"a job did not start within {START_TIMEOUT:.0f} s")
         return None
+
+    def _left(self, sites: Sequence[str]) -> dict[str, Any]:
+        """The outcome of a job that could not start because `sites` have left."""
+        for site in sites:
+            self._leavers.note(site)
+        lost = _lost(f"site '{sites[0]}' left before a job with it had started")
+        return {**lost, "state": "left"}
 
     def _wait_for_end(self, sites: Sequence[str]) -> dict[str, Any]:
         """Report rounds, and what becomes of the job's sites, until the coordinator's process has
@@ -253,29 +270,35 @@ class RunScheduler:
             time.sleep(POLL_INTERVAL)
 
     def _wait_for_sites(self) -> list[str]:
-        """The connected sites: all if they connect soon, else at least the quorum.
+        """The connected sites: all if they connect soon, else at least the quorum, or any that can
+        measure a model that is trained.
 
         Raises SiteError if too few are connected at the deadline.
         """
         began, notified = time.monotonic(), False
         deadline = self._program.rounds.deadline
         final = final_sites(self._store, self._program)
+        trained = is_trained(self._store, self._program)
+        quorum = 1 if trained else self._program.rounds.quorum
         while True:
             self._require_going_on()
             expected = self._federation.admitted()
             found = presence.presences(self._federation.presences)
-            connected = {name for name, one in found.items() if one.ready}
+            # A drained site still lets a model be measured in whose training it had a part.
+            there = {name for name, one in found.items() if one.ready or (trained and one.alive)}
+            connected = {name for name in there if self._leavers.may_join(found[name])}
             ready = [site for site in expected if site in connected]
             if final is not None:  # others may be there or not
                 expected = [site for site in expected if site in final]
             missing = [site for site in expected if site not in connected]
             present = len(expected) - len(missing)
             waited = time.monotonic() - began
-            least = self._program.rounds.quorum or len(expected)
+            least = quorum or len(expected)
             if expected and (not missing or (waited > LATE_SITES_TIMEOUT and present >= least)):
                 for site in missing:
                     alive = site in found and found[site].alive
                     why = "was drained by its owner" if alive else "is not connected"
+                    why = "has left before jobs had started" if site in there else why
                     self._tell(site, f"site '{site}' {why}")
                 return ready
             if waited > deadline:

@@ -55,7 +55,7 @@ class PeerKeys:
 
         Raises DeployError, and records nothing, as `check` does for those that were met.
         """
-        busy = DeployError("another process is recording the sites' keys", "try again")
+        busy = DeployError("another process is recording the sites' keys", "try again", False)
         # Two jobs that wrote at once would lose a key, and with it what it protects from.
         with locks.hold(self._path.with_suffix(".lock"), LOCK_TIMEOUT, busy):
             before = self._read()
@@ -138,7 +138,7 @@ class AttemptCounter:
                 "ahead of this site's clock",
                 "correct the clock that is wrong; if neither is, ask the operator",
             )
-        busy = DeployError("another process of this site is beginning a round", "try again")
+        busy = DeployError("another process of this site is beginning a round", "try again", False)
         with locks.hold(self._path.with_suffix(".lock"), LOCK_TIMEOUT, busy):
             floor, last = self._read()
             if serial <= last.get(run, floor):
@@ -148,6 +148,7 @@ class AttemptCounter:
                     "start the round again. If this recurs, either messages are replayed: ask the "
                     "operator. Or the coordinator's clock, which numbers the attempts, was ahead "
                     "and has been set back: correct it, then remove secagg.json at this site",
+                    final=False,
                 )
             last[run] = serial
             while len(last) > RUNS:

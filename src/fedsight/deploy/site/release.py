@@ -303,7 +303,6 @@ def error_for_coordinator(error: Exception) -> Mapping[str, Any]:
         told = error.told if isinstance(error, DataError) else ""
         cause = f"the site cannot use its files ({told or type(error).__name__})"
         return {"error": cause, "cure": "the site's owner finds the details in log.jsonl"}
-    # What a contract forbids, it forbids the next time too.
-    final = {"final": True} if isinstance(error, DeployError) else {}
+    final = {"final": True} if error.final else {}
     evidence = {"evidence": error.held.table()} if isinstance(error, OutdatedError) else {}
     return {"error": error.cause, "cure": error.cure, **final, **evidence}

@@ -124,7 +124,7 @@ class SiteSecAgg:
                     try:
                         PeerKeys(self._home).record(client.met)
                     except FedSightError as error:
-                        raise UnrecordedKeysError(error.cause, error.cure) from error
+                        raise UnrecordedKeysError(error.cause, error.cure, error.final) from error
                     masker = client.masker()
             words = plan.protect(encoder, payload, weight, self._name, step.order.round, masker)
             return packed(words, encoder)

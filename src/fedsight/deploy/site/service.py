@@ -39,7 +39,7 @@ from fedsight.deploy.site.enforcement import ContractEnforcement, Requester, no_
 from fedsight.deploy.site.figures import FAILED, FigureRules, withheld
 from fedsight.deploy.site.held_model import MISSING, HeldModel
 from fedsight.deploy.site.incoming import IncomingVectors, count
-from fedsight.deploy.site.memories import MAX_RUN_CHARACTERS, contents_of_run
+from fedsight.deploy.site.memories import MAX_RUN_CHARACTERS, contents_of_run, folder_of
 from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.deploy.site.questions import KINDS
 from fedsight.deploy.site.refusals import MAX_KIND, Asked, Refusals
@@ -150,11 +150,12 @@ class SiteService:
 
     def _propose(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Take part in a run. The site builds the program itself and compares the fingerprint."""
-        state.require_taking_part(self._home)
         authority = self._home / "kit" / "startup" / kits.AUTHORITY
         revocations.accept(self._home, authority, fields.get("revocations"))
         run, sites = str(fields.get("run")), count(fields, "sites")
         self._enforcement.check_packages(fields.get("package"))
+        if fields.get("measured") is not True:  # then there is only a model to be had
+            package.require_coordinators(fields.get("package"))  # before images are opened
         table = without_files(fields.get("program") or {})
         # Before anything is imported: the coordinator names no code that the owner has not.
         table["plugins"] = self._enforcement.local_plugins(table.get("plugins", []))
@@ -169,6 +170,10 @@ class SiteService:
         owner = self._enforcement.check_program(program, sites)
         if not (run.isascii() and run.isalnum()) or len(run) > MAX_RUN_CHARACTERS:
             raise DeployError("the run has no valid identifier", "update the coordinator")
+        # A model that is trained is still measured and delivered; no round is begun.
+        known = folder_of(self._home, program, run).exists()
+        if not (known and fields.get("trained") is True):
+            state.require_taking_part(self._home)
         work = ("propose", run, program.fingerprint, sites)
         return self._background.start(work, lambda: self._join(program, owner, run), fields)
 
