@@ -123,6 +123,18 @@ class OutdatedError(DeployError):
         self.held = held
 
 
+def check_roster(home: Path, names: Iterable[str]) -> None:
+    """Raise SiteError if the coordinator's roster names a site on the list that is held in `home`.
+
+    That is not final: the site may have been revoked since the round began.
+    """
+    if gone := sorted({*Revocations.read(home).sites}.intersection(names)):
+        raise SiteError(
+            f"the coordinator's roster names site '{gone[0]}', which was revoked",
+            "the next round goes on without that site; if this recurs, ask the operator",
+        )
+
+
 def accept(home: Path, certificate: Path, shown: Any) -> None:
     """Keep at the site in `home` the list that the coordinator has shown, as plain values.
 
