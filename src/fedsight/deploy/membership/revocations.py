@@ -146,7 +146,7 @@ def accept(home: Path, certificate: Path, shown: Any) -> None:
     except ValueError as error:
         cause = f"the coordinator's list of revoked sites is invalid: {error}"
         raise DeployError(cause, "update the coordinator") from None
-    busy = SiteError("another process of this site is reading the list of revoked sites", "wait")
+    busy = SiteError("another process is reading this site's list of revoked sites", "try again")
     # A job that has read an older list must not write it over the one that another job accepts.
     with locks.hold(home / ".revocations.lock", LOCK_TIMEOUT, busy):
         held = Revocations.read(home)
@@ -160,7 +160,9 @@ def accept(home: Path, certificate: Path, shown: Any) -> None:
                 held,
             )
         if not found.is_signed(certificate):
-            cause = "the coordinator's list of revoked sites is not signed by the federation's "
-            raise DeployError(f"{cause}authority", "ask the operator")
+            raise DeployError(
+                "the federation's authority has not signed the coordinator's list of revoked sites",
+                "ask the operator",
+            )
         if held.lacking(found):
             found.write(home)

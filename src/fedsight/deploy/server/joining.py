@@ -78,8 +78,8 @@ def _require_newest(folder: FederationFolder, refused: Mapping[str, object]) -> 
     """Raise RefusedError if sites hold a list of revoked sites with some that the list of this
     folder lacks: it was restored from an older backup. These are revoked again, and dropped."""
     found = {site: folder.take_over(evidence) for site, evidence in refused.items()}
-    holders = [site for site, names in found.items() if names is not None]
-    if not holders:
+    holder = next((site for site, names in found.items() if names is not None), None)
+    if holder is None:
         return
     again = sorted({name for names in found.values() for name in names or ()})
     for site in again:
@@ -87,14 +87,15 @@ def _require_newest(folder: FederationFolder, refused: Mapping[str, object]) -> 
             disable_site(folder, site)
     cure = "they were taken over: continue with `fedsight resume`"
     if not folder.lists_revoked:
+        ca = folder.folder / "ca"
         cure = (
-            f"they were taken over, but not signed: put the authority's key into "
-            f"{folder.folder / 'ca'}, then continue with `fedsight resume`"
+            f"they were taken over, but not signed: put the authority's key into {ca}, then "
+            "continue with `fedsight resume`"
         )
+    names = ", ".join(again) or "none"
     raise RefusedError(
-        f"the list of revoked sites that site '{holders[0]}' holds names some that the list of "
-        f"this folder lacks, which was restored from an older backup; revoked again: "
-        f"{', '.join(again) or 'none'}",
+        f"the list of revoked sites that site '{holder}' holds names some that the list of this "
+        f"folder lacks, which was restored from an older backup; revoked again: {names}",
         cure,
     )
 
