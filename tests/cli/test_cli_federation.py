@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import authorities
 import pytest
 import tomli_w
 from command_line import check_message, cli, done, refused, write_config
@@ -22,6 +23,7 @@ from fedsight.core.errors import DeployError
 from fedsight.deploy import requirements
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
+from fedsight.deploy.membership.kits import AUTHORITY_KEY
 from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.processes.spawn import Process
@@ -319,6 +321,38 @@ def test_a_site_is_revoked_while_the_server_does_not_run(tmp_path: Path) -> None
     kit = made.folder / "server" / "kit"
     assert json.loads((kit / "disabled_clients.json").read_text()) == {"disabled_clients": ["a"]}
     assert (kit / "local" / "authorization.json").exists()
+
+
+def refuse(federation: FederationFolder, site: str) -> bool:
+    """A server that does not answer."""
+    raise DeployError("the server cannot be reached", "check that it is running")
+
+
+def test_the_sites_are_told_of_a_revocation_even_if_the_server_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = federation(tmp_path / "wards", "a", "b")
+    authorities.give(made.folder)
+    monkeypatch.setattr(server, "disable_site", refuse)
+    text = refused(8, "federation", "revoke", "a", "--federation", made.folder)
+    assert "the server cannot be reached" in text
+    assert made.revocations.sites == ("a",)
+
+
+@pytest.mark.parametrize("key", [None, b"torn"])
+def test_a_connection_is_dropped_even_if_the_list_cannot_be_signed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: bytes | None
+) -> None:
+    made = federation(tmp_path / "wards", "a", "b")
+    if key is not None:
+        authorities.give(made.folder)
+        (made.folder / "ca" / AUTHORITY_KEY).write_bytes(key)
+    monkeypatch.setattr(server, "disable_site", lambda folder, site: site == "a")
+    text = done("federation", "revoke", "a", "--federation", made.folder).out
+    assert "Revoked 'a': the server has dropped its connection" in text
+    assert "so the sites are not told" in text
+    assert made.revoked() == {"a": "revoked"}
+    assert not made.lists_revoked
 
 
 def test_a_port_in_use_is_refused(tmp_path: Path) -> None:

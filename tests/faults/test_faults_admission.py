@@ -19,9 +19,10 @@ from cryptography.x509.oid import NameOID
 from loopback import Loopback
 from processes import DEPLOYED, wait_until
 
-from fedsight.core.errors import DeployError
+from fedsight.core.errors import DeployError, SiteError
 from fedsight.deploy.membership import kits, presence
 from fedsight.deploy.membership.federation import OPERATOR
+from fedsight.deploy.membership.revocations import Revocations
 from fedsight.deploy.server.job_definition import write_job
 from fedsight.deploy.server.operator import open_session
 from fedsight.deploy.server.server import disable_site
@@ -265,3 +266,15 @@ def test_a_site_knows_who_signed_the_job_and_answers_nobody_else(connected: Loop
     assert not (refuser / "ledger.sqlite").exists() or not Ledger(refuser).entries()
     said = json.loads((connected.sites["site-00"].folder / "declared.json").read_text())
     assert said is None
+
+
+def test_who_is_revoked_again_is_dropped_at_once(connected: Loopback) -> None:
+    """The federation's folder was restored to before the list that a site holds."""
+    key = connected.federation.folder / "ca" / kits.AUTHORITY_KEY
+    Revocations.signed(1, ["site-02"], key).write(connected.sites["site-00"].folder)
+    assert connected.alive("site-02")
+    with pytest.raises(SiteError, match="revoked again: site-02"):
+        connected.run("restored", rounds={"rounds": 1, "quorum": 1})
+    wait_until(lambda: not connected.alive("site-02"), DEPLOYED)
+    assert connected.alive("site-00")
+    assert "site-02" not in connected.federation.admitted()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedsight.cli.demo import demo_command
 from fedsight.cli.output import JsonOption, echo
 from fedsight.cli.place import FederationOption, open_federation
+from fedsight.core.errors import FedSightError
 from fedsight.language.message import message
+
+if TYPE_CHECKING:
+    from fedsight.deploy.membership.federation import FederationFolder
 
 app = typer.Typer(
     no_args_is_help=True, help="Run a federation across machines: its members and its history."
@@ -118,30 +122,35 @@ def revoke_command(
 
     found = open_federation(federation)
     found.revoke(site, why)
-    need_engine()
-    from fedsight.deploy.server.server import disable_site
+    try:
+        need_engine()
+        from fedsight.deploy.server.server import disable_site
 
-    what = message("the server is not running; it will refuse the site when it starts")
-    if disable_site(found, site):
-        what = message("the server has dropped its connection and refuses it from now on")
-    echo(message("Revoked '{site}': {what}", site=site, what=what))
-    if found.lists_revoked:
-        number = found.revocations.number
-        echo(
-            message(
-                "The signed list of revoked sites has the number {n}. The sites hold it from their "
-                "next run on, and then refuse a server that was restored from an older backup.",
-                n=number,
-            )
+        what = message("the server is not running; it will refuse the site when it starts")
+        if disable_site(found, site):
+            what = message("the server has dropped its connection and refuses it from now on")
+        echo(message("Revoked '{site}': {what}", site=site, what=what))
+    finally:  # the sites are told even if the server cannot be
+        _sign_revocations(found)
+
+
+def _sign_revocations(found: FederationFolder) -> None:
+    """Sign the list of revoked sites, and say whether that was possible."""
+    try:
+        found.sign_revocations()
+    except FedSightError:
+        text = message(
+            "The list of revoked sites could not be signed with the key in {folder}, so the sites "
+            "are not told. Put the authority's key there and revoke the site again.",
+            folder=found.folder / "ca",
         )
     else:
-        echo(
-            message(
-                "The authority's key is not in {folder}, so the sites are not told. Put it there "
-                "and revoke the site again.",
-                folder=found.folder / "ca",
-            )
+        text = message(
+            "The signed list of revoked sites has the number {n}. The sites hold it from their "
+            "next run on, and then refuse a server that was restored from an older backup.",
+            n=found.revocations.number,
         )
+    echo(text)
 
 
 @app.command("status")

@@ -6,11 +6,11 @@ import json
 import shutil
 import tempfile
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import tomli_w
 
@@ -33,7 +33,7 @@ OPERATOR = "operator@fedsight.local"
 MAX_INVITATION_BYTES = 16 << 10
 MAX_TEXT = 253  # characters of a text in an invitation, like a host's name (RFC 1035)
 EVENT_BYTES = 1 << 20  # of events.jsonl; then older lines about absent sites are dropped
-LOCK_TIMEOUT = 20.0  # seconds to wait for another process that writes an event
+LOCK_TIMEOUT = 20.0  # seconds to wait for another process that writes an event or revokes
 CERTIFICATE_DAYS = 825  # how long a certificate is valid by default
 
 
@@ -178,14 +178,16 @@ class FederationFolder:
         return sorted(name for name in names if name not in revoked)
 
     def revoke(self, site: str, why: str) -> None:
-        """Count nothing from the site from now on. `server.disable_site` drops its connection."""
+        """Count nothing from the site from now on.
+
+        `server.disable_site` drops its connection, and `sign_revocations` has the sites told.
+        """
         if not (self.folder / "admitted" / f"{site}.toml").exists():
             known = ", ".join(self.admitted()) or "none yet"
             raise DeployError(f"'{site}' was never admitted", f"the admitted sites are: {known}")
-        revoked = {**self.revoked(), site: why or "revoked"}
-        write_atomically(self.folder / "revoked.json", json.dumps(revoked, indent=1).encode())
+        with self._revoking():
+            self._write_revoked({**self.revoked(), site: why or "revoked"})
         self.log_event("revoked", site=site, why=why)
-        self._sign_revocations(revoked)
 
     def revoked(self) -> dict[str, str]:
         """The revoked sites, and why."""
@@ -202,30 +204,55 @@ class FederationFolder:
         """Whether all revoked sites are in that list; it is signed with the authority's key."""
         return set(self.revoked()) <= {*self.revocations.sites}
 
-    def take_over(self, table: object) -> list[str]:
-        """Take over a newer list of revoked sites, which a site has sent, as plain values; returns
-        the sites that are revoked again. Nothing happens if it is older, or not signed."""
+    def sign_revocations(self) -> None:
+        """Sign the list of revoked sites anew; DeployError without the authority's key."""
+        with self._revoking():
+            self._sign(self.revocations.number)
+
+    def take_over(self, table: object) -> list[str] | None:
+        """Revoke the sites on a signed list that a site has sent, as plain values, and sign the
+        list of these and of those that were revoked here since.
+
+        Returns the sites that are revoked again; None if the signed list of this folder lacks none.
+        Nothing happens if the authority has not signed the site's list. Without the authority's key
+        that list is taken over only if it names all that are on the signed one here; otherwise
+        `lists_revoked` is false afterwards.
+        """
         try:
             found = Revocations.of(table)
         except ValueError:
-            return []
-        newer = found.number > self.revocations.number
-        if not newer or not found.is_signed(self.folder / "ca" / kits.AUTHORITY):
-            return []
-        known = self.revoked()
-        again = [site for site in found.sites if site not in known]
-        why = dict.fromkeys(again, "revoked before this folder was restored from a backup")
-        write_atomically(self.folder / "revoked.json", json.dumps(known | why, indent=1).encode())
-        found.write(self.folder)
-        for site in again:
-            self.log_event("revoked", site=site, why=why[site])
+            return None
+        if not found.is_signed(self.folder / "ca" / kits.AUTHORITY):
+            return None
+        with self._revoking():
+            own, known = self.revocations, self.revoked()
+            if not own.lacking(found):
+                return None
+            again = [site for site in found.sites if site not in known]
+            why = dict.fromkeys(again, "revoked before this folder was restored from a backup")
+            self._write_revoked(known | why)
+            for site in again:
+                self.log_event("revoked", site=site, why=why[site])
+            if (self.folder / "ca" / kits.AUTHORITY_KEY).exists():
+                self._sign(max(own.number, found.number))
+            elif not found.lacking(own):
+                found.write(self.folder)
         return again
 
-    def _sign_revocations(self, sites: Iterable[str]) -> None:
-        """Sign the list of revoked sites anew, if the authority's key is there."""
+    def _revoking(self) -> IO[bytes]:
+        """The lock under which the list of revoked sites is read and written: of two processes that
+        revoke at once, one would drop what the other has revoked."""
+        busy = StoreError(f"another process is revoking sites of {self.folder}", "try again")
+        return locks.hold(self.folder / ".revoked.lock", LOCK_TIMEOUT, busy)
+
+    def _write_revoked(self, revoked: Mapping[str, str]) -> None:
+        write_atomically(self.folder / "revoked.json", json.dumps(revoked, indent=1).encode())
+
+    def _sign(self, number: int) -> None:
+        """Sign the list of all that are revoked, or were on the last list, after list `number`."""
+        sites = {*self.revoked(), *self.revocations.sites}
         key = self.folder / "ca" / kits.AUTHORITY_KEY
-        if key.exists():
-            Revocations.signed(self.revocations.number + 1, sites, key).write(self.folder)
+        Revocations.signed(number + 1, sites, key).write(self.folder)
 
     def move_to_port(self, port: int) -> FederationFolder:
         """Change the server's port in the invitation and in the kits; returns the new state."""

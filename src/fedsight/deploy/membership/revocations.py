@@ -1,7 +1,8 @@
-"""The list of revoked sites: numbered, signed by the federation's authority, and held by its sites.
+"""The list of revoked sites: signed by the federation's authority, and held by its sites.
 
-The coordinator shows it with every proposal. A site keeps the newest that it has seen, and refuses
-an older one: a server that was restored from an older backup does not bring a revoked site back.
+The coordinator shows it with every proposal. Nobody is ever taken off it, so a site refuses a list
+that lacks one of the sites on its own, whatever its number: a server that was restored from an
+older backup does not bring a revoked site back, however many it has revoked since.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
-from fedsight.core.errors import DeployError, StoreError
+from fedsight.core import locks
+from fedsight.core.errors import DeployError, SiteError, StoreError
 from fedsight.core.files import parse_json, write_atomically
 from fedsight.deploy.membership.kits import MAX_SITES
 
 FILE = "revocations.json"  # in a federation's folder, and in a site's
+LOCK_TIMEOUT = 10.0  # seconds to wait for another job of this site
 _CONTEXT = "FedSight revocations 1"  # of a signature, so that it means nothing else
 _MAX_CHARACTERS = 64  # of a name
 _PADDING = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.MAX_LENGTH)
@@ -32,9 +35,9 @@ _PADDING = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.MAX_LENGTH)
 
 @dataclass(frozen=True)
 class Revocations:
-    """A list of revoked sites; of two, the one with the higher number is newer."""
+    """A list of revoked sites. Of two, none is newer unless it names all the sites of the other."""
 
-    number: int = 0
+    number: int = 0  # of the federation's lists; it decides nothing
     sites: tuple[str, ...] = ()  # sorted
     signature: str = ""  # Base64 of RSASSA-PSS with SHA-256, by the authority's key
 
@@ -88,6 +91,10 @@ class Revocations:
         """In plain values."""
         return {**asdict(self), "sites": list(self.sites)}
 
+    def lacking(self, other: Revocations) -> list[str]:
+        """The sites of another list that are not on this one."""
+        return sorted({*other.sites} - {*self.sites})
+
     def is_signed(self, certificate: Path) -> bool:
         """Whether the authority with this certificate has signed the list. The list before the
         first revocation needs no signature."""
@@ -109,39 +116,53 @@ class Revocations:
 
 
 class OutdatedError(DeployError):
-    """The coordinator shows another list of revoked sites than the newest that was signed, `held`
-    by this site."""
+    """The coordinator's list of revoked sites lacks some on the list `held` by this site."""
 
     def __init__(self, cause: str, cure: str, held: Revocations) -> None:
         super().__init__(cause, cure)
         self.held = held
 
 
+def check_roster(home: Path, names: Iterable[str]) -> None:
+    """Raise SiteError if the coordinator's roster names a site on the list that is held in `home`.
+
+    That is not final: the site may have been revoked since the round began.
+    """
+    if gone := sorted({*Revocations.read(home).sites}.intersection(names)):
+        raise SiteError(
+            f"the coordinator's roster names site '{gone[0]}', which was revoked",
+            "the next round goes on without that site; if this recurs, ask the operator",
+        )
+
+
 def accept(home: Path, certificate: Path, shown: Any) -> None:
     """Keep at the site in `home` the list that the coordinator has shown, as plain values.
 
-    Raises OutdatedError if the site holds a newer one, or another one of the same number, and
-    DeployError if the authority with this certificate has not signed it.
+    Raises OutdatedError if a site on the list that is held is not on this one, DeployError if the
+    authority with this certificate has not signed it, and SiteError if another process is at it.
     """
-    held = Revocations.read(home)
     try:
         found = Revocations.of(shown)
     except ValueError as error:
         cause = f"the coordinator's list of revoked sites is invalid: {error}"
         raise DeployError(cause, "update the coordinator") from None
-    if found == held:
-        return
-    if found.number <= held.number:
-        raise OutdatedError(
-            f"the coordinator's list of revoked sites has the number {found.number}, and this site "
-            f"has seen number {held.number}: a revoked site may be back",
-            "the coordinator was restored from an older backup; it takes over the newer list when "
-            "the run is started again",
-            held,
-        )
-    if not found.is_signed(certificate):
-        cause = (
-            "the coordinator's list of revoked sites is not signed by the federation's authority"
-        )
-        raise DeployError(cause, "ask the operator")
-    found.write(home)
+    busy = SiteError("another process is reading this site's list of revoked sites", "try again")
+    # A job that has read an older list must not write it over the one that another job accepts.
+    with locks.hold(home / ".revocations.lock", LOCK_TIMEOUT, busy):
+        held = Revocations.read(home)
+        if lost := found.lacking(held):
+            raise OutdatedError(
+                f"the coordinator's list of revoked sites (number {found.number}) does not name "
+                f"'{lost[0]}', which is on the list that this site holds (number {held.number}): a "
+                "revoked site may be back",
+                "the coordinator was restored from an older backup; it takes over what its list "
+                "lacks when the run is started again",
+                held,
+            )
+        if not found.is_signed(certificate):
+            raise DeployError(
+                "the federation's authority has not signed the coordinator's list of revoked sites",
+                "ask the operator",
+            )
+        if held.lacking(found):
+            found.write(home)

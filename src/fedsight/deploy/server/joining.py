@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Collection, Mapping
@@ -25,6 +26,7 @@ from fedsight.deploy.declaration import (
 from fedsight.deploy.earlier_sites import EarlierSites
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.revocations import Revocations
+from fedsight.deploy.server.server import disable_site
 from fedsight.engines.protected import adopted
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link, Talk, converse, reason
@@ -78,18 +80,29 @@ def update_roster(
 
 
 def require_newest(folder: FederationFolder, refused: Mapping[str, object]) -> None:
-    """Raise RefusedError if a site holds a newer list of revoked sites than this machine, which
-    takes it over: it was restored from an older backup."""
-    for site, evidence in refused.items():
-        before = folder.revocations.number
-        again = folder.take_over(evidence)
-        if (after := folder.revocations.number) > before:
-            raise RefusedError(
-                f"site '{site}' holds a newer list of revoked sites (number {after}) than this "
-                f"folder (number {before}), which was restored from an older backup; revoked "
-                f"again: {', '.join(again) or 'none'}",
-                "the newer list was taken over: continue with `fedsight resume`",
-            )
+    """Raise RefusedError if sites hold a list of revoked sites with some that the list of this
+    folder lacks: it was restored from an older backup. These are revoked again, and dropped."""
+    found = {site: folder.take_over(evidence) for site, evidence in refused.items()}
+    holder = next((site for site, names in found.items() if names is not None), None)
+    if holder is None:
+        return
+    again = sorted({name for names in found.values() for name in names or ()})
+    for site in again:
+        with contextlib.suppress(DeployError):  # nothing counts from it, connected or not
+            disable_site(folder, site)
+    cure = "they were taken over: continue with `fedsight resume`"
+    if not folder.lists_revoked:
+        ca = folder.folder / "ca"
+        cure = (
+            f"they were taken over, but not signed: put the authority's key into {ca}, then "
+            "continue with `fedsight resume`"
+        )
+    names = ", ".join(again) or "none"
+    raise RefusedError(
+        f"the list of revoked sites that site '{holder}' holds names some that the list of this "
+        f"folder lacks, which was restored from an older backup; revoked again: {names}",
+        cure,
+    )
 
 
 def _require_enough(

@@ -16,6 +16,7 @@ from torch import Tensor
 from fedsight.core.errors import FedSightError, SiteError
 from fedsight.core.integers import share_of
 from fedsight.core.types import PartSpec, PartSpecs
+from fedsight.deploy.membership.revocations import check_roster
 from fedsight.deploy.site.enforcement import no_run
 from fedsight.deploy.site.incoming import count
 from fedsight.deploy.site.owner import OwnerSettings
@@ -210,6 +211,7 @@ class SiteSecAgg:
             raise SiteError(
                 "this site is not in the coordinator's roster", "add it, or do not ask it"
             )
+        check_roster(self._home, names)
         owner.contract.check_sites(len(names))  # here it need not take the coordinator's word
         minimums = owner.secure.minimums.at_least(program.secure.parameters(len(names)))
         client = SecAggClient(self._identity(), binding, names.index(self._name), minimums)
