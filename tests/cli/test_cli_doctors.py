@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from fedsight.deploy.membership.federation import FederationFolder, Invitation
 from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server.server import RUNNING, free_port
+from fedsight.deploy.site.owner import read_owner, write_owner
+from fedsight.governance import entries
+from fedsight.governance.entries import LedgerEntry
+from fedsight.governance.ledger import CLOCK_TOLERANCE, Ledger
 
 INVITATION = Invitation("wards", "localhost", free_port(), "SHA256:00")  # nobody listens there
 
@@ -103,6 +108,83 @@ def test_a_program_is_held_against_contract_and_images(
     _, found = doctor("site", "doctor", site, "--program", config)
     assert found["program"]["state"] == ("bad" if why else "ok")
     assert why in found["program"]["value"]
+
+
+MASKED = {"require": ["secure_aggregation"]}
+SHADE = {"data": {"name": "folder", "path": "images", "size": 8, "channels": 1}}
+
+
+@pytest.mark.parametrize(
+    ("contract", "sections", "why"),
+    [
+        ({}, {"model": {"name": "mlp", "weights": "/none", "sha256": "a" * 64}}, ""),
+        (
+            MASKED,
+            {"secure": {"name": "secagg"}, "algorithm": {"name": "scaffold"}},
+            "masked_memory",
+        ),
+        ({}, {"timing": {"delay_seconds": 1.0}}, "the program is for a simulation"),
+        ({"sites": 3}, {"rounds": {"mode": "buffered", "buffer": 2}}, "contract.sites"),
+        ({"disk": 1e-9}, {}, "contract.disk"),
+    ],
+)
+def test_the_doctor_says_what_the_site_would(
+    site: Path,
+    site_images: Path,
+    tmp_path: Path,
+    contract: dict[str, Any],
+    sections: dict[str, Any],
+    why: str,
+) -> None:
+    data = {"name": "folder", "path": str(site_images / "north")}
+    write(site, {"data": data, "contract": contract})
+    (site / "memory" / ("a" * 64) / "run").mkdir(parents=True)
+    (site / "memory" / ("a" * 64) / "run" / "held").write_bytes(b"12")
+    (tmp_path / "my.toml").write_text(tomli_w.dumps({**SHADE, **sections}))
+    _, found = doctor("site", "doctor", site, "--program", tmp_path / "my.toml")
+    assert found["program"]["state"] == ("bad" if why else "ok"), found["program"]
+    assert why in found["program"]["value"]
+
+
+def test_what_the_answer_presumes_is_said(site: Path, site_images: Path, tmp_path: Path) -> None:
+    data = {"name": "folder", "path": str(site_images / "north")}
+    write(site, {"data": data, "contract": {"sites": 4, "operators": ["eva@wards"]}})
+    (tmp_path / "my.toml").write_text(tomli_w.dumps(SHADE))
+    _, found = doctor("site", "doctor", site, "--program", tmp_path / "my.toml")
+    assert found["program"]["value"] == "permitted, with 4 sites or more"
+    assert found["operators"]["state"] == "note"
+    assert "eva@wards" in found["operators"]["value"]
+
+
+def test_a_running_site_is_judged_by_what_it_was_started_with(
+    site: Path, site_images: Path, tmp_path: Path
+) -> None:
+    data = {"name": "folder", "path": str(site_images / "north")}
+    (tmp_path / "my.toml").write_text(tomli_w.dumps(SHADE))
+    words = ("site", "doctor", site, "--program", tmp_path / "my.toml")
+    write(site, {"data": data, "contract": {"tasks": ["segment"]}})
+    write_owner(read_owner(site / "site.toml", None), site / "owner.toml")
+    with supervisor.exclusive(site, "the site"):
+        assert doctor(*words)[1]["settings"]["state"] == "ok"
+        write(site, {"data": data})
+        _, found = doctor(*words)
+        assert found["settings"]["state"] == "note"
+        assert "contract.tasks" in found["program"]["value"]
+    _, found = doctor(*words)
+    assert (found["settings"]["state"], found["program"]["state"]) == ("ok", "ok")
+    write(site, {"data": data, "contract": {"epsilom": 1}})  # the next start would fail
+    assert doctor(*words)[1]["settings"]["state"] == "bad"
+
+
+@pytest.mark.parametrize("behind", [timedelta(minutes=3), timedelta(minutes=8)])
+def test_a_clock_may_be_as_far_behind_as_the_ledger_bears(
+    site: Path, monkeypatch: pytest.MonkeyPatch, behind: timedelta
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(entries, "now", lambda: datetime.now(UTC) + behind)
+        Ledger(site).append(LedgerEntry("refused", run="r", program="p", why="w"))
+    _, found = doctor("site", "doctor", site)
+    assert ("clock" in found) == (behind > CLOCK_TOLERANCE)
 
 
 @pytest.fixture
