@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+import socket
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import authorities
 import pytest
 import tomli_w
+from authorities import authority, give, show
 from command_line import cli
 
+from fedsight.cli import doctor_deployed
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
+from fedsight.deploy.membership.kits import AUTHORITY, AUTHORITY_KEY
 from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server.server import RUNNING, free_port
@@ -62,7 +68,7 @@ def test_a_site_that_was_not_admitted(site: Path) -> None:
 
 
 def test_a_server_that_does_not_answer_and_a_certificate_near_its_end(site: Path) -> None:
-    certificate = authorities.show(site)
+    certificate = show(site)
     (certificate.parent / "client.crt").write_bytes(certificate.read_bytes())  # for a day
     code, found = doctor("site", "doctor", site)
     assert code == 1
@@ -72,6 +78,56 @@ def test_a_server_that_does_not_answer_and_a_certificate_near_its_end(site: Path
         "note",
         "valid for 0 more days",
     )
+
+
+@contextmanager
+def tls_server(folder: Path, version: ssl.TLSVersion, tickets: int) -> Iterator[int]:
+    """A server for 'localhost' that wants certificates of its own authority; yields its port."""
+    give(folder, "localhost")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version, context.num_tickets = version, tickets
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(folder / "ca" / AUTHORITY)
+    context.load_cert_chain(folder / "ca" / AUTHORITY, folder / "ca" / AUTHORITY_KEY)
+    with socket.create_server(("localhost", 0)) as listening:
+        listening.settimeout(60)
+
+        def serve() -> None:
+            with suppress(OSError):
+                plain, _ = listening.accept()
+                with plain, context.wrap_socket(plain, server_side=True) as secured:
+                    secured.recv(1)  # until the doctor goes
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listening.getsockname()[1]
+        thread.join()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize(("of", "tickets"), [("localhost", 2), ("localhost", 0), ("wards", 2)])
+def test_whether_the_server_accepts_the_sites_certificate(
+    site: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: ssl.TLSVersion,
+    of: str,
+    tickets: int,
+) -> None:
+    if not tickets:  # a server that says nothing has not refused
+        monkeypatch.setattr(doctor_deployed, "VERDICT_TIMEOUT", 0.2)
+    startup = show(site, "localhost").parent
+    own, key = authority(of)
+    (startup / "client.crt").write_bytes(own)
+    (startup / "client.key").write_bytes(key)
+    (startup / "client.key").chmod(0o600)
+    with tls_server(tmp_path, version, tickets) as port:
+        federation = asdict(replace(INVITATION, port=port))
+        identity = {"name": "lyon", "federation": federation}
+        (site / "identity.toml").write_text(tomli_w.dumps(identity))
+        _, found = doctor("site", "doctor", site)
+    assert found["network"]["state"] == "ok"
+    assert found["TLS"]["state"] == ("ok" if of == "localhost" else "bad"), found["TLS"]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +251,7 @@ def federation(tmp_path: Path) -> FederationFolder:
     (folder / "invitation.toml").write_text(tomli_w.dumps(asdict(INVITATION)))
     for name in ("a", "b", "c", "d"):
         (folder / "admitted" / f"{name}.toml").touch()
-    authorities.give(folder)
+    give(folder)
     (folder / "ca" / "rootCA.key").chmod(0o600)
     return FederationFolder.open(folder)
 

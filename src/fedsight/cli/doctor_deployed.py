@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -30,6 +31,8 @@ from fedsight.language.message import Text, message
 from fedsight.runs.progress import size
 
 CONNECT_TIMEOUT = 5.0  # seconds
+VERDICT_TIMEOUT = 2.0  # seconds for the server to refuse this side's certificate
+VERDICT_STEP = 0.05  # seconds
 LEAST_DISK = 1 << 30  # bytes
 SOON = 30  # days before a certificate expires
 
@@ -176,6 +179,7 @@ def _tls(plain: socket.socket, host: str, startup: Path) -> Finding:
         context.load_cert_chain(startup / "client.crt", startup / "client.key")
         with context.wrap_socket(plain, server_hostname=host) as secured:
             certificate = secured.getpeercert(binary_form=True) or b""
+            _await_verdict(secured)
     except (OSError, ssl.SSLError) as error:
         value = message("refused: {error}", error=error)
         cure = message("a proxy that opens TLS, another federation, or an expired certificate")
@@ -186,6 +190,26 @@ def _tls(plain: socket.socket, host: str, startup: Path) -> Finding:
         value = message("the server's certificate is for {names}", names=", ".join(names))
         return Finding(what, "bad", value, message("ask the operator for the invitation again"))
     return Finding(what, "ok", message("both ends accept each other"))
+
+
+def _await_verdict(secured: ssl.SSLSocket) -> None:
+    """Wait until the server has looked at this side's certificate.
+
+    In TLS 1.3 (RFC 8446, section 4.4) the handshake is over for the client before that. A server
+    that refuses then sends an alert, or closes the connection; one that accepts sends tickets
+    (section 4.6.1), or says nothing. Raises OSError if the server refuses.
+    """
+    secured.settimeout(VERDICT_STEP)
+    end = time.monotonic() + VERDICT_TIMEOUT
+    while time.monotonic() < end:
+        if secured.session is not None and secured.session.has_ticket:
+            return
+        try:
+            if secured.recv(1):
+                return
+        except TimeoutError:
+            continue
+        raise ConnectionError("the server closed the connection")
 
 
 def _disk(folder: Path) -> Finding:
