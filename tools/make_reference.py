@@ -692,8 +692,8 @@ def _run_folder() -> Iterator[str]:
     yield (
         "Runs on a federation also have these files, and in `run.json` the sites' declarations, "
         "the `packages` (version and SHA-256) of FedSight that the run had, with the round after "
-        "which each began, and, with `algorithm.earlier`, those of the sites in the earlier sums; with the codec "
-        "`auto` the measured `lines`:\n"
+        "which each began, and, with `algorithm.earlier`, those of the sites in the earlier sums; "
+        "with the codec `auto` the measured `lines`:\n"
     )
     yield _table(
         ("file", "contains"), [(f"`{file}`", text) for file, text in DEPLOYED_FILES.items()]

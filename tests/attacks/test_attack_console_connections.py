@@ -1,8 +1,12 @@
-"""Another user of the machine opens connections to the console, and says nothing on them.
+"""Another user of the machine opens connections to the console, and says little on them.
 
 Anybody on the machine can reach the port. Each connection is an open file of the console's process,
 and was kept for as long as the other end liked. With none left the console answered nobody, wrote
 megabytes of errors, and could start no run: what waited in the queue ended with an error.
+
+Where there is room for some alone, and who comes later is sent away, the others keep the owner out
+by taking it all. They need no session for that: one request that is answered, and half of another,
+of which nobody ever waited for the rest.
 """
 
 from __future__ import annotations
@@ -14,8 +18,10 @@ from pathlib import Path
 
 import pytest
 from consoles import Client, served
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fedsight.console import server
+from fedsight.console.server import Connection
 
 MOST = 4
 
@@ -28,34 +34,107 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
         yield found
 
 
-def answered(client: Client, silent: int) -> bytes:
-    """What is answered to a request that comes while so many connections say nothing."""
-    request = f"GET {client.console.base}/session HTTP/1.1\r\nhost: localhost\r\n\r\n"
-    with contextlib.ExitStack() as all_open:
-        for _ in range(silent):
-            all_open.enter_context(socket.create_connection(("127.0.0.1", client.port)))
-        asking = all_open.enter_context(socket.create_connection(("127.0.0.1", client.port)))
-        with contextlib.suppress(ConnectionError):  # closed before or after it is sent
-            asking.sendall(request.encode())
-            return asking.recv(12)
+def connect(client: Client, others: contextlib.ExitStack) -> socket.socket:
+    return others.enter_context(socket.create_connection(("127.0.0.1", client.port), timeout=20))
+
+
+def request(client: Client, place: str = "/session", method: str = "GET", **headers: str) -> bytes:
+    lines = [f"{method} {client.console.base}{place} HTTP/1.1", "host: localhost"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def answer(connection: socket.socket, asked: bytes) -> bytes:
+    """The beginning of what is answered; empty from a closed connection."""
+    with contextlib.suppress(ConnectionError):  # closed before or after it is sent
+        connection.sendall(asked)
+        return connection.recv(12)
     return b""
+
+
+def is_open(connection: socket.socket) -> bool:
+    """Whether the console has not closed it, after all that it has sent."""
+    connection.setblocking(False)
+    with contextlib.suppress(ConnectionError):
+        try:
+            while connection.recv(1 << 16):
+                pass
+        except BlockingIOError:
+            return True
+    return False
+
+
+def answered(client: Client, silent: int) -> tuple[bytes, int]:
+    """What is answered to a request that comes after so many connections that say nothing, and how
+    many of them are held then."""
+    with contextlib.ExitStack() as others:
+        held = [connect(client, others) for _ in range(silent)]
+        said = answer(connect(client, others), request(client))
+        return said, sum(is_open(one) for one in held)
+
+
+def left_to_the_owner(client: Client) -> bytes:
+    """What the owner is answered after connections with an answered request and half another."""
+    with contextlib.ExitStack() as others:
+        for _ in range(MOST):
+            taken = connect(client, others)
+            assert answer(taken, request(client)) == b"HTTP/1.1 200"
+            taken.sendall(b"GET /")
+        return answer(connect(client, others), request(client))
 
 
 def test_any_number_of_connections_is_held(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MOST_CONNECTIONS", 10**9)
-    assert answered(client, 10 * MOST) == b"HTTP/1.1 200"
+    assert answered(client, 10 * MOST) == (b"HTTP/1.1 200", 10 * MOST)
 
 
-def test_ours_holds_some_and_closes_what_comes_then(client: Client) -> None:
-    assert answered(client, MOST - 1) == b"HTTP/1.1 200"
-    assert answered(client, 10 * MOST) == b""
-
-
-def test_a_connection_on_which_nothing_is_asked_is_closed(
+def test_half_requests_take_all_room_where_newer_connections_are_closed(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "PATIENCE", 0.01)
-    silent = socket.create_connection(("127.0.0.1", client.port))
-    with silent, contextlib.suppress(ConnectionError):
-        assert silent.recv(1) == b""
+    def refuse(connection: Connection) -> None:
+        if len(connection.connections) > MOST:
+            connection.transport.abort()
+
+    def unless_asked_once(connection: Connection) -> None:
+        if connection.cycle is None:
+            connection.transport.abort()
+
+    monkeypatch.setattr(Connection, "_make_room", refuse)
+    monkeypatch.setattr(Connection, "_unless_asked", unless_asked_once)
+    monkeypatch.setattr(Connection, "on_response_complete", H11Protocol.on_response_complete)
+    assert left_to_the_owner(client) == b""
+
+
+def test_ours_holds_some_and_the_oldest_give_way(client: Client) -> None:
+    assert answered(client, MOST - 1) == (b"HTTP/1.1 200", MOST - 1)
+    assert answered(client, 10 * MOST) == (b"HTTP/1.1 200", MOST - 1)
+    assert left_to_the_owner(client) == b"HTTP/1.1 200"
+
+
+def test_ours_keeps_what_a_session_has_open(client: Client) -> None:
+    client.enter()
+    with contextlib.ExitStack() as others:
+        stream = connect(client, others)
+        events = request(client, "/events", cookie=client.cookie)
+        assert answer(stream, events) == b"HTTP/1.1 200"
+        assert answered(client, 10 * MOST) == (b"HTTP/1.1 200", MOST - 2)
+        assert is_open(stream)
+
+
+@pytest.mark.parametrize("asked", ["nothing", "half a head", "half a body", "half of a second one"])
+def test_a_connection_without_a_complete_request_is_closed(
+    client: Client, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    client.enter()
+    form = {"origin": "http://localhost", "content_type": "application/x-www-form-urlencoded"}
+    body = request(client, "/new", "POST", cookie=client.cookie, content_length="9", **form)
+    with contextlib.ExitStack() as others, monkeypatch.context() as patch:
+        patch.setattr(server, "PATIENCE", 0.05)
+        silent = connect(client, others)
+        with contextlib.suppress(ConnectionError):
+            if asked == "half of a second one":
+                silent.sendall(request(client))
+            silent.sendall({"nothing": b"", "half a body": body + b"name"}.get(asked, b"GET /"))
+            while silent.recv(1 << 16):
+                pass
     assert client.get("/session").code == 200

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+import socket
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import authorities
 import pytest
 import tomli_w
+from authorities import authority, give, show
 from command_line import cli
 
+from fedsight.cli import doctor_deployed
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
+from fedsight.deploy.membership.kits import AUTHORITY, AUTHORITY_KEY
 from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server.server import RUNNING, free_port
+from fedsight.deploy.site.owner import read_owner, write_owner
+from fedsight.governance import entries
+from fedsight.governance.entries import LedgerEntry
+from fedsight.governance.ledger import CLOCK_TOLERANCE, Ledger
 
 INVITATION = Invitation("wards", "localhost", free_port(), "SHA256:00")  # nobody listens there
 
@@ -57,7 +68,7 @@ def test_a_site_that_was_not_admitted(site: Path) -> None:
 
 
 def test_a_server_that_does_not_answer_and_a_certificate_near_its_end(site: Path) -> None:
-    certificate = authorities.show(site)
+    certificate = show(site)
     (certificate.parent / "client.crt").write_bytes(certificate.read_bytes())  # for a day
     code, found = doctor("site", "doctor", site)
     assert code == 1
@@ -67,6 +78,56 @@ def test_a_server_that_does_not_answer_and_a_certificate_near_its_end(site: Path
         "note",
         "valid for 0 more days",
     )
+
+
+@contextmanager
+def tls_server(folder: Path, version: ssl.TLSVersion, tickets: int) -> Iterator[int]:
+    """A server for 'localhost' that wants certificates of its own authority; yields its port."""
+    give(folder, "localhost")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version, context.num_tickets = version, tickets
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(folder / "ca" / AUTHORITY)
+    context.load_cert_chain(folder / "ca" / AUTHORITY, folder / "ca" / AUTHORITY_KEY)
+    with socket.create_server(("localhost", 0)) as listening:
+        listening.settimeout(60)
+
+        def serve() -> None:
+            with suppress(OSError):
+                plain, _ = listening.accept()
+                with plain, context.wrap_socket(plain, server_side=True) as secured:
+                    secured.recv(1)  # until the doctor goes
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listening.getsockname()[1]
+        thread.join()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize(("of", "tickets"), [("localhost", 2), ("localhost", 0), ("wards", 2)])
+def test_whether_the_server_accepts_the_sites_certificate(
+    site: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: ssl.TLSVersion,
+    of: str,
+    tickets: int,
+) -> None:
+    if not tickets:  # a server that says nothing has not refused
+        monkeypatch.setattr(doctor_deployed, "VERDICT_TIMEOUT", 0.2)
+    startup = show(site, "localhost").parent
+    own, key = authority(of)
+    (startup / "client.crt").write_bytes(own)
+    (startup / "client.key").write_bytes(key)
+    (startup / "client.key").chmod(0o600)
+    with tls_server(tmp_path, version, tickets) as port:
+        federation = asdict(replace(INVITATION, port=port))
+        identity = {"name": "lyon", "federation": federation}
+        (site / "identity.toml").write_text(tomli_w.dumps(identity))
+        _, found = doctor("site", "doctor", site)
+    assert found["network"]["state"] == "ok"
+    assert found["TLS"]["state"] == ("ok" if of == "localhost" else "bad"), found["TLS"]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +166,83 @@ def test_a_program_is_held_against_contract_and_images(
     assert why in found["program"]["value"]
 
 
+MASKED = {"require": ["secure_aggregation"]}
+SHADE = {"data": {"name": "folder", "path": "images", "size": 8, "channels": 1}}
+
+
+@pytest.mark.parametrize(
+    ("contract", "sections", "why"),
+    [
+        ({}, {"model": {"name": "mlp", "weights": "/none", "sha256": "a" * 64}}, ""),
+        (
+            MASKED,
+            {"secure": {"name": "secagg"}, "algorithm": {"name": "scaffold"}},
+            "masked_memory",
+        ),
+        ({}, {"timing": {"delay_seconds": 1.0}}, "the program is for a simulation"),
+        ({"sites": 3}, {"rounds": {"mode": "buffered", "buffer": 2}}, "contract.sites"),
+        ({"disk": 1e-9}, {}, "contract.disk"),
+    ],
+)
+def test_the_doctor_says_what_the_site_would(
+    site: Path,
+    site_images: Path,
+    tmp_path: Path,
+    contract: dict[str, Any],
+    sections: dict[str, Any],
+    why: str,
+) -> None:
+    data = {"name": "folder", "path": str(site_images / "north")}
+    write(site, {"data": data, "contract": contract})
+    (site / "memory" / ("a" * 64) / "run").mkdir(parents=True)
+    (site / "memory" / ("a" * 64) / "run" / "held").write_bytes(b"12")
+    (tmp_path / "my.toml").write_text(tomli_w.dumps({**SHADE, **sections}))
+    _, found = doctor("site", "doctor", site, "--program", tmp_path / "my.toml")
+    assert found["program"]["state"] == ("bad" if why else "ok"), found["program"]
+    assert why in found["program"]["value"]
+
+
+def test_what_the_answer_presumes_is_said(site: Path, site_images: Path, tmp_path: Path) -> None:
+    data = {"name": "folder", "path": str(site_images / "north")}
+    write(site, {"data": data, "contract": {"sites": 4, "operators": ["eva@wards"]}})
+    (tmp_path / "my.toml").write_text(tomli_w.dumps(SHADE))
+    _, found = doctor("site", "doctor", site, "--program", tmp_path / "my.toml")
+    assert found["program"]["value"] == "permitted, with 4 sites or more"
+    assert found["operators"]["state"] == "note"
+    assert "eva@wards" in found["operators"]["value"]
+
+
+def test_a_running_site_is_judged_by_what_it_was_started_with(
+    site: Path, site_images: Path, tmp_path: Path
+) -> None:
+    data = {"name": "folder", "path": str(site_images / "north")}
+    (tmp_path / "my.toml").write_text(tomli_w.dumps(SHADE))
+    words = ("site", "doctor", site, "--program", tmp_path / "my.toml")
+    write(site, {"data": data, "contract": {"tasks": ["segment"]}})
+    write_owner(read_owner(site / "site.toml", None), site / "owner.toml")
+    with supervisor.exclusive(site, "the site"):
+        assert doctor(*words)[1]["settings"]["state"] == "ok"
+        write(site, {"data": data})
+        _, found = doctor(*words)
+        assert found["settings"]["state"] == "note"
+        assert "contract.tasks" in found["program"]["value"]
+    _, found = doctor(*words)
+    assert (found["settings"]["state"], found["program"]["state"]) == ("ok", "ok")
+    write(site, {"data": data, "contract": {"epsilom": 1}})  # the next start would fail
+    assert doctor(*words)[1]["settings"]["state"] == "bad"
+
+
+@pytest.mark.parametrize("behind", [timedelta(minutes=3), timedelta(minutes=8)])
+def test_a_clock_may_be_as_far_behind_as_the_ledger_bears(
+    site: Path, monkeypatch: pytest.MonkeyPatch, behind: timedelta
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(entries, "now", lambda: datetime.now(UTC) + behind)
+        Ledger(site).append(LedgerEntry("refused", run="r", program="p", why="w"))
+    _, found = doctor("site", "doctor", site)
+    assert ("clock" in found) == (behind > CLOCK_TOLERANCE)
+
+
 @pytest.fixture
 def federation(tmp_path: Path) -> FederationFolder:
     folder = tmp_path / "wards"
@@ -113,7 +251,7 @@ def federation(tmp_path: Path) -> FederationFolder:
     (folder / "invitation.toml").write_text(tomli_w.dumps(asdict(INVITATION)))
     for name in ("a", "b", "c", "d"):
         (folder / "admitted" / f"{name}.toml").touch()
-    authorities.give(folder)
+    give(folder)
     (folder / "ca" / "rootCA.key").chmod(0o600)
     return FederationFolder.open(folder)
 

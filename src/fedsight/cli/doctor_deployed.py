@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -23,13 +24,15 @@ from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server.server import RUNNING
 from fedsight.deploy.site import state
 from fedsight.deploy.site.folder import SiteFolder, open_images
-from fedsight.deploy.site.owner import OwnerSettings, read_owner
-from fedsight.governance.ledger import Ledger
+from fedsight.deploy.site.owner import read_owner, tables
+from fedsight.governance.ledger import CLOCK_TOLERANCE, Ledger
 from fedsight.language.english import from_english
 from fedsight.language.message import Text, message
 from fedsight.runs.progress import size
 
 CONNECT_TIMEOUT = 5.0  # seconds
+VERDICT_TIMEOUT = 2.0  # seconds for the server to refuse this side's certificate
+VERDICT_STEP = 0.05  # seconds
 LEAST_DISK = 1 << 30  # bytes
 SOON = 30  # days before a certificate expires
 
@@ -113,7 +116,7 @@ def _ledger(home: Path) -> Iterator[Finding]:
         yield _fault(what, error)
         return
     yield Finding(what, "ok", message("intact, {n:,} entries", n=number))
-    if entries and datetime.now(UTC) < entries[-1].written_at:
+    if entries and datetime.now(UTC) < entries[-1].written_at - CLOCK_TOLERANCE:
         last = entries[-1].written_at.isoformat(timespec="minutes")
         value = message("behind the ledger's last entry ({time})", time=last)
         yield Finding(message("clock"), "bad", value, message("correct the clock"))
@@ -176,6 +179,7 @@ def _tls(plain: socket.socket, host: str, startup: Path) -> Finding:
         context.load_cert_chain(startup / "client.crt", startup / "client.key")
         with context.wrap_socket(plain, server_hostname=host) as secured:
             certificate = secured.getpeercert(binary_form=True) or b""
+            _await_verdict(secured)
     except (OSError, ssl.SSLError) as error:
         value = message("refused: {error}", error=error)
         cure = message("a proxy that opens TLS, another federation, or an expired certificate")
@@ -186,6 +190,26 @@ def _tls(plain: socket.socket, host: str, startup: Path) -> Finding:
         value = message("the server's certificate is for {names}", names=", ".join(names))
         return Finding(what, "bad", value, message("ask the operator for the invitation again"))
     return Finding(what, "ok", message("both ends accept each other"))
+
+
+def _await_verdict(secured: ssl.SSLSocket) -> None:
+    """Wait until the server has looked at this side's certificate.
+
+    In TLS 1.3 (RFC 8446, section 4.4) the handshake is over for the client before that. A server
+    that refuses then sends an alert, or closes the connection; one that accepts sends tickets
+    (section 4.6.1), or says nothing. Raises OSError if the server refuses.
+    """
+    secured.settimeout(VERDICT_STEP)
+    end = time.monotonic() + VERDICT_TIMEOUT
+    while time.monotonic() < end:
+        if secured.session is not None and secured.session.has_ticket:
+            return
+        try:
+            if secured.recv(1):
+                return
+        except TimeoutError:
+            continue
+        raise ConnectionError("the server closed the connection")
 
 
 def _disk(folder: Path) -> Finding:
@@ -215,16 +239,17 @@ def _running_site(site: SiteFolder) -> Iterator[Finding]:
 
 def _owner(site: SiteFolder, program: Path | None) -> Iterator[Finding]:
     """The owner's settings and images, and whether they permit a program."""
-    path = site.folder / "site.toml"
-    started = site.folder / "owner.toml"  # with the data that were named at the start
     try:
-        owner = read_owner(path, None)
+        settings, changed = _settings(site.folder)
+        owner = read_owner(site.folder / settings, None)
     except ConfigError as error:
-        if not started.exists():
-            yield _fault(message("settings"), error)
-            return
-        owner = read_owner(started, None)
-    yield Finding(message("settings"), "ok", message("as they must be"))
+        yield _fault(message("settings"), error)
+        return
+    if changed:
+        value = message("the site was started with others than site.toml has now")
+        yield Finding(message("settings"), "note", value, message("start the site again"))
+    else:
+        yield Finding(message("settings"), "ok", message("as they must be"))
     try:
         owner.contract.check_packages([installed().sha256])
         facts = open_images(owner)
@@ -238,18 +263,34 @@ def _owner(site: SiteFolder, program: Path | None) -> Iterator[Finding]:
     )  # fmt: skip
     yield Finding(message("images"), "ok", value)
     if program is not None:
-        yield from _tried(message("program"), lambda: _permit(site, owner, program))
+        yield from _program(site, settings, program)
 
 
-def _permit(site: SiteFolder, owner: OwnerSettings, path: Path) -> None:
-    """Raise the error with which the site would refuse a program: by contract, or its images."""
-    from fedsight.deploy.declaration import open_site
-    from fedsight.program import config
+def _settings(folder: Path) -> tuple[str, bool]:
+    """The file with the settings that hold, and whether site.toml has others by now.
 
-    program, _ = config.load(path)
-    owner.contract.check_program(program)
-    owner.secure.check_program(program.secure)
-    open_site(program, owner, site.name)
+    A site that runs goes by what it was started with. So does one whose site.toml names no images:
+    they were named at the start. Raises ConfigError if site.toml has any other problem.
+    """
+    own, started = folder / "site.toml", folder / "owner.toml"
+    try:
+        owner = read_owner(own, None)
+    except ConfigError as error:
+        if not started.exists() or any(one.where != "data" for one in error.problems):
+            raise
+        return started.name, False
+    if not started.exists() or not supervisor.is_running(folder):
+        return own.name, False
+    return started.name, tables(read_owner(started, None)) != tables(owner)
+
+
+def _program(site: SiteFolder, settings: str, path: Path) -> Iterator[Finding]:
+    from fedsight.cli.doctor_program import permission  # brings torch
+
+    try:
+        yield from permission(site, settings, path)
+    except FedSightError as error:
+        yield _fault(message("program"), error)
 
 
 def _authority(federation: FederationFolder) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "fedsight_console"
+SESSION = "session"  # in the state of a request: whether it is one of a session
 OPEN = ("/session", "/static/")  # what can be had without a session: the way in, and its looks
 HOSTS = ("127.0.0.1", "localhost", "::1")
 MOST_SESSIONS = 64  # browsers that are logged in at once; the oldest has to log in again
@@ -78,6 +79,7 @@ class Guard:
                 await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        scope.setdefault("state", {})[SESSION] = self._sessions.knows(cookie(headers, COOKIE))
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -106,7 +108,7 @@ class Guard:
         place = path.removeprefix(base)
         if place == OPEN[0] or place.startswith(OPEN[1]):
             return None
-        if self._sessions.knows(cookie(headers, COOKIE)):
+        if scope["state"][SESSION]:
             return None
         if scope["method"] == "GET" and place != "/events" and not scope["query_string"]:
             return RedirectResponse(f"{base}{OPEN[0]}", 303)

@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fedsight.console import pages
-from fedsight.console.access import Guard, Sessions
+from fedsight.console.access import SESSION, Guard, Sessions
 from fedsight.console.changes import Changes
 from fedsight.console.queue import Queue
 from fedsight.core.errors import StoreError
@@ -29,7 +29,7 @@ ADDRESS = "127.0.0.1"
 MOST_BYTES = 1 << 16  # of a form
 LONGEST_WAIT = 2  # seconds in which listeners may end when the console does
 MOST_CONNECTIONS = 256  # at a time: a process may have about a thousand open files
-PATIENCE = 10.0  # seconds until a connection without a request is closed
+PATIENCE = 10.0  # seconds until a connection without a complete request is closed
 
 
 def application(console: pages.Console) -> Starlette:
@@ -95,18 +95,56 @@ def bound(port: int) -> socket.socket:
 
 class Connection(H11Protocol):
     """A connection, of which there are not any number: everybody on this machine can open some, and
-    without a file left to open the console starts no run and tells nobody anything."""
+    without a file left to open the console starts no run and tells nobody anything.
+
+    Nobody else is to keep the owner out. So whoever has no session gives way to newer connections,
+    the oldest first. And `PATIENCE` after it was opened, or after its last answer, a connection is
+    closed, whatever part of a request has come by then; only the answer to a complete request of a
+    session may take longer.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Close it at once if there are too many, and later if nothing is asked."""
+        """Make room if there are too many, and wait for a request."""
         super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
-            transport.abort()
-        else:
-            self.loop.call_later(PATIENCE, self._unless_asked)
+        self.made = self.loop.time()
+        self._waiting: asyncio.TimerHandle | None = None
+        self._make_room()
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Wait for another request, which may be there already."""
+        self._wait()
+        super().on_response_complete()
+
+    @property
+    def entered(self) -> bool:
+        """Whether its latest request is one of a session."""
+        return self.scope is not None and bool(self.scope["state"].get(SESSION))
+
+    def _make_room(self) -> None:
+        held = [one for one in self.connections if not one.transport.is_closing()]
+        if len(held) > MOST_CONNECTIONS:
+            strangers = [one for one in held if isinstance(one, Connection) and not one.entered]
+            min(strangers, key=lambda one: one.made).transport.abort()  # this one at the latest
+
+    def _wait(self) -> None:
+        self._stop_waiting()
+        self._waiting = self.loop.call_later(PATIENCE, self._unless_asked)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
 
     def _unless_asked(self) -> None:
-        if self.cycle is None:
+        """Close it, unless it has asked completely, for a session, and is being answered."""
+        cycle = self.cycle
+        answering = cycle is not None and not cycle.more_body and not cycle.response_complete
+        if not (answering and self.entered):
             self.transport.abort()
 
 

@@ -82,6 +82,14 @@ def load(path: Path, expected: str | None = None) -> Plugin:
         if known.code.sha256 == expected:
             install(known.code)
             return Plugin(path.name, known.code.sha256, path)
+    code = _read(path, expected)
+    install(code)
+    return Plugin(path.name, code.sha256, path)
+
+
+def _read(path: Path, expected: str | None) -> Code:
+    """The content of the file at `path`; ConfigError if it cannot be read, or is another one than
+    `expected`."""
     try:
         code = Code(path, path.read_bytes())
     except OSError as error:
@@ -93,8 +101,7 @@ def load(path: Path, expected: str | None = None) -> Plugin:
             f"now {code.sha256[:12]}...",
             "restore the file as it was, or start a new run",
         )
-    install(code)
-    return Plugin(path.name, code.sha256, path)
+    return code
 
 
 def install(code: Code) -> None:
@@ -215,6 +222,26 @@ def parse(given: Any, base: Path) -> tuple[Plugin, ...]:
     if problems:
         raise ConfigError(problems)
     return tuple(dict.fromkeys(found))
+
+
+def stated(given: Any, base: Path) -> list[dict[str, str]]:
+    """The SHA-256s of what a config file's `plugins` says, as sites are told them.
+
+    Nothing is imported. Relative paths are meant from `base`. Raises ConfigError if a file cannot
+    be read, or is not the stated one.
+    """
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise _error(f"expected a list of files, got {given!r}", 'write plugins = ["my_parts.py"]')
+    return [{"sha256": _stated(item, base)} for item in given]
+
+
+def _stated(item: Any, base: Path) -> str:
+    table = item if isinstance(item, dict) else {"path": item}
+    if set(table) == {"title", "sha256"}:
+        return str(table["sha256"])
+    if not {"path"} <= set(table) <= {"path", "sha256"} or not str(table["path"]).strip():
+        raise _error(f"expected the path of a Python file, got {item!r}", "give the path of a file")
+    return _read(base / str(table["path"]), table.get("sha256")).sha256
 
 
 def _plugin(item: Any, base: Path) -> Plugin:

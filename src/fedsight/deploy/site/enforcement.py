@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fedsight.core.errors import DeployError, SiteError
 from fedsight.deploy import package
+from fedsight.deploy.declaration import without_files
 from fedsight.deploy.site.answers import AnswerStore
 from fedsight.deploy.site.figures import FigureRules
 from fedsight.deploy.site.log import SiteLog
@@ -23,7 +25,7 @@ from fedsight.deploy.site.release import Release
 from fedsight.governance.contract import ADDED_AT_SITE, Contract, is_sha256, protections
 from fedsight.governance.entries import LedgerEntry
 from fedsight.governance.ledger import Ledger
-from fedsight.program import rules, taking_part
+from fedsight.program import config, rules, taking_part
 from fedsight.program.facts import Facts
 from fedsight.program.program import Program
 
@@ -48,10 +50,15 @@ class _Run:
 
 
 class ContractEnforcement:
-    """Decides what the site takes part in, in one job; `home` is the site's folder."""
+    """Decides what the site takes part in, in one job.
 
-    def __init__(self, home: Path, requester: Requester) -> None:
+    `home` is the site's folder, and `settings` the file in it with the owner's settings: those that
+    the site was started with.
+    """
+
+    def __init__(self, home: Path, requester: Requester, settings: str = "owner.toml") -> None:
         self._home = home
+        self._settings = home / settings
         self.requester = requester
         self.log = SiteLog(home)
         self._run: _Run | None = None
@@ -63,7 +70,7 @@ class ContractEnforcement:
 
         Raises DeployError, naming the clause, if they do not.
         """
-        owner = read_owner(self._home / "owner.toml", None)
+        owner = read_owner(self._settings, None)
         contract, requester = owner.contract, self.requester
         contract.check_operators(requester.operators)
         if contract.operators is not None and requester.fingerprint != program.fingerprint:
@@ -91,11 +98,22 @@ class ContractEnforcement:
     def check_packages(self, coordinator: object) -> None:
         """Raise DeployError unless the contract permits the FedSight code that runs here, and the
         one that the coordinator states."""
-        contract = read_owner(self._home / "owner.toml", None).contract
+        contract = read_owner(self._settings, None).contract
         running = package.installed(), package.stated(coordinator)
         contract.check_packages(one.sha256 for one in running)
 
-    def local_plugins(self, given: Any) -> list[dict[str, str]]:
+    def read_program(self, proposed: Mapping[str, Any]) -> Program:
+        """The proposed program, as this site builds it: without the files that it names, and with
+        plug-ins of this site's own.
+
+        Raises DeployError, before anything is imported, for a plug-in that the owner has not
+        permitted; ConfigError for a program that is not one.
+        """
+        table = without_files(proposed)
+        table["plugins"] = self._local_plugins(table.get("plugins", []))
+        return config.parse(table, self._home)[0]
+
+    def _local_plugins(self, given: Any) -> list[dict[str, str]]:
         """The plug-ins of a proposed program as files of this site; nothing is imported here.
 
         Only code whose SHA-256 the owner wrote into the contract is run, only from the site's own
@@ -109,7 +127,7 @@ class ContractEnforcement:
             return []
         if not all(is_sha256(one) for one in wanted):
             raise DeployError("the program names a plug-in without a valid SHA-256", UPDATE)
-        contract = read_owner(self._home / "owner.toml", None).contract
+        contract = read_owner(self._settings, None).contract
         contract.check_operators(self.requester.operators)
         contract.check_plugins(wanted)
         found = _plugin_files(self._home / "plugins")
@@ -140,18 +158,24 @@ class ContractEnforcement:
             enforced=bool(ADDED_AT_SITE & set(stated)),
             delta=None if contract.epsilon is None else contract.delta,
         )
-        if (limit := contract.limit) is not None:
-            spent = ledger.spent(contract.data_set, limit.delta, limit.trusted)
-            if spent >= limit.epsilon:
-                raise DeployError(
-                    f"contract.epsilon: {limit.epsilon:g} is permitted and {spent:.4g} is spent",
-                    "the site's owner decides: see contract.epsilon in site.toml",
-                )
+        self.check_spent(contract)
         memory = open_memory(self._home, program, run, contract)
         answers = AnswerStore(memory / "answers")
         release = Release(contract, ledger, template, answers, self.log)
         self._run = _Run(contract, program, release)
         return memory
+
+    def check_spent(self, contract: Contract) -> None:
+        """Raise DeployError if all the epsilon of the contract is spent, StoreError if the ledger
+        is not intact."""
+        if (limit := contract.limit) is None:
+            return
+        spent = self._known_ledger().spent(contract.data_set, limit.delta, limit.trusted)
+        if spent >= limit.epsilon:
+            raise DeployError(
+                f"contract.epsilon: {limit.epsilon:g} is permitted and {spent:.4g} is spent",
+                "the site's owner decides: see contract.epsilon in site.toml",
+            )
 
     def record_refusal(self, asked: Asked, why: str) -> None:
         """Record in the ledger that a program was refused; StoreError if it is not intact."""

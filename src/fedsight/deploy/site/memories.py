@@ -33,6 +33,12 @@ def folder_of(home: Path, program: Program, run: str) -> Path:
     return home / "memory" / program.fingerprint / run
 
 
+def kept(home: Path) -> list[Path]:
+    """The folders of all runs that left a memory in the site's folder `home`."""
+    found = (home / "memory").glob("*/*")
+    return [path for path in found if path.is_dir() and is_sha256(path.parent.name)]
+
+
 def open_memory(home: Path, program: Program, run: str, contract: Contract) -> Path:
     """The folder of a run, created if it does not exist.
 
@@ -46,7 +52,7 @@ def open_memory(home: Path, program: Program, run: str, contract: Contract) -> P
             f"an earlier version wrote it; the site's owner can remove {run} from the folder "
             "`memory` of the site, and the run starts without it",
         )
-    others = [path for path in root.glob("*/*") if path.is_dir() and is_sha256(path.parent.name)]
+    others = kept(home)
     new = folder not in others
     contract.check_room(len(others) + new, occupied(home))
     if new:

@@ -189,12 +189,9 @@ def read_owner(path: Path | None, data: str | None) -> OwnerSettings:
     return parse_owner(table, base)
 
 
-def write_owner(owner: OwnerSettings, path: Path) -> None:
-    """Write the settings so that `read_owner` returns them again.
-
-    Raises ConfigError if they could not be read back, StoreError if they cannot be written.
-    """
-    table = without_none(
+def tables(owner: OwnerSettings) -> dict[str, Any]:
+    """The settings as the tables of a file."""
+    found: dict[str, Any] = without_none(
         {
             "data": owner.data.table(),
             "contract": owner.contract.table(),
@@ -203,6 +200,15 @@ def write_owner(owner: OwnerSettings, path: Path) -> None:
             "speed": owner.speed.table(),
         }
     )
+    return found
+
+
+def write_owner(owner: OwnerSettings, path: Path) -> None:
+    """Write the settings so that `read_owner` returns them again.
+
+    Raises ConfigError if they could not be read back, StoreError if they cannot be written.
+    """
+    table = tables(owner)
     write_atomically(path, tomli_w.dumps(table).encode())
     parse_owner(tomllib.loads(tomli_w.dumps(table)), path.parent)
 

@@ -29,7 +29,6 @@ from fedsight.core.errors import (
 from fedsight.core.text import printable
 from fedsight.core.types import Metrics, Order
 from fedsight.deploy import package
-from fedsight.deploy.declaration import without_files
 from fedsight.deploy.membership import kits, revocations
 from fedsight.deploy.site import adopted, job_lease, state
 from fedsight.deploy.site.answers import Answer
@@ -64,7 +63,6 @@ from fedsight.engines.protected import order_digest
 from fedsight.engines.remote import messages
 from fedsight.governance.entries import EntryKind
 from fedsight.privacy.secagg.messages import Binding
-from fedsight.program import config
 from fedsight.program.program import Program
 
 OPENING = "opening its images"
@@ -156,11 +154,8 @@ class SiteService:
         self._enforcement.check_packages(fields.get("package"))
         if fields.get("measured") is not True:  # then there is only a model to be had
             package.require_coordinators(fields.get("package"))  # before images are opened
-        table = without_files(fields.get("program") or {})
-        # Before anything is imported: the coordinator names no code that the owner has not.
-        table["plugins"] = self._enforcement.local_plugins(table.get("plugins", []))
         with self._reading:
-            program, _ = config.parse(table, self._home)
+            program = self._enforcement.read_program(fields.get("program") or {})
         if program.fingerprint != fields.get("fingerprint"):
             raise DeployError(
                 f"the program has the fingerprint {program.fingerprint[:12]} at this site, not "

@@ -26,6 +26,7 @@ from fedsight.data.contents import contents, stamp
 from fedsight.deploy.declaration import declare, open_site, without_weights
 from fedsight.deploy.site.incoming import lengths_of
 from fedsight.deploy.site.job_lease import JobLease
+from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.deploy.site.trainer import (
     MeasureStep,
     OpenData,
@@ -42,6 +43,26 @@ from fedsight.privacy.noise import fresh
 from fedsight.program import coding, plugins, rules
 from fedsight.program.auto_codec import settled
 from fedsight.program.facts import Facts
+from fedsight.program.federation import Federation
+
+
+def permitted(
+    federation: Federation, number: int, owner: OwnerSettings
+) -> tuple[Federation, Federation]:
+    """The whole federation and this site's part of it, as the site trains them, with the network
+    built for its images.
+
+    Raises ConfigError if the program does not suit the network, DeployError if it would keep memory
+    that the contract does not permit.
+    """
+    whole = settled(replace(federation, program=without_weights(federation.program)))
+    of = whole.member(number)
+    if problems := rules.problems(whole.program, of.network):  # the coordinator may not have asked
+        raise ConfigError(problems)
+    # A sketch of a network does not show which of its tensors `train.only` names.
+    remembers = Facts.of(whole.program, of.network).remembers
+    owner.contract.check_memory(whole.program, remembers)
+    return whole, of
 
 
 class SiteTrainer:
@@ -51,14 +72,8 @@ class SiteTrainer:
         torch.set_num_threads(setup.owner.speed.threads)
         self.federation, self.number = open_site(setup.program, setup.owner, setup.name)
         speed = setup.owner.speed.client
-        whole = settled(replace(self.federation, program=without_weights(setup.program)))
+        whole, of = permitted(self.federation, self.number, setup.owner)
         program = whole.program
-        of = whole.member(self.number)
-        if problems := rules.problems(program, of.network):  # the coordinator may not have asked
-            raise ConfigError(problems)
-        # A sketch of a network does not show which of its tensors `train.only` names.
-        remembers = Facts.of(program, of.network).remembers
-        setup.owner.contract.check_memory(program, remembers)
         self._protected = setup.owner.contract.protected
         self.client = Client(of, speed, fresh, deployed=True, hides=self._protected)
         if setup.kept is not None:
