@@ -22,6 +22,7 @@ from torch import Tensor
 from fedsight.core.errors import DataError, SiteError, StoreError
 from fedsight.core.types import Sum
 from fedsight.data.base import Preprocess
+from fedsight.deploy import package
 from fedsight.deploy.declaration import Declaration
 from fedsight.deploy.server.joining import propose
 from fedsight.deploy.site import service
@@ -260,6 +261,16 @@ def test_a_refusal_says_of_whom_and_what(site: Site) -> None:
     assert (entry.kind, entry.run, entry.asked_by) == ("refused", "abc1", ("anna",))
     assert entry.why == line["why"]
     assert "contract.sites" in entry.why
+
+
+def test_a_site_whose_code_was_replaced_takes_part_in_nothing_until_it_restarts(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package.installed()
+    monkeypatch.setattr(package, "hash_of", lambda folder: "0" * 64)
+    answer = site.ask("propose", proposal(site.program))
+    assert "since the site started" in answer["error"]
+    assert "final" not in answer, "a restart cures it"
 
 
 def test_refusals_of_questions_are_not_in_the_ledger(site: Site) -> None:

@@ -154,6 +154,7 @@ class SiteService:
         authority = self._home / "kit" / "startup" / kits.AUTHORITY
         revocations.accept(self._home, authority, fields.get("revocations"))
         run, sites = str(fields.get("run")), count(fields, "sites")
+        package.require_unchanged()
         self._enforcement.check_packages(fields.get("package"))
         table = without_files(fields.get("program") or {})
         # Before anything is imported: the coordinator names no code that the owner has not.
