@@ -19,7 +19,7 @@ import torch
 from site_services import CLASSES, FaultyLink, Places
 from torch import Tensor
 
-from fedsight.core.errors import DataError, SiteError, StoreError
+from fedsight.core.errors import DataError, ModelError, SiteError, StoreError
 from fedsight.core.types import Sum
 from fedsight.data.base import Preprocess
 from fedsight.deploy import package
@@ -105,8 +105,8 @@ class Site:
         """The header of the answer."""
         return dict(json.loads(self.service.answer(kind, json.dumps(header), body)[0]))
 
-    def refusal(self, kind: str, header: Any, body: bytes = b"") -> str:
-        """The one sentence of a refusal, which is in the log too."""
+    def refusal(self, kind: str, header: Any, body: bytes = b"", recorded: str = "") -> str:
+        """The one sentence of a refusal, which is in the log too, as one of `kind` or `recorded`."""
         text = header if isinstance(header, str) else json.dumps(header)
         text, data = self.service.answer(kind, text, body)
         assert data == b""
@@ -115,7 +115,7 @@ class Site:
         assert "\n" not in fields["error"]
         assert str(self.folder.parent) not in text
         last = SiteLog(self.folder).read()[-1]
-        assert (last["event"], last["what"]) == ("refused", kind)
+        assert (last["event"], last["what"]) == ("refused", recorded or kind)
         assert (
             fields["error"] in last["why"]
             or "cannot use its files" in fields["error"]
@@ -345,9 +345,35 @@ def test_work_that_was_requested_in_one_run_is_not_done_in_another(
     queued = queued_behind_a_proposal(site, trainer)
     assert not queued["done"]
     trainer.measuring.set()
-    why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30})
+    why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30}, recorded="train")
     assert why == "this site has joined another run or adopted other values since"
     assert trainer.models == []
+
+
+@pytest.mark.parametrize("seconds", [0, 30])
+def test_a_proposal_that_fails_later_is_recorded_as_one(
+    site: Site, trainer: type[FakeTrainer], seconds: int
+) -> None:
+    """Whether the coordinator waits, in this request, in another one or not at all."""
+    trainer.failure = ModelError("no network of this size", "choose another")
+    trainer.opening.clear()
+    asked = {**proposal(site.program, run="abc7"), "seconds": seconds}
+    if seconds:
+        threading.Timer(0.2, trainer.opening.set).start()
+        answer = site.ask("propose", asked)
+    else:
+        ticket = site.ask("propose", asked)["ticket"]
+        trainer.opening.set()
+        answer = site.ask("wait", {"ticket": ticket, "seconds": 30})
+        assert site.ask("wait", {"ticket": ticket, "seconds": 30}) == answer
+    assert "no network of this size" in answer["error"]
+    (line,) = (line for line in SiteLog(site.folder).read() if line["event"] == "refused")
+    assert (line["what"], line["run"], line["fingerprint"]) == (
+        *("propose", "abc7"),
+        site.program.fingerprint,
+    )
+    (entry,) = (one for one in Ledger(site.folder).entries() if one.kind == "refused")
+    assert (entry.run, entry.program) == ("abc7", site.program.fingerprint)
 
 
 def test_pieces_may_come_twice_and_in_any_order(site: Site, trainer: type[FakeTrainer]) -> None:
@@ -535,7 +561,7 @@ def test_work_that_was_requested_for_some_adopted_values_is_not_done_with_others
     queued = site.ask("train", TRAIN | again)  # for what the site has adopted so far: nothing
     assert not queued["done"]
     trainer.measuring.set()
-    why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30})
+    why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30}, recorded="train")
     assert why == "this site has joined another run or adopted other values since"
     assert kept(trainer) is not None
     assert trainer.models == []
@@ -556,7 +582,7 @@ def test_parameters_of_one_run_are_not_used_in_another(
     queued = site.ask("adopt", {"sha256": hash_of(vector), "mark": 1})
     assert not queued["done"]
     trainer.measuring.set()
-    why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30})
+    why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30}, recorded="adopt")
     assert why == "this site has joined another run or adopted other values since"
     assert trainer.opened[-1].memory.name == "abc2"
 

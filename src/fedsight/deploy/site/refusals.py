@@ -11,13 +11,14 @@ import contextlib
 import json
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedsight.core.errors import StoreError
+from fedsight.core.errors import FedSightError, StoreError
 from fedsight.core.text import MAX_MESSAGE, printable
 from fedsight.deploy.site.log import SiteLog
 
@@ -69,6 +70,16 @@ class Refusals:
         self._lock = threading.Lock()
         self._times: dict[tuple[str, str], int] = {}
         self._lines = 0
+        self._recorded: weakref.WeakSet[FedSightError] = weakref.WeakSet()
+
+    def record_error(self, kind: str, error: FedSightError, asked: Asked) -> None:
+        """Record the error that a request of the kind `kind` ended with, once: all who wait for
+        some work get the same one."""
+        with self._lock:
+            if error in self._recorded:
+                return
+            self._recorded.add(error)
+        self.record(kind, error.cause, asked)
 
     def record(self, kind: str, why: str, asked: Asked = Asked()) -> None:
         """Record that a request of the kind `kind` was refused; a full disk prevents nothing."""
