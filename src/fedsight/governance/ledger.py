@@ -22,6 +22,9 @@ from fedsight.governance.entries import LedgerEntry, canonical
 from fedsight.governance.ledger_file import LedgerFile
 
 CLOCK_TOLERANCE = timedelta(minutes=5)  # how far the clock may go back between two entries
+# Entries of one day about programs that were refused to the same operators; one more closes them.
+DAY_REFUSALS = 20
+NO_FURTHER = "further programs that were refused on this day are only in the site's log"
 # Computes epsilon at a delta from events and how often each happened.
 Accountant = Callable[[list[tuple[Mapping[str, Any], int]], float], float]
 
@@ -67,6 +70,9 @@ class Ledger:
         # Digests of the lists of sites that a round was summed over, by program and round.
         self._sums: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
         self._lists: defaultdict[str, set[str]] = defaultdict(set)  # the same, by data set
+        # Programs that were refused and why, by who had asked for them; and how many on a day.
+        self._refused: defaultdict[tuple[str, ...], set[tuple[str, str]]] = defaultdict(set)
+        self._refused_on: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self._epsilons: dict[tuple[Any, ...], float] = {}  # cache
         self.refresh()
 
@@ -126,6 +132,22 @@ class Ledger:
                 self.check_sum(entry, sums or SumLimit())
             known = self._asked.get(entry.asked, [])
             if (entry.question, entry.sha256) not in {(one.question, one.sha256) for one in known}:
+                self._written(table, entry)
+
+    def append_refusal(self, entry: LedgerEntry) -> None:
+        """Write that a program was refused, once for the same program, reason and operators.
+
+        Who asks chooses what a program is, so the same operators get DAY_REFUSALS such entries a
+        day, and a last one that says that there were more. Raises StoreError as `append` does.
+        """
+        with self._file.open() as table:
+            self._read_new(table)
+            if (entry.program, entry.why) in self._refused[entry.asked_by]:
+                return
+            today = self._refused_on[entries.now().date().isoformat(), entry.asked_by]
+            if today == DAY_REFUSALS:
+                entry = replace(entry, run="", program="", why=NO_FURTHER)
+            if today <= DAY_REFUSALS:
                 self._written(table, entry)
 
     def _read_new(self, table: sqlite3.Connection) -> None:
@@ -254,6 +276,9 @@ class Ledger:
         if entry.kind == "sum":
             self._sums[entry.program, entry.round].add(entry.question)
             self._lists[entry.data_set].add(entry.question)
+        if entry.kind == "refused":
+            self._refused[entry.asked_by].add((entry.program, entry.why))
+            self._refused_on[entry.time[:10], entry.asked_by] += 1
         if entry.kind == "update" or entry.event is not None:
             costs = self._costs.setdefault(entry.data_set, Counter())
             costs[_cost(entry)] += entry.times

@@ -106,7 +106,7 @@ class Site:
         return dict(json.loads(self.service.answer(kind, json.dumps(header), body)[0]))
 
     def refusal(self, kind: str, header: Any, body: bytes = b"", recorded: str = "") -> str:
-        """The one sentence of a refusal, which is in the log too, as one of `kind` or `recorded`."""
+        """The one sentence of a refusal; the log has it too, as one of `kind` or `recorded`."""
         text = header if isinstance(header, str) else json.dumps(header)
         text, data = self.service.answer(kind, text, body)
         assert data == b""
@@ -261,6 +261,20 @@ def test_a_refusal_says_of_whom_and_what(site: Site) -> None:
     assert (entry.kind, entry.run, entry.asked_by) == ("refused", "abc1", ("anna",))
     assert entry.why == line["why"]
     assert "contract.sites" in entry.why
+
+
+def test_what_fills_the_log_does_not_keep_a_program_out_of_the_ledger(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedsight.deploy.site.refusals.JOB_LINES", 2)
+    for number in range(3):
+        site.ask(f"nothing{number}", {})
+    assert "contract.sites" in site.ask("propose", proposal(site.program, sites=1))["error"]
+    assert [line["what"] for line in SiteLog(site.folder).read()] == ["nothing0", "nothing1"]
+    for _ in range(12):
+        site.ask("propose", proposal(site.program, sites=1))
+    (entry,) = Ledger(site.folder).entries()
+    assert (entry.kind, entry.program) == ("refused", site.program.fingerprint)
 
 
 def test_a_site_whose_code_was_replaced_takes_part_in_nothing_until_it_restarts(

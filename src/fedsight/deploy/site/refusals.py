@@ -2,7 +2,8 @@
 
 A coordinator chooses how many requests it makes and much of the text of a refusal. So a refusal is
 shortened; one that recurs in a job is written again only at its 10th, 100th, 1,000th time; a job
-may fill so many lines, and all jobs of a day together so many.
+may fill so many lines, and all jobs of a day together so many. That a program was refused goes to
+the ledger, too, which has bounds of its own.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _nowhere(asked: Asked, why: str) -> None:
 
 class Refusals:
     """Writes the refusals of one job to the log of the site in `home`; those of whole programs are
-    given to `keep`, too, as often as they get a line."""
+    all given to `keep`, too, whatever else has filled the log."""
 
     def __init__(self, home: Path, site_log: SiteLog, keep: Keep = _nowhere) -> None:
         self._path = home / "refusals.json"
@@ -85,6 +86,9 @@ class Refusals:
         """Record that a request of the kind `kind` was refused; a full disk prevents nothing."""
         what, why = printable(kind, MAX_KIND), printable(why, MAX_MESSAGE)
         with self._lock:
+            if what == "propose":
+                with contextlib.suppress(StoreError, OSError):
+                    self._keep(asked, why)
             if (what, why) not in self._times and len(self._times) >= _KINDS_OF_REFUSAL:
                 what, why = "", "further kinds of refusal"
             times = self._times[what, why] = self._times.get((what, why), 0) + 1
@@ -106,8 +110,6 @@ class Refusals:
                 about["asked_by"] = list(asked.operators)
                 told = {key: value for key, value in about.items() if value}
                 self._log.write("refused", what=what, why=why, **told, **counted)
-                if what == "propose":
-                    self._keep(asked, why)
 
     def _lines_today(self) -> int:
         """How many lines all jobs have written today."""
