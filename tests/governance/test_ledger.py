@@ -11,8 +11,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -121,6 +123,32 @@ def test_refused_programs_have_a_bounded_number_of_entries(
         (f"{1:064x}", "epsilon is spent", ("anna",)),
         (f"{2 * DAY_REFUSALS:064x}", "no room", ("anna",)),
     ], "what was recorded once is not recorded again"
+
+
+def test_threads_may_share_a_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site records a refusal while it works on an answer."""
+    ledger = written(tmp_path, 3)
+    counting = threading.Event()
+
+    class Watched(defaultdict[Any, Any]):
+        """Lets the other thread run between two of its keys."""
+
+        def __iter__(self) -> Iterator[Any]:
+            for key in super().__iter__():
+                counting.set()
+                other.join(0.2)
+                yield key
+
+    def refuse() -> None:
+        counting.wait(60)
+        ledger.append_refusal(refused(1))
+
+    monkeypatch.setattr(ledger, "_asked", Watched(list, ledger._asked))
+    other = threading.Thread(target=refuse)
+    other.start()
+    assert ledger.updates("run1") == 0  # none has been released
+    other.join(60)
+    assert [one.kind for one in Ledger(tmp_path, steps).entries()] == [*["update"] * 3, "refused"]
 
 
 def test_only_the_owner_can_read_the_ledger(tmp_path: Path) -> None:
