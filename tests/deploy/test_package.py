@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import fedsight
-from fedsight.core.errors import RefusedError
-from fedsight.deploy.package import hash_of, installed, require_same, stated
+from fedsight.core.errors import RefusedError, SiteError
+from fedsight.deploy.package import hash_of, installed, require_same, require_unchanged, stated
 
 
 def test_a_changed_line_a_new_module_and_another_name_change_the_hash(tmp_path: Path) -> None:
@@ -30,12 +30,48 @@ def test_a_changed_line_a_new_module_and_another_name_change_the_hash(tmp_path: 
     assert len(set(seen)) == 4
 
 
+def test_what_is_no_module_neither_counts_nor_prevents_the_hash(tmp_path: Path) -> None:
+    (tmp_path / "step.py").write_text("lr = 0.1")
+    before = hash_of(tmp_path)
+    (tmp_path / ".#step.py").symlink_to("anna@ward.1234")  # an editor's lock
+    (tmp_path / "._step.py").write_bytes(b"what a file system notes")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints" / "step.py").write_text("lr = 0.2")
+    (tmp_path / "gone.py").symlink_to("nowhere.py")
+    (tmp_path / "folder.py").mkdir()
+    assert hash_of(tmp_path) == before
+    (tmp_path / "linked.py").symlink_to("step.py")
+    assert hash_of(tmp_path) != before, "it can be imported"
+
+
 def test_the_installed_package_is_this_one() -> None:
     ours = installed()
     assert ours.version == fedsight.__version__
     assert ours.sha256 == hash_of(Path(fedsight.__file__).parent)
     assert stated(ours.table()) == ours
     require_same(ours.table(), "lyon")
+
+
+def test_code_that_is_replaced_while_a_site_runs_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most modules are imported only when a run needs them."""
+    module = tmp_path / "__init__.py"
+    module.write_text("lr = 0.1")
+    monkeypatch.setattr(fedsight, "__file__", str(module))
+    installed.cache_clear()
+    try:
+        require_unchanged()
+        stated_before = installed()
+        module.write_text("lr = 0.2")
+        assert installed() == stated_before, "it says which code it was started with"
+        with pytest.raises(SiteError) as caught:
+            require_unchanged()
+        assert "since the site started" in caught.value.cause
+        module.write_text("lr = 0.1")
+        require_unchanged()
+    finally:
+        installed.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,7 +28,7 @@ from fedsight.core.errors import DeployError, FedSightError, StoreError
 from fedsight.core.files import write_atomically
 from fedsight.governance import entries, ledger_file
 from fedsight.governance.entries import GENESIS, LedgerEntry, canonical, chain_hash
-from fedsight.governance.ledger import Ledger, Limit, SumLimit
+from fedsight.governance.ledger import DAY_REFUSALS, NO_FURTHER, Ledger, Limit, SumLimit
 from fedsight.governance.ledger_file import LedgerAlteredError, LedgerFile
 from fedsight.privacy.accounting import spent
 from fedsight.privacy.event import gaussian, poisson
@@ -89,6 +91,64 @@ def test_entries_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert found[0].event == NOISE
     assert (found[3].asked_by, found[3].protections) == (("anna",), ("x", "y"))
     assert all(one.written_at.utcoffset() == timedelta(0) for one in found)
+
+
+def refused(program: int, why: str = "no room", by: str = "anna") -> LedgerEntry:
+    return LedgerEntry("refused", run="run1", program=f"{program:064x}", why=why, asked_by=(by,))
+
+
+def test_refused_programs_have_a_bounded_number_of_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator chooses how many programs there are: an operator's real ones must not be
+    lost among those of another one, nor the ledger grow for ever."""
+    day = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    monkeypatch.setattr(entries, "now", lambda: day)
+    ledger = Ledger(tmp_path, steps)
+    for turn in range(2):
+        for program in range(2 * DAY_REFUSALS):
+            ledger.append_refusal(refused(program))
+        ledger = Ledger(tmp_path, steps)
+        assert ledger.head[0] == DAY_REFUSALS + 1, turn
+    ledger.append_refusal(refused(1, by="bob"))
+    found = [(one.program, one.why, one.asked_by) for one in ledger.entries()]
+    assert found[0] == (f"{0:064x}", "no room", ("anna",))
+    assert found[-2:] == [("", NO_FURTHER, ("anna",)), (f"{1:064x}", "no room", ("bob",))]
+    day += timedelta(days=1)
+    ledger.append_refusal(refused(1))
+    ledger.append_refusal(refused(1, "epsilon is spent"))
+    ledger.append_refusal(refused(2 * DAY_REFUSALS))
+    found = [(one.program, one.why, one.asked_by) for one in ledger.entries()[DAY_REFUSALS + 2 :]]
+    assert found == [
+        (f"{1:064x}", "epsilon is spent", ("anna",)),
+        (f"{2 * DAY_REFUSALS:064x}", "no room", ("anna",)),
+    ], "what was recorded once is not recorded again"
+
+
+def test_threads_may_share_a_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site records a refusal while it works on an answer."""
+    ledger = written(tmp_path, 3)
+    counting = threading.Event()
+
+    class Watched(defaultdict[Any, Any]):
+        """Lets the other thread run between two of its keys."""
+
+        def __iter__(self) -> Iterator[Any]:
+            for key in super().__iter__():
+                counting.set()
+                other.join(0.2)
+                yield key
+
+    def refuse() -> None:
+        counting.wait(60)
+        ledger.append_refusal(refused(1))
+
+    monkeypatch.setattr(ledger, "_asked", Watched(list, ledger._asked))
+    other = threading.Thread(target=refuse)
+    other.start()
+    assert ledger.updates("run1") == 0  # none has been released
+    other.join(60)
+    assert [one.kind for one in Ledger(tmp_path, steps).entries()] == [*["update"] * 3, "refused"]
 
 
 def test_only_the_owner_can_read_the_ledger(tmp_path: Path) -> None:

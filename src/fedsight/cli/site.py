@@ -140,13 +140,14 @@ def drain_command(
 
     check_site_folder(folder)
     state.drain(folder, not end)
-    work = state.work(folder) if supervisor.is_running(folder) else None
+    works = state.works(folder) if supervisor.is_running(folder) else []
     if as_json:
-        echo(json.dumps({"drained": not end, "doing": work.doing if work else None}))
+        echo(json.dumps({"drained": not end, "doing": works[0].doing if works else None}))
     elif end:
         echo(message("The site takes part again."))
-    elif work is not None:
-        echo(message("The site takes nothing new; it is still {doing}.", doing=work.doing))
+    elif works:
+        for work in works:
+            echo(message("The site takes nothing new; it is still {doing}.", doing=work.doing))
     else:
         echo(message("The site takes nothing new, and has nothing to finish."))
 

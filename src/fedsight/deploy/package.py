@@ -1,20 +1,21 @@
 """The FedSight code that is installed here: its version, and a hash of all its modules.
 
 Sites and coordinator exchange both before a run. A version number alone does not show that somebody
-has changed a line of the code.
+has changed a line of the code. The hash covers FedSight's own modules only: no compiled files, no
+data such as translations, and none of the packages that FedSight needs.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import fedsight
-from fedsight.core.errors import RefusedError
+from fedsight.core.errors import RefusedError, SiteError
 from fedsight.core.text import printable
 
 SHOWN = 12  # digits of a hash
@@ -40,19 +41,43 @@ class Package:
 def installed() -> Package:
     """The code of this process, as it was on the disk when this was first asked.
 
-    A server and a site ask before they start their processes, which are forked from them: files
-    that are replaced later are not what runs.
+    A server and a site ask before they import what their processes, which are forked from them,
+    run. Modules that are imported later are those of this hash if `require_unchanged` has passed.
     """
-    return Package(fedsight.__version__, hash_of(Path(fedsight.__file__).parent))
+    return Package(fedsight.__version__, hash_of(_folder()))
+
+
+def require_unchanged() -> None:
+    """Raise SiteError if the modules on the disk are no longer those of `installed`: processes of a
+    site import some only when a run needs them, and would run old and new code together."""
+    if hash_of(_folder()) != installed().sha256:
+        raise SiteError(
+            "FedSight was replaced or changed at this site since the site started",
+            "its owner restarts it with: fedsight site start",
+        )
 
 
 def hash_of(folder: Path) -> str:
-    """The SHA-256 over the names and contents of all modules (`*.py`) in `folder`."""
+    """The SHA-256 over the names and contents of all modules in `folder`.
+
+    A module is a regular file `*.py`, also behind a link; what is hidden (`.NAME`), such as the
+    notes of an editor or of a file system, is none, nor is a link that leads nowhere.
+    """
     found = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py"), key=lambda path: path.relative_to(folder).as_posix()):
-        name, content = path.relative_to(folder).as_posix(), path.read_bytes()
-        found.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
+    for name, path in sorted(_modules(folder)):
+        found.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return found.hexdigest()
+
+
+def _modules(folder: Path) -> Iterator[tuple[str, Path]]:
+    for path in folder.rglob("*.py"):
+        relative = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in relative.parts):
+            yield relative.as_posix(), path
+
+
+def _folder() -> Path:
+    return Path(fedsight.__file__).parent
 
 
 def stated(table: Any) -> Package:

@@ -6,11 +6,13 @@ between, a round may be charged although nothing was sent, but never the reverse
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sqlite3
+import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,6 +24,9 @@ from fedsight.governance.entries import LedgerEntry, canonical
 from fedsight.governance.ledger_file import LedgerFile
 
 CLOCK_TOLERANCE = timedelta(minutes=5)  # how far the clock may go back between two entries
+# Entries of one day about programs that were refused to the same operators; one more closes them.
+DAY_REFUSALS = 20
+NO_FURTHER = "further programs that were refused on this day are only in the site's log"
 # Computes epsilon at a delta from events and how often each happened.
 Accountant = Callable[[list[tuple[Mapping[str, Any], int]], float], float]
 
@@ -48,7 +53,8 @@ class SumLimit:
 
 
 class Ledger:
-    """The ledger in a site's folder; opening it reads and checks every entry.
+    """The ledger in a site's folder; opening it reads and checks every entry. Threads may share it:
+    a site answers a request while it works on another.
 
     Raises LedgerAlteredError (a StoreError) if an entry is not as it was written, and StoreError if
     the ledger cannot be read or written.
@@ -57,6 +63,7 @@ class Ledger:
     def __init__(self, home: Path, accountant: Accountant | None = None) -> None:
         self._home = home
         self._file = LedgerFile(home)
+        self._lock = threading.RLock()  # of all that follows
         self._accountant = accountant or fedsight_epsilon
         self._asked: defaultdict[tuple[str, str, str, int], list[LedgerEntry]] = defaultdict(list)
         self._last: LedgerEntry | None = None
@@ -67,25 +74,27 @@ class Ledger:
         # Digests of the lists of sites that a round was summed over, by program and round.
         self._sums: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
         self._lists: defaultdict[str, set[str]] = defaultdict(set)  # the same, by data set
+        # Programs that were refused and why, by who had asked for them; and how many on a day.
+        self._refused: defaultdict[tuple[str, ...], set[tuple[str, str]]] = defaultdict(set)
+        self._refused_on: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self._epsilons: dict[tuple[Any, ...], float] = {}  # cache
         self.refresh()
 
     @property
     def head(self) -> tuple[int, str]:
         """Number and hash of the last entry. A copy kept elsewhere reveals a rewritten ledger."""
-        return self._file.number, self._file.hash
+        with self._lock:
+            return self._file.number, self._file.hash
 
     def refresh(self) -> None:
         """Read the entries that were added since, and check that all others are as they were."""
-        with self._file.open() as table:
-            self._read_new(table)
+        with self._opened():
+            pass
 
     def entries(self) -> list[LedgerEntry]:
         """All entries, checked."""
         whole = LedgerFile(self._home)  # reads from the first entry on
-        with self._file.open() as table:
-            for entry in self._file.read(table):
-                self._remember(entry)
+        with self._opened() as table:
             return list(whole.read(table))
 
     def append(
@@ -103,8 +112,7 @@ class Ledger:
         """
         if limit is not None:  # takes seconds, for which nobody else should wait
             self.would_spend(entry, limit.delta, limit.trusted)
-        with self._file.open() as table:
-            self._read_new(table)
+        with self._opened() as table:
             if attempts is not None:
                 self._check_attempts(entry, attempts)
             if entry.kind == "figures":
@@ -120,18 +128,36 @@ class Ledger:
         The ledger is read either way, and must be intact. Raises DeployError and StoreError as
         `append` does.
         """
-        with self._file.open() as table:
-            self._read_new(table)
+        with self._opened() as table:
             if entry.kind == "sum":
                 self.check_sum(entry, sums or SumLimit())
             known = self._asked.get(entry.asked, [])
             if (entry.question, entry.sha256) not in {(one.question, one.sha256) for one in known}:
                 self._written(table, entry)
 
-    def _read_new(self, table: sqlite3.Connection) -> None:
-        """Read what other processes have written since, and check all entries."""
-        for found in self._file.read(table):
-            self._remember(found)
+    def append_refusal(self, entry: LedgerEntry) -> None:
+        """Write that a program was refused, once for the same program, reason and operators.
+
+        Who asks chooses what a program is, so the same operators get DAY_REFUSALS such entries a
+        day, and a last one that says that there were more. Raises StoreError as `append` does.
+        """
+        with self._opened() as table:
+            if (entry.program, entry.why) in self._refused[entry.asked_by]:
+                return
+            today = self._refused_on[entries.now().date().isoformat(), entry.asked_by]
+            if today == DAY_REFUSALS:
+                entry = replace(entry, run="", program="", why=NO_FURTHER)
+            if today <= DAY_REFUSALS:
+                self._written(table, entry)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        """The table, for this thread of this process alone: what others have written since is read,
+        and all entries are checked."""
+        with self._lock, self._file.open() as table:
+            for found in self._file.read(table):
+                self._remember(found)
+            yield table
 
     def _written(self, table: sqlite3.Connection, entry: LedgerEntry) -> LedgerEntry:
         """`entry` with its number and time, once it is on the disk."""
@@ -151,7 +177,8 @@ class Ledger:
         that are computed again are the same, and count once. Noised ones have other noise, and
         their mean has less; personal ones depend on what the site was trained to in the meantime.
         """
-        return len(self._evaluations[data_set])
+        with self._lock:
+            return len(self._evaluations[data_set])
 
     def updates(self, run: str) -> int:
         """In how many rounds of a run, under all its programs, an update was finished here.
@@ -166,12 +193,13 @@ class Ledger:
             )
             return not asked.isdisjoint(released)
 
-        rounds = [
-            (program, round)
-            for kind, of, program, round in self._asked
-            if of == run and kind == "update"
-        ]
-        return sum(is_finished(*one) for one in rounds)
+        with self._lock:
+            rounds = [
+                (program, round)
+                for kind, of, program, round in self._asked
+                if of == run and kind == "update"
+            ]
+            return sum(is_finished(*one) for one in rounds)
 
     def spent(self, data_set: str, delta: float, trusted: bool = False) -> float:
         """Epsilon at `delta` of all updates of the data set so far.
@@ -179,13 +207,18 @@ class Ledger:
         Infinite if an update left without noise. `trusted`: noise that the coordinator promised
         counts too.
         """
-        return self._epsilon(self._costs.get(data_set, Counter()), delta, trusted)
+        return self._epsilon(self._costs_of(data_set), delta, trusted)
 
     def would_spend(self, entry: LedgerEntry, delta: float, trusted: bool = False) -> float:
         """Epsilon at `delta` of the entry's data set if `entry` left too."""
-        costs = Counter(self._costs.get(entry.data_set, Counter()))
+        costs = self._costs_of(entry.data_set)
         costs[_cost(entry)] += entry.times
         return self._epsilon(costs, delta, trusted)
+
+    def _costs_of(self, data_set: str) -> Counter[tuple[str | None, bool]]:
+        """A copy, since epsilon takes seconds to compute, for which nobody should wait."""
+        with self._lock:
+            return Counter(self._costs.get(data_set, Counter()))
 
     def check_limit(self, entry: LedgerEntry, limit: Limit) -> None:
         """Raise DeployError if the data set's updates together with `entry` exceed `limit`."""
@@ -209,7 +242,9 @@ class Ledger:
 
     def check_sum(self, entry: LedgerEntry, limit: SumLimit) -> None:
         """Raise DeployError if a sum over the sites of `entry` would exceed the limit."""
-        of_round = self._sums.get((entry.program, entry.round), set())
+        with self._lock:
+            of_round = set(self._sums.get((entry.program, entry.round), ()))
+            of_all = set(self._lists.get(entry.data_set, ()))
         if _exceeds(entry, of_round, limit.round):
             raise DeployError(
                 f"contract.sums: round {entry.round} of this program was summed over "
@@ -219,7 +254,6 @@ class Ledger:
                 "Repeat the round with the same sites, or start the program with another seed; the "
                 "site's owner decides: see contract.sums in site.toml",
             )
-        of_all = self._lists.get(entry.data_set, set())
         if _exceeds(entry, of_all, limit.all):
             raise DeployError(
                 f"contract.lists: updates were summed over {len(of_all)} other {_lists(of_all)} of "
@@ -254,6 +288,9 @@ class Ledger:
         if entry.kind == "sum":
             self._sums[entry.program, entry.round].add(entry.question)
             self._lists[entry.data_set].add(entry.question)
+        if entry.kind == "refused":
+            self._refused[entry.asked_by].add((entry.program, entry.why))
+            self._refused_on[entry.time[:10], entry.asked_by] += 1
         if entry.kind == "update" or entry.event is not None:
             costs = self._costs.setdefault(entry.data_set, Counter())
             costs[_cost(entry)] += entry.times

@@ -19,9 +19,10 @@ import torch
 from site_services import CLASSES, FaultyLink, Places
 from torch import Tensor
 
-from fedsight.core.errors import DataError, SiteError, StoreError
+from fedsight.core.errors import DataError, ModelError, SiteError, StoreError
 from fedsight.core.types import Sum
 from fedsight.data.base import Preprocess
+from fedsight.deploy import package
 from fedsight.deploy.declaration import Declaration
 from fedsight.deploy.package import installed
 from fedsight.deploy.server.joining import propose
@@ -105,8 +106,8 @@ class Site:
         """The header of the answer."""
         return dict(json.loads(self.service.answer(kind, json.dumps(header), body)[0]))
 
-    def refusal(self, kind: str, header: Any, body: bytes = b"") -> str:
-        """The one sentence of a refusal, which is in the log too."""
+    def refusal(self, kind: str, header: Any, body: bytes = b"", recorded: str = "") -> str:
+        """The one sentence of a refusal; the log has it too, as one of `kind` or `recorded`."""
         text = header if isinstance(header, str) else json.dumps(header)
         text, data = self.service.answer(kind, text, body)
         assert data == b""
@@ -115,7 +116,7 @@ class Site:
         assert "\n" not in fields["error"]
         assert str(self.folder.parent) not in text
         last = SiteLog(self.folder).read()[-1]
-        assert (last["event"], last["what"]) == ("refused", kind)
+        assert (last["event"], last["what"]) == ("refused", recorded or kind)
         assert (
             fields["error"] in last["why"]
             or "cannot use its files" in fields["error"]
@@ -264,6 +265,30 @@ def test_a_refusal_says_of_whom_and_what(site: Site) -> None:
     assert "contract.sites" in entry.why
 
 
+def test_what_fills_the_log_does_not_keep_a_program_out_of_the_ledger(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedsight.deploy.site.refusals.JOB_LINES", 2)
+    for number in range(3):
+        site.ask(f"nothing{number}", {})
+    assert "contract.sites" in site.ask("propose", proposal(site.program, sites=1))["error"]
+    assert [line["what"] for line in SiteLog(site.folder).read()] == ["nothing0", "nothing1"]
+    for _ in range(12):
+        site.ask("propose", proposal(site.program, sites=1))
+    (entry,) = Ledger(site.folder).entries()
+    assert (entry.kind, entry.program) == ("refused", site.program.fingerprint)
+
+
+def test_a_site_whose_code_was_replaced_takes_part_in_nothing_until_it_restarts(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package.installed()
+    monkeypatch.setattr(package, "hash_of", lambda folder: "0" * 64)
+    answer = site.ask("propose", proposal(site.program))
+    assert "since the site started" in answer["error"]
+    assert "final" not in answer, "a restart cures it"
+
+
 def test_refusals_of_questions_are_not_in_the_ledger(site: Site) -> None:
     assert "joined" in site.refusal("train", {"round": 1, "sites": 3})
     assert Ledger(site.folder).entries() == []
@@ -336,9 +361,35 @@ def test_work_that_was_requested_in_one_run_is_not_done_in_another(
     queued = queued_behind_a_proposal(site, trainer)
     assert not queued["done"]
     trainer.measuring.set()
-    why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30})
+    why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30}, recorded="train")
     assert why == "this site has joined another run or adopted other values since"
     assert trainer.models == []
+
+
+@pytest.mark.parametrize("seconds", [0, 30])
+def test_a_proposal_that_fails_later_is_recorded_as_one(
+    site: Site, trainer: type[FakeTrainer], seconds: int
+) -> None:
+    """Whether the coordinator waits, in this request, in another one or not at all."""
+    trainer.failure = ModelError("no network of this size", "choose another")
+    trainer.opening.clear()
+    asked = {**proposal(site.program, run="abc7"), "seconds": seconds}
+    if seconds:
+        threading.Timer(0.2, trainer.opening.set).start()
+        answer = site.ask("propose", asked)
+    else:
+        ticket = site.ask("propose", asked)["ticket"]
+        trainer.opening.set()
+        answer = site.ask("wait", {"ticket": ticket, "seconds": 30})
+        assert site.ask("wait", {"ticket": ticket, "seconds": 30}) == answer
+    assert "no network of this size" in answer["error"]
+    (line,) = (line for line in SiteLog(site.folder).read() if line["event"] == "refused")
+    assert (line["what"], line["run"], line["fingerprint"]) == (
+        *("propose", "abc7"),
+        site.program.fingerprint,
+    )
+    (entry,) = (one for one in Ledger(site.folder).entries() if one.kind == "refused")
+    assert (entry.run, entry.program) == ("abc7", site.program.fingerprint)
 
 
 def test_pieces_may_come_twice_and_in_any_order(site: Site, trainer: type[FakeTrainer]) -> None:
@@ -526,7 +577,7 @@ def test_work_that_was_requested_for_some_adopted_values_is_not_done_with_others
     queued = site.ask("train", TRAIN | again)  # for what the site has adopted so far: nothing
     assert not queued["done"]
     trainer.measuring.set()
-    why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30})
+    why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30}, recorded="train")
     assert why == "this site has joined another run or adopted other values since"
     assert kept(trainer) is not None
     assert trainer.models == []
@@ -547,7 +598,7 @@ def test_parameters_of_one_run_are_not_used_in_another(
     queued = site.ask("adopt", {"sha256": hash_of(vector), "mark": 1})
     assert not queued["done"]
     trainer.measuring.set()
-    why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30})
+    why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30}, recorded="adopt")
     assert why == "this site has joined another run or adopted other values since"
     assert trainer.opened[-1].memory.name == "abc2"
 

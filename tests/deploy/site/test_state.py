@@ -47,8 +47,7 @@ def test_a_process_that_is_held_by_a_signal_is_noticed(
 ) -> None:
     assert state.state_of(tmp_path) == ""
     with state.at_work(tmp_path, child.pid, "training in round 3"):
-        found = state.work(tmp_path)
-        assert found is not None
+        (found,) = state.works(tmp_path)
         assert (found.process, found.doing) == (child.pid, "training in round 3")
         assert state.state_of(tmp_path) == ""
         os.kill(child.pid, signal.SIGSTOP)
@@ -56,7 +55,38 @@ def test_a_process_that_is_held_by_a_signal_is_noticed(
         assert state.state_of(tmp_path) == "stopped"
         os.kill(child.pid, signal.SIGCONT)
         wait_until(lambda: state.state_of(tmp_path) == "")
-    assert state.work(tmp_path) is None
+    assert state.works(tmp_path) == []
+
+
+def test_jobs_at_the_same_time_each_have_a_notice(
+    tmp_path: Path, child: subprocess.Popen[bytes]
+) -> None:
+    with state.at_work(tmp_path, os.getpid(), "training in round 3"):
+        with state.at_work(tmp_path, child.pid, "measuring round 1"):
+            doing = [one.doing for one in state.works(tmp_path)]
+            assert doing == ["training in round 3", "measuring round 1"]
+            os.kill(child.pid, signal.SIGSTOP)
+            wait_until(lambda: state.state_of(tmp_path) == "stopped")
+        assert [one.doing for one in state.works(tmp_path)] == ["training in round 3"]
+        assert state.state_of(tmp_path) == ""
+    assert state.works(tmp_path) == []
+
+
+def test_a_notice_that_is_left_over_reports_no_other_process(
+    tmp_path: Path, child: subprocess.Popen[bytes]
+) -> None:
+    """The site's job was killed, and another process has got the number of its trainer."""
+    with state.at_work(tmp_path, child.pid, "training in round 3"):
+        (notice,) = (tmp_path / state.WORK).iterdir()
+        before = json.loads(notice.read_bytes())
+    notice.write_text(json.dumps({**before, "started": before["started"] - 1}))
+    os.kill(child.pid, signal.SIGSTOP)
+    wait_until(lambda: spawn.is_stopped(child.pid))
+    assert (state.works(tmp_path), state.state_of(tmp_path)) == ([], "")
+    notice.write_text(json.dumps(before))
+    assert state.state_of(tmp_path) == "stopped"
+    state.arrive(tmp_path)
+    assert state.works(tmp_path) == []
 
 
 def test_a_site_that_leaves_is_not_waited_for(tmp_path: Path) -> None:

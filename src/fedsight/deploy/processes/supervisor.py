@@ -104,8 +104,8 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGINT)
         }
         delay = RESTART_DELAYS[0]
+        installed()  # of the code that is imported now, and that the forks run
         prefork.prepare(self._imports, FLARE_ENVIRONMENT)
-        installed()  # of the code that was imported just now, and that the forks run
         with (
             prefork.listening_socket() as listener,
             contextlib.closing(prefork.PreforkServer(listener)) as forks,

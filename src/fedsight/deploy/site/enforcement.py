@@ -178,9 +178,10 @@ class ContractEnforcement:
             )
 
     def record_refusal(self, asked: Asked, why: str) -> None:
-        """Record in the ledger that a program was refused; StoreError if it is not intact."""
+        """Record in the ledger that a program was refused, as `Ledger.append_refusal` does;
+        StoreError if it is not intact."""
         entry = LedgerEntry("refused", run=asked.run, program=asked.program, why=why)
-        self._known_ledger().append(replace(entry, asked_by=asked.operators))
+        self._known_ledger().append_refusal(replace(entry, asked_by=asked.operators))
 
     def _known_ledger(self) -> Ledger:
         """The site's ledger, with all that other processes have written."""

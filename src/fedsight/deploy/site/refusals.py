@@ -2,7 +2,8 @@
 
 A coordinator chooses how many requests it makes and much of the text of a refusal. So a refusal is
 shortened; one that recurs in a job is written again only at its 10th, 100th, 1,000th time; a job
-may fill so many lines, and all jobs of a day together so many.
+may fill so many lines, and all jobs of a day together so many. That a program was refused goes to
+the ledger, too, which has bounds of its own.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import contextlib
 import json
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedsight.core.errors import StoreError
+from fedsight.core.errors import FedSightError, StoreError
 from fedsight.core.text import MAX_MESSAGE, printable
 from fedsight.deploy.site.log import SiteLog
 
@@ -60,7 +62,7 @@ def _nowhere(asked: Asked, why: str) -> None:
 
 class Refusals:
     """Writes the refusals of one job to the log of the site in `home`; those of whole programs are
-    given to `keep`, too, as often as they get a line."""
+    all given to `keep`, too, whatever else has filled the log."""
 
     def __init__(self, home: Path, site_log: SiteLog, keep: Keep = _nowhere) -> None:
         self._path = home / "refusals.json"
@@ -69,11 +71,24 @@ class Refusals:
         self._lock = threading.Lock()
         self._times: dict[tuple[str, str], int] = {}
         self._lines = 0
+        self._recorded: weakref.WeakSet[FedSightError] = weakref.WeakSet()
+
+    def record_error(self, kind: str, error: FedSightError, asked: Asked) -> None:
+        """Record the error that a request of the kind `kind` ended with, once: all who wait for
+        some work get the same one."""
+        with self._lock:
+            if error in self._recorded:
+                return
+            self._recorded.add(error)
+        self.record(kind, error.cause, asked)
 
     def record(self, kind: str, why: str, asked: Asked = Asked()) -> None:
         """Record that a request of the kind `kind` was refused; a full disk prevents nothing."""
         what, why = printable(kind, MAX_KIND), printable(why, MAX_MESSAGE)
         with self._lock:
+            if what == "propose":
+                with contextlib.suppress(StoreError, OSError):
+                    self._keep(asked, why)
             if (what, why) not in self._times and len(self._times) >= _KINDS_OF_REFUSAL:
                 what, why = "", "further kinds of refusal"
             times = self._times[what, why] = self._times.get((what, why), 0) + 1
@@ -95,8 +110,6 @@ class Refusals:
                 about["asked_by"] = list(asked.operators)
                 told = {key: value for key, value in about.items() if value}
                 self._log.write("refused", what=what, why=why, **told, **counted)
-                if what == "propose":
-                    self._keep(asked, why)
 
     def _lines_today(self) -> int:
         """How many lines all jobs have written today."""

@@ -51,6 +51,7 @@ from fedsight.deploy.site.release import (
 )
 from fedsight.deploy.site.secagg_client import Protection, SiteSecAgg
 from fedsight.deploy.site.trainer import (
+    AbandonedError,
     MeasureStep,
     OpenData,
     Opened,
@@ -122,7 +123,7 @@ class SiteService:
                 raise SiteError(cause, "update this site")
             answer, data = self.handlers[kind](fields, body)
         except FedSightError as error:
-            self._refusals.record(kind, error.cause, self._asked(kind, fields))
+            self._refusals.record_error(kind, error, self._asked(kind, fields))
             answer, data = dict(error_for_coordinator(error)), b""
         except Exception as error:  # a bug: the coordinator still gets an answer
             log.exception("%s failed", kind)
@@ -139,6 +140,28 @@ class SiteService:
         program = opened.program
         return Asked(opened.memory.name, program.fingerprint, Asked.short(program.name), by)
 
+    def _start(
+        self,
+        kind: str,
+        what: tuple[Any, ...],
+        do: Callable[[], ServiceAnswer],
+        fields: dict[str, Any],
+    ) -> ServiceAnswer:
+        """Start long work for a request. If it fails it is recorded what was asked, and by whom:
+        the coordinator may never wait for it, and a request to wait says neither."""
+        asked = self._asked(kind, fields)
+
+        def recorded() -> ServiceAnswer:
+            try:
+                return do()
+            except AbandonedError:  # something else is asked instead
+                raise
+            except FedSightError as error:
+                self._refusals.record_error(kind, error, asked)
+                raise
+
+        return self._background.start((kind, *what), recorded, fields)
+
     def close(self) -> None:
         """End the job."""
         self._end_trainer()
@@ -151,6 +174,7 @@ class SiteService:
         authority = self._home / "kit" / "startup" / kits.AUTHORITY
         revocations.accept(self._home, authority, fields.get("revocations"))
         run, sites = str(fields.get("run")), count(fields, "sites")
+        package.require_unchanged()
         self._enforcement.check_packages(fields.get("package"))
         if fields.get("measured") is not True:  # then there is only a model to be had
             package.require_coordinators(fields.get("package"))  # before images are opened
@@ -169,8 +193,8 @@ class SiteService:
         known = folder_of(self._home, program, run).exists()
         if not (known and fields.get("trained") is True):
             state.require_taking_part(self._home)
-        work = ("propose", run, program.fingerprint, sites)
-        return self._background.start(work, lambda: self._join(program, owner, run), fields)
+        what = (run, program.fingerprint, sites)
+        return self._start("propose", what, lambda: self._join(program, owner, run), fields)
 
     def _adopt(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Start from the parameters that do not travel: only the coordinator has the weights.
@@ -203,7 +227,7 @@ class SiteService:
                 raise
             return {}, b""
 
-        return self._background.start(("adopt", sha256, mark), reopen, fields)
+        return self._start("adopt", (sha256, mark), reopen, fields)
 
     def _open_with(self, data: OpenData) -> None:
         """What is asked from now on is meant for these values; what was asked before is not done.
@@ -249,7 +273,7 @@ class SiteService:
         about = fields.get("quantiser"), self._secagg.attempt().hex()
         question = self._question("update", step.order, step.accepted, fields, *about)
         work = lambda: self._trained(question, step, protection, joined)  # noqa: E731
-        return self._background.start(("train", question), work, fields)
+        return self._start("train", (question,), work, fields)
 
     def _advertise(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Begin a round under secure aggregation."""
@@ -275,7 +299,7 @@ class SiteService:
         step = MeasureStep(round, model, count(fields, "accepted"), rules.bounds)
         question = self._question("figures", Order(round, step.vector), step.accepted, fields)
         work = lambda: self._measured(question, step, rules, joined)  # noqa: E731
-        return self._background.start(("measure", question), work, fields)
+        return self._start("measure", (question,), work, fields)
 
     def _deliver(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Receive the model that the run ended with; what is made of it here stays here.
@@ -298,7 +322,7 @@ class SiteService:
             there = end.keep(self._home, self._enforcement.check_room)
             return ({} if there else {"missing": True}), b""
 
-        return self._background.start(("deliver", end.digest, sent), keep, fields)
+        return self._start("deliver", (end.digest, sent), keep, fields)
 
     def _wait(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Wait for some work."""

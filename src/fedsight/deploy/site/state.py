@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fedsight.core.errors import SiteError, StoreError
-from fedsight.core.files import json_object, write_atomically
+from fedsight.core.files import json_object, make_folder, write_atomically
 from fedsight.deploy.membership.presence import State
 from fedsight.deploy.processes import spawn
 
-DRAINED, LEAVING, WORK = "drained.json", "leaving", "work.json"
+DRAINED, LEAVING = "drained.json", "leaving"
+WORK = "work"  # a folder: a notice of each trainer process
 
 
 @dataclass(frozen=True)
 class Work:
-    """What the site's trainer process is doing."""
+    """What a trainer process of the site is doing; one that serves another job may do more."""
 
     process: int
+    started: int | None  # when the process began (`spawn.started`)
     doing: str
     since: float  # seconds since 1970
 
@@ -35,8 +37,7 @@ def state_of(home: Path) -> State:
     """What the site in `home` says of itself; empty if it is ready."""
     if (home / LEAVING).exists():
         return "leaving"
-    found = work(home)
-    if found is not None and spawn.is_stopped(found.process):
+    if any(spawn.is_stopped(one.process) for one in works(home)):
         return "stopped"
     return "drained" if is_drained(home) else ""
 
@@ -68,8 +69,8 @@ def require_taking_part(home: Path) -> None:
 
 def arrive(home: Path) -> None:
     """Forget what an earlier process of the site said of itself."""
-    for name in (LEAVING, WORK):
-        (home / name).unlink(missing_ok=True)
+    (home / LEAVING).unlink(missing_ok=True)
+    shutil.rmtree(home / WORK, ignore_errors=True)
 
 
 def leave(home: Path) -> None:
@@ -81,11 +82,12 @@ def leave(home: Path) -> None:
 @contextlib.contextmanager
 def at_work(home: Path, process: int, doing: str) -> Iterator[None]:
     """Meanwhile the trainer process `process` is `doing` something."""
-    path = home / WORK
-    with contextlib.suppress(OSError):  # a notice, not a record
-        partial = home / f".{WORK}.{os.getpid()}.partial"
-        found = {"process": process, "doing": doing, "since": time.time()}
-        partial.write_text(json.dumps(found))
+    path = home / WORK / f"{process}.json"
+    with contextlib.suppress(OSError, StoreError):  # a notice, not a record
+        make_folder(path.parent)
+        found = Work(process, spawn.started(process), doing, time.time())
+        partial = path.with_name(f".{process}.partial")  # no name that `works` looks for
+        partial.write_text(json.dumps(asdict(found)))
         partial.replace(path)
     try:
         yield
@@ -94,9 +96,19 @@ def at_work(home: Path, process: int, doing: str) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def work(home: Path) -> Work | None:
-    """What the site's trainer process is doing; None if it has nothing to do."""
-    found = json_object(home / WORK)
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        return Work(int(found["process"]), str(found["doing"]), float(found["since"]))
-    return None
+def works(home: Path) -> list[Work]:
+    """What the site's trainer processes are doing, the longest work first; those of processes that
+    are gone are left out, also if another process has got their number."""
+    found = []
+    for path in (home / WORK).glob("*.json"):
+        table = json_object(path)
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            one = Work(
+                int(table["process"]),
+                table["started"],
+                str(table["doing"]),
+                float(table["since"]),
+            )
+            if spawn.started(one.process) == one.started:
+                found.append(one)
+    return sorted(found, key=lambda one: one.since)
