@@ -10,11 +10,14 @@ import federations
 import pytest
 import site_services
 from command_line import done
+from site_runs import Runs, owner
 from site_services import Places
 
+from fedsight.compression.settings import Line
 from fedsight.coordinator.store import RunStore
-from fedsight.core.errors import ConfigError, Interrupted
+from fedsight.core.errors import ConfigError, Interrupted, StoreError
 from fedsight.deploy.server.lines import lined, measured
+from fedsight.deploy.site.enforcement import Requester
 from fedsight.engines.workers import WorkerEngine
 from fedsight.program import auto_codec
 from fedsight.program.config import check
@@ -140,7 +143,7 @@ def test_steps_beside_it_are_refused() -> None:
 def test_lines_are_measured_once_and_sites_choose_alike(
     places: Places, site_images: Path, tmp_path: Path
 ) -> None:
-    """The program that is proposed has the measured line, so every site makes the same choice."""
+    """The measured line is proposed with the program, so every site makes the same choice."""
     program = site_services.program(
         site_images, codec={"name": "auto", "seconds": 1e-9}, rounds={"rounds": 2}
     )
@@ -148,18 +151,69 @@ def test_lines_are_measured_once_and_sites_choose_alike(
     store.write_json("run.json", {"id": "x"})
     lines = measured(link, 60.0)
     assert lines.keys() == {"north", "south", "west"}
-    assert all(rate > 0 for line in lines.values() for rate in line.values())
     made = lined(program, store, link)
+    assert made.codec.line is not None
     known = store.read_json("run.json")["lines"]
-    assert made.codec.uplink == min(line["uplink"] for line in known.values())
-    store.write_json("run.json", {"id": "x", "lines": {"north": {"uplink": 8e3, "downlink": 8e3}}})
-    assert lined(program, store, link).codec.uplink == 8e3, "a later job measures nothing"
+    assert made.codec.line.uplink == min(line["uplink"] for line in known.values())
+    assert made.fingerprint == program.fingerprint
+    assert made.table() == program.table()
+    slow = {"uplink": 8e3, "downlink": 8e3}
+    store.write_json("run.json", {"id": "x", "lines": {"north": slow}})
+    assert lined(program, store, link).codec.line == Line(**slow), "a later job measures nothing"
     federation, link = places.meet(made, link)
     assert federation.program.codec.up.steps
     diary = federations.Diary()
     site_services.learn(federation, link, diary)
     assert diary.lines[1]["bytes_up"] == 3 * federation.parts["delta"].bytes
     assert not diary.lines[1]["rejected"]
+
+
+def test_a_run_goes_on_where_owners_name_programs_and_operators(
+    tmp_path: Path, site_images: Path, places: Places
+) -> None:
+    """They name the program as it is written, and the measured line is beside it."""
+    runs = Runs(tmp_path, site_images, places)
+    store = runs.begin("auto", codec={"name": "auto", "seconds": 1e-9}, rounds={"rounds": 2})
+    mark = store.program()[0].fingerprint
+    try:
+        for site in places.names:
+            contract = {"programs": [mark], "operators": ["anna"]}
+            places.write_owner(site, owner(places, site, **contract))
+        link = places.sit()
+        for seat in places.seats.values():
+            seat._enforcement.requester = Requester(("anna",), mark)
+        assert runs.run_job(store, link) == {"number": 1, "state": "finished"}
+    finally:
+        for site in places.names:
+            places.write_owner(site, owner(places, site))
+    facts = store.read_json("run.json")
+    assert facts["fingerprint"] == mark == store.read_json("summary.json")["fingerprint"]
+    assert facts["lines"].keys() == set(places.names)
+    assert facts["codec"]["up"]["steps"]
+    for site in places.names:
+        assert (places.root / site / "memory" / mark / "jobauto").is_dir()
+
+
+@pytest.mark.parametrize("line", [None, [], {}, {"uplink": "1", "downlink": 1.0}, {"uplink": 0}])
+def test_a_proposal_without_a_line_is_refused(places: Places, site_images: Path, line: Any) -> None:
+    program = site_services.program(site_images, codec={"name": "auto"})
+    fields = {"run": "abc1", "program": program.table(), "fingerprint": program.fingerprint}
+    seat = places.sit().seats["north"]
+    header = json.dumps({**fields, "sites": 3, "line": line})
+    assert "has no valid line" in json.loads(seat.answer("propose", header, b"")[0])["error"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [[1], {}, None, {"north": 1}, {"north": {"uplink": "1e6", "downlink": 1e6}},
+     {"north": {"uplink": 0.0, "downlink": 1e6}}],
+)  # fmt: skip
+def test_lines_that_are_none_are_refused(site_images: Path, tmp_path: Path, lines: Any) -> None:
+    store = RunStore(tmp_path)
+    store.write_json("run.json", {"id": "x", "lines": lines})
+    program = site_services.program(site_images, codec={"name": "auto"})
+    with pytest.raises(StoreError, match="not numbers of bits a second"):
+        lined(program, store, site_services.LocalLink({}))
 
 
 def test_plan_says_what_it_is_on_a_line(tmp_path: Path) -> None:

@@ -190,6 +190,7 @@ def propose(
         "run": run,
         "program": program_for_sites(program),
         "fingerprint": program.fingerprint,
+        "line": None if program.codec.line is None else program.codec.line.table(),
         "sites": len(sites) if taking is None else taking,
         "package": package.installed().table(),
         "revocations": (shown or Revocations()).table(),

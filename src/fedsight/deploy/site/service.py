@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from fedsight.compression.settings import Line
 from fedsight.core.errors import (
     DeployError,
     EngineError,
@@ -65,6 +66,7 @@ from fedsight.engines.remote import messages
 from fedsight.governance.entries import EntryKind
 from fedsight.privacy.secagg.messages import Binding
 from fedsight.program import config
+from fedsight.program.auto_codec import needs_line, on_line
 from fedsight.program.program import Program
 
 OPENING = "opening its images"
@@ -169,7 +171,8 @@ class SiteService:
         owner = self._enforcement.check_program(program, sites)
         if not (run.isascii() and run.isalnum()) or len(run) > MAX_RUN_CHARACTERS:
             raise DeployError("the run has no valid identifier", "update the coordinator")
-        work = ("propose", run, program.fingerprint, sites)
+        program = _on_line(program, fields.get("line"))
+        work = ("propose", run, program.fingerprint, sites, program.codec.line)
         return self._background.start(work, lambda: self._join(program, owner, run), fields)
 
     def _adopt(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
@@ -466,3 +469,14 @@ class SiteService:
             if self._trainer is not None:
                 self._trainer.close()
                 self._trainer = None
+
+
+def _on_line(program: Program, line: object) -> Program:
+    """The program for the line that was proposed with it, if its codec is chosen by that."""
+    if not needs_line(program):
+        return program
+    try:
+        return on_line(program, Line.model_validate(line))
+    except ValueError:
+        cause = "codec.name is 'auto', and the proposal has no valid line by which it chooses"
+        raise DeployError(cause, "update the coordinator") from None
