@@ -20,9 +20,11 @@ from fedsight.deploy.server.lines import lined, measured
 from fedsight.deploy.site.enforcement import Requester
 from fedsight.engines.workers import WorkerEngine
 from fedsight.program import auto_codec
+from fedsight.program.coding import order_bytes
 from fedsight.program.config import check
 from fedsight.program.program import Speed
 from fedsight.runs.lifecycle import Start, resume, start
+from fedsight.runs.transfers import transfers
 
 
 def opened(rate: float, seconds: float = 1.0, **sections: Any) -> Any:
@@ -47,7 +49,7 @@ def test_the_first_that_is_fast_enough_is_taken() -> None:
     for name, change, other in auto_codec.others(of.program):
         if change["codec"]:
             each = of.under(other)
-            taken = each.parts["delta"].bytes + auto_codec.order_bytes(other, of.layout)
+            taken = each.parts["delta"].bytes + order_bytes(other, of.layout)
             assert taken < previous, name
             codec = opened(taken).program.codec
             assert (codec.up, codec.down) == (other.codec.up, other.codec.down), name
@@ -61,6 +63,52 @@ def test_the_slowest_site_decides() -> None:
     slow, fast = opened(2 * WHOLE, timing={"groups": groups}), opened(2 * WHOLE)
     assert slow.program.codec.steps
     assert not fast.program.codec.steps
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"rounds": {"rounds": 3, "cohort": 2}},
+        {"algorithm": {"name": "scaffold"}},
+        {"secure": {"name": "secagg"}},
+        {
+            "privacy": {"name": "local", "clip": 1.0, "noise_multiplier": 1.0},
+            "rounds": {"rounds": 2, "weighting": "uniform"},
+        },
+    ],
+)
+def test_its_seconds_are_those_of_the_plan(sections: dict[str, Any]) -> None:
+    for seconds in (1e-9, 1.0):
+        of = opened(WHOLE, seconds, **sections)
+        said = auto_codec.described(of)
+        assert said is not None
+        plan = transfers(of, 8 * WHOLE, 8 * WHOLE)[0]
+        assert said["seconds"] == pytest.approx(plan.round_seconds, rel=1e-12), of.program.codec
+
+
+def test_a_site_that_skipped_counts_with_all_of_the_model() -> None:
+    """So with a cohort a codec of orders does not help, and one for replies must make up for it."""
+    rate, cohort = 1.3 * WHOLE, {"rounds": 3, "cohort": 2}
+    every, some = opened(rate), opened(rate, rounds=cohort)
+    for of in (every, some):
+        found = auto_codec.described(of)
+        assert found is not None
+        assert found["seconds"] <= 1.0
+    assert every.program.codec.up.steps[0].registered == "float16"
+    assert some.program.codec.up.steps[0].registered == "quantise"
+
+
+def test_a_masked_value_counts_as_long_as_it_can_be() -> None:
+    """A site does not know of how many a sum will be, so it could not count fewer bits."""
+    found = {}
+    for bits in (None, 4):
+        secure = {"name": "secagg", "clip": 1.0} | ({} if bits is None else {"bits": bits})
+        found[bits] = opened(WHOLE, secure=secure)
+    said = [auto_codec.described(of) for of in found.values()]
+    assert said[0] is not None
+    assert said[0] == said[1]
+    assert transfers(found[4], 8 * WHOLE, 8 * WHOLE)[0].round_seconds < said[0]["seconds"]
 
 
 def test_masks_and_buffers_have_what_goes_with_them() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedsight.compression.settings import Codecs, Line
 from fedsight.core.errors import Problem
-from fedsight.program.coding import order_bytes, part_specs
+from fedsight.program.coding import slowest_order
 
 if TYPE_CHECKING:
     from fedsight.program.federation import Federation
@@ -109,8 +109,7 @@ def settled(federation: Federation) -> Federation:
     """The federation with its codec chosen, if that is `auto` and the line is known; else as it is.
 
     It is the first of `OTHERS`, without those that change [secure], with which a site's order and
-    its reply take at most `codec.seconds`, or the fastest. What an algorithm sends beside encoded
-    vectors does not count.
+    its reply take at most `codec.seconds`, or the fastest.
     """
     program = federation.program
     line = line_of(federation) if program.codec.auto else None
@@ -120,7 +119,7 @@ def settled(federation: Federation) -> Federation:
     for _, change, other in others(program):
         if change.get("secure"):
             continue
-        seconds = _seconds(federation, other, line)
+        seconds = _seconds(federation.under(other), line)
         taken.setdefault(seconds, other)
         if seconds <= program.codec.seconds:
             break
@@ -129,10 +128,14 @@ def settled(federation: Federation) -> Federation:
     return federation.under(replace(program, codec=codec))
 
 
-def _seconds(federation: Federation, program: Program, line: Line) -> float:
-    specs = part_specs(program, federation.lengths, federation.layout)
-    up = sum(spec.bytes for spec in specs.values())
-    return 8 * up / line.uplink + 8 * order_bytes(program, federation.layout) / line.downlink
+def _seconds(federation: Federation, line: Line) -> float:
+    """How long the slowest order and its reply take.
+
+    A site knows neither how many others there are nor their images, and more may come. So a masked
+    value counts as the most bits that it can have, and whole numbers, which no codec encodes, not.
+    """
+    up = sum(spec.bytes for spec in federation.parts.values() if not spec.exact)
+    return 8 * up / line.uplink + 8 * slowest_order(federation) / line.downlink
 
 
 def described(federation: Federation) -> dict[str, Any] | None:
@@ -140,7 +143,7 @@ def described(federation: Federation) -> dict[str, Any] | None:
     codec, line = federation.program.codec, line_of(federation)
     if not codec.auto or line is None:
         return None
-    seconds = _seconds(federation, federation.program, line)
+    seconds = _seconds(federation, line)
     return {**line.table(), "seconds": seconds, **codec.steps_table()}
 
 
