@@ -9,6 +9,7 @@ be sent, or was not finite any more, the run ended at once, and nobody was named
 from __future__ import annotations
 
 import contextlib
+import pickle
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -22,8 +23,9 @@ from site_services import Clock, FaultyLink, Places
 
 from fedsight.aggregation.mean import Mean
 from fedsight.coordinator import loop
-from fedsight.core.errors import FedSightError
+from fedsight.core.errors import FedSightError, RefusedError, SiteError
 from fedsight.core.types import PartSpec
+from fedsight.engines.base import Outcome
 from fedsight.engines.remote import engine, outliers
 
 BAD = "west"
@@ -102,6 +104,20 @@ def test_ours_says_whose_update_it_was(
     cause, _ = train(places, site_images, **more)
     assert why in cause
     assert f"but site '{BAD}' sent an update with values of 'delta' up to 1e+08" in cause
+
+
+def test_all_that_are_in_doubt_are_named_also_in_another_process() -> None:
+    doubts = {"east": "site 'east' lied", "west": "site 'west' lied too"}
+    with pytest.raises(SiteError) as caught, loop._doubting(doubts):
+        raise RefusedError("the model is lost", "check the sites", {"evidence": 1})
+    error = pickle.loads(pickle.dumps(caught.value))
+    why = "the model is lost; but site 'east' lied; site 'west' lied too: this may be why"
+    assert error.cause == why
+    assert (error.cure, error.evidence) == ("check the sites", {"evidence": 1})
+    rounds = federations.program().rounds
+    nothing = Outcome(Mean().aggregator({"delta": PartSpec((1,))}, 3))
+    with pytest.raises(SiteError, match="before, site 'east' lied; site 'west' lied too: this"):
+        loop._require_quorum(nothing, 2, 3, rounds, doubts)
 
 
 def test_updates_that_differ_as_honest_ones_do_are_not_doubted(

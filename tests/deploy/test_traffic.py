@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import os
 import socket
 import ssl
 import threading
@@ -208,3 +209,25 @@ def test_the_report_shows_it_by_site(tmp_path: Path) -> None:
     assert "2.0 MB up and 1.5 kB down" in whole.replace("\u00a0", " ").replace("\u202f", " ")
     assert "north" in each
     assert "south" in each
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "5", "{", '{"sites": 5}', '{"sites": {"north": {}}}', '{"sites": {"north": [1]}}', ""],
+)
+def test_files_that_are_none_end_no_job(tmp_path: Path, text: str) -> None:
+    """Neither the server's nor the run's; a pipe is not waited for."""
+    store = RunStore(tmp_path / "run")
+    store.folder.mkdir()
+    if text:
+        (store.folder / COUNTED).write_text(text)
+        (tmp_path / COUNTED).write_text(text)
+    else:
+        os.mkfifo(store.folder / COUNTED)
+        os.mkfifo(tmp_path / COUNTED)
+    job = Carried(tmp_path, store, ["north"])
+    job.write()
+    (tmp_path / COUNTED).unlink()
+    said(tmp_path, "first", north=[30, 20])
+    job.write()
+    assert store.read_json(COUNTED) == {"sites": {"north": {"received": 30, "sent": 20}}}

@@ -10,16 +10,21 @@ import federations
 import pytest
 import site_services
 from command_line import done
+from site_runs import Runs, owner
 from site_services import Places
 
+from fedsight.compression.settings import Line
 from fedsight.coordinator.store import RunStore
-from fedsight.core.errors import ConfigError, Interrupted
+from fedsight.core.errors import ConfigError, Interrupted, StoreError
 from fedsight.deploy.server.lines import lined, measured
+from fedsight.deploy.site.enforcement import Requester
 from fedsight.engines.workers import WorkerEngine
 from fedsight.program import auto_codec
+from fedsight.program.coding import order_bytes
 from fedsight.program.config import check
 from fedsight.program.program import Speed
 from fedsight.runs.lifecycle import Start, resume, start
+from fedsight.runs.transfers import transfers
 
 
 def opened(rate: float, seconds: float = 1.0, **sections: Any) -> Any:
@@ -44,7 +49,7 @@ def test_the_first_that_is_fast_enough_is_taken() -> None:
     for name, change, other in auto_codec.others(of.program):
         if change["codec"]:
             each = of.under(other)
-            taken = each.parts["delta"].bytes + auto_codec.order_bytes(other, of.layout)
+            taken = each.parts["delta"].bytes + order_bytes(other, of.layout)
             assert taken < previous, name
             codec = opened(taken).program.codec
             assert (codec.up, codec.down) == (other.codec.up, other.codec.down), name
@@ -58,6 +63,52 @@ def test_the_slowest_site_decides() -> None:
     slow, fast = opened(2 * WHOLE, timing={"groups": groups}), opened(2 * WHOLE)
     assert slow.program.codec.steps
     assert not fast.program.codec.steps
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"rounds": {"rounds": 3, "cohort": 2}},
+        {"algorithm": {"name": "scaffold"}},
+        {"secure": {"name": "secagg"}},
+        {
+            "privacy": {"name": "local", "clip": 1.0, "noise_multiplier": 1.0},
+            "rounds": {"rounds": 2, "weighting": "uniform"},
+        },
+    ],
+)
+def test_its_seconds_are_those_of_the_plan(sections: dict[str, Any]) -> None:
+    for seconds in (1e-9, 1.0):
+        of = opened(WHOLE, seconds, **sections)
+        said = auto_codec.described(of)
+        assert said is not None
+        plan = transfers(of, 8 * WHOLE, 8 * WHOLE)[0]
+        assert said["seconds"] == pytest.approx(plan.round_seconds, rel=1e-12), of.program.codec
+
+
+def test_a_site_that_skipped_counts_with_all_of_the_model() -> None:
+    """So with a cohort a codec of orders does not help, and one for replies must make up for it."""
+    rate, cohort = 1.3 * WHOLE, {"rounds": 3, "cohort": 2}
+    every, some = opened(rate), opened(rate, rounds=cohort)
+    for of in (every, some):
+        found = auto_codec.described(of)
+        assert found is not None
+        assert found["seconds"] <= 1.0
+    assert every.program.codec.up.steps[0].registered == "float16"
+    assert some.program.codec.up.steps[0].registered == "quantise"
+
+
+def test_a_masked_value_counts_as_long_as_it_can_be() -> None:
+    """A site does not know of how many a sum will be, so it could not count fewer bits."""
+    found = {}
+    for bits in (None, 4):
+        secure = {"name": "secagg", "clip": 1.0} | ({} if bits is None else {"bits": bits})
+        found[bits] = opened(WHOLE, secure=secure)
+    said = [auto_codec.described(of) for of in found.values()]
+    assert said[0] is not None
+    assert said[0] == said[1]
+    assert transfers(found[4], 8 * WHOLE, 8 * WHOLE)[0].round_seconds < said[0]["seconds"]
 
 
 def test_masks_and_buffers_have_what_goes_with_them() -> None:
@@ -140,7 +191,7 @@ def test_steps_beside_it_are_refused() -> None:
 def test_lines_are_measured_once_and_sites_choose_alike(
     places: Places, site_images: Path, tmp_path: Path
 ) -> None:
-    """The program that is proposed has the measured line, so every site makes the same choice."""
+    """The measured line is proposed with the program, so every site makes the same choice."""
     program = site_services.program(
         site_images, codec={"name": "auto", "seconds": 1e-9}, rounds={"rounds": 2}
     )
@@ -148,18 +199,69 @@ def test_lines_are_measured_once_and_sites_choose_alike(
     store.write_json("run.json", {"id": "x"})
     lines = measured(link, 60.0)
     assert lines.keys() == {"north", "south", "west"}
-    assert all(rate > 0 for line in lines.values() for rate in line.values())
     made = lined(program, store, link)
+    assert made.codec.line is not None
     known = store.read_json("run.json")["lines"]
-    assert made.codec.uplink == min(line["uplink"] for line in known.values())
-    store.write_json("run.json", {"id": "x", "lines": {"north": {"uplink": 8e3, "downlink": 8e3}}})
-    assert lined(program, store, link).codec.uplink == 8e3, "a later job measures nothing"
+    assert made.codec.line.uplink == min(line["uplink"] for line in known.values())
+    assert made.fingerprint == program.fingerprint
+    assert made.table() == program.table()
+    slow = {"uplink": 8e3, "downlink": 8e3}
+    store.write_json("run.json", {"id": "x", "lines": {"north": slow}})
+    assert lined(program, store, link).codec.line == Line(**slow), "a later job measures nothing"
     federation, link = places.meet(made, link)
     assert federation.program.codec.up.steps
     diary = federations.Diary()
     site_services.learn(federation, link, diary)
     assert diary.lines[1]["bytes_up"] == 3 * federation.parts["delta"].bytes
     assert not diary.lines[1]["rejected"]
+
+
+def test_a_run_goes_on_where_owners_name_programs_and_operators(
+    tmp_path: Path, site_images: Path, places: Places
+) -> None:
+    """They name the program as it is written, and the measured line is beside it."""
+    runs = Runs(tmp_path, site_images, places)
+    store = runs.begin("auto", codec={"name": "auto", "seconds": 1e-9}, rounds={"rounds": 2})
+    mark = store.program()[0].fingerprint
+    try:
+        for site in places.names:
+            contract = {"programs": [mark], "operators": ["anna"]}
+            places.write_owner(site, owner(places, site, **contract))
+        link = places.sit()
+        for seat in places.seats.values():
+            seat._enforcement.requester = Requester(("anna",), mark)
+        assert runs.run_job(store, link) == {"number": 1, "state": "finished"}
+    finally:
+        for site in places.names:
+            places.write_owner(site, owner(places, site))
+    facts = store.read_json("run.json")
+    assert facts["fingerprint"] == mark == store.read_json("summary.json")["fingerprint"]
+    assert facts["lines"].keys() == set(places.names)
+    assert facts["codec"]["up"]["steps"]
+    for site in places.names:
+        assert (places.root / site / "memory" / mark / "jobauto").is_dir()
+
+
+@pytest.mark.parametrize("line", [None, [], {}, {"uplink": "1", "downlink": 1.0}, {"uplink": 0}])
+def test_a_proposal_without_a_line_is_refused(places: Places, site_images: Path, line: Any) -> None:
+    program = site_services.program(site_images, codec={"name": "auto"})
+    fields = {"run": "abc1", "program": program.table(), "fingerprint": program.fingerprint}
+    seat = places.sit().seats["north"]
+    header = json.dumps({**fields, "sites": 3, "line": line})
+    assert "has no valid line" in json.loads(seat.answer("propose", header, b"")[0])["error"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [[1], {}, None, {"north": 1}, {"north": {"uplink": "1e6", "downlink": 1e6}},
+     {"north": {"uplink": 0.0, "downlink": 1e6}}],
+)  # fmt: skip
+def test_lines_that_are_none_are_refused(site_images: Path, tmp_path: Path, lines: Any) -> None:
+    store = RunStore(tmp_path)
+    store.write_json("run.json", {"id": "x", "lines": lines})
+    program = site_services.program(site_images, codec={"name": "auto"})
+    with pytest.raises(StoreError, match="not numbers of bits a second"):
+        lined(program, store, site_services.LocalLink({}))
 
 
 def test_plan_says_what_it_is_on_a_line(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_serializer, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, field_serializer, model_validator
 
 from fedsight.compression.base import Codec, Packer, codecs
 from fedsight.compression.pipeline import Pipeline
@@ -61,6 +61,13 @@ class Down(_Way):
     ] = ()
 
 
+class Line(Settings):
+    """How fast a site's line is, in bits a second."""
+
+    uplink: float = Field(gt=0)  # from the site
+    downlink: float = Field(gt=0)  # to the site
+
+
 class Codecs(Settings):
     """How vectors are encoded on their way: `[codec]`."""
 
@@ -74,6 +81,7 @@ class Codecs(Settings):
     downlink: float | None = Field(None, gt=0)  # likewise, bits a second to the slowest site
     up: Up = Up()
     down: Down = Down()
+    _measured: Line | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _chooses_or_names(self) -> Self:
@@ -85,6 +93,19 @@ class Codecs(Settings):
     def auto(self) -> bool:
         """Whether the steps are chosen by the line. They are not part of what is written then."""
         return self.name == "auto"
+
+    @property
+    def line(self) -> Line | None:
+        """The slowest site's, as stated, or as measured; None if neither is known."""
+        if self.uplink is None or self.downlink is None:
+            return self._measured
+        return Line(uplink=self.uplink, downlink=self.downlink)
+
+    def measured(self, line: Line) -> Self:
+        """The same for a measured line, which is no part of what is written."""
+        found = self.model_copy()
+        found._measured = line
+        return found
 
     def table(self) -> dict[str, Any]:
         """The settings as plain values, without steps that were chosen."""

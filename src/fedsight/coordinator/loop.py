@@ -303,9 +303,9 @@ def _require_quorum(
         # Most reasons name their site.
         cause += f"; the first rejected: {'' if site in reason else f'site {site!r}: '}{reason}"
         break
-    for doubt in doubts.values():
+    if doubts:
+        doubt = "; ".join(doubts.values())
         cause += f"; but in the round before, {doubt}: this may be why they fail"
-        break
     raise SiteError(
         cause,
         "lower train.lr, set train.clip, or check the rejected sites; with a lower rounds.quorum "
@@ -315,13 +315,13 @@ def _require_quorum(
 
 @contextlib.contextmanager
 def _doubting(doubts: Mapping[str, str]) -> Iterator[None]:
-    """Within it an error that the replies of a round lead to names whose reply is in doubt."""
+    """Within it an error that the replies of a round lead to names all whose reply is in doubt."""
     try:
         yield
     except FedSightError as error:
-        for doubt in doubts.values():
+        if doubts:
+            doubt = "; ".join(doubts.values())
             error.cause += f"; but {doubt}: this may be why"
-            break
         raise
 
 

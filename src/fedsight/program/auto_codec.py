@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fedsight.compression.settings import Codecs
+from fedsight.compression.settings import Codecs, Line
 from fedsight.core.errors import Problem
-from fedsight.program.coding import order_bytes, part_specs
+from fedsight.program.coding import slowest_order
 
 if TYPE_CHECKING:
     from fedsight.program.federation import Federation
@@ -83,23 +83,33 @@ def _changed(program: Program, change: Change) -> Program | None:
     return other
 
 
-def line_of(federation: Federation) -> tuple[float, float] | None:
-    """The slowest site's bits a second, up and down: as the program says, or in virtual time; None
-    if that is not known."""
+def needs_line(program: Program) -> bool:
+    """Whether the codec is chosen by a line that the program does not state."""
+    return program.codec.auto and program.codec.uplink is None
+
+
+def on_line(program: Program, line: Line) -> Program:
+    """The program for the measured line of its slowest site. Its fingerprint is the same: what an
+    operator signs and an owner permits is that the line decides."""
+    return replace(program, codec=program.codec.measured(line))
+
+
+def line_of(federation: Federation) -> Line | None:
+    """The slowest site's line: as stated, as measured, or in virtual time; None if that is not
+    known."""
     program = federation.program
-    if program.codec.uplink is not None and program.codec.downlink is not None:
-        return program.codec.uplink, program.codec.downlink
+    if program.codec.line is not None:
+        return program.codec.line
     names = map(federation.partition.name, range(len(federation.partition)))
     slowest = max(program.timing.of(name, program.train_seed).byte for name in names)
-    return (8 / slowest, 8 / slowest) if slowest else None
+    return Line(uplink=8 / slowest, downlink=8 / slowest) if slowest else None
 
 
 def settled(federation: Federation) -> Federation:
     """The federation with its codec chosen, if that is `auto` and the line is known; else as it is.
 
     It is the first of `OTHERS`, without those that change [secure], with which a site's order and
-    its reply take at most `codec.seconds`, or the fastest. What an algorithm sends beside encoded
-    vectors does not count.
+    its reply take at most `codec.seconds`, or the fastest.
     """
     program = federation.program
     line = line_of(federation) if program.codec.auto else None
@@ -109,7 +119,7 @@ def settled(federation: Federation) -> Federation:
     for _, change, other in others(program):
         if change.get("secure"):
             continue
-        seconds = _seconds(federation, other, line)
+        seconds = _seconds(federation.under(other), line)
         taken.setdefault(seconds, other)
         if seconds <= program.codec.seconds:
             break
@@ -118,10 +128,14 @@ def settled(federation: Federation) -> Federation:
     return federation.under(replace(program, codec=codec))
 
 
-def _seconds(federation: Federation, program: Program, line: tuple[float, float]) -> float:
-    specs = part_specs(program, federation.lengths, federation.layout)
-    up = sum(spec.bytes for spec in specs.values())
-    return 8 * up / line[0] + 8 * order_bytes(program, federation.layout) / line[1]
+def _seconds(federation: Federation, line: Line) -> float:
+    """How long the slowest order and its reply take.
+
+    A site knows neither how many others there are nor their images, and more may come. So a masked
+    value counts as the most bits that it can have, and whole numbers, which no codec encodes, not.
+    """
+    up = sum(spec.bytes for spec in federation.parts.values() if not spec.exact)
+    return 8 * up / line.uplink + 8 * slowest_order(federation) / line.downlink
 
 
 def described(federation: Federation) -> dict[str, Any] | None:
@@ -129,9 +143,8 @@ def described(federation: Federation) -> dict[str, Any] | None:
     codec, line = federation.program.codec, line_of(federation)
     if not codec.auto or line is None:
         return None
-    seconds = _seconds(federation, federation.program, line)
-    up, down = line
-    return {"uplink": up, "downlink": down, "seconds": seconds, **codec.steps_table()}
+    seconds = _seconds(federation, line)
+    return {**line.table(), "seconds": seconds, **codec.steps_table()}
 
 
 def problems(program: Program) -> Iterator[Problem]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fedsight.core.layout import Layout
+    from fedsight.program.federation import Federation
     from fedsight.program.program import Program
 
 
@@ -36,6 +37,22 @@ def order_bytes(program: Program, layout: Layout) -> int:
     """Bytes of the model of an order to a site that has the last one."""
     difference = difference_of(program, layout)
     return 4 * layout.travelling.stop if difference is None else difference.bytes
+
+
+def other_bytes(federation: Federation) -> int:
+    """Bytes of the algorithm's other vectors in an order, which are sent as they are."""
+    program, layout = federation.program, federation.layout
+    state = program.init(federation.initial[layout.shared])
+    return 4 * sum(value.numel() for value in program.shared(state).values())
+
+
+def slowest_order(federation: Federation) -> int:
+    """Bytes of the order for which a round after the first waits. Where not all sites take part in
+    each round, one or the other has skipped the last, and is sent all of the model."""
+    program, layout = federation.program, federation.layout
+    skipped = program.rounds.cohort is not None
+    model = 4 * layout.travelling.stop if skipped else order_bytes(program, layout)
+    return model + other_bytes(federation)
 
 
 def masked(program: Program) -> Pipeline | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedsight.engines.protected import is_rebuilt, planned_reply
 from fedsight.program import auto_codec
-from fedsight.program.coding import order_bytes
+from fedsight.program.coding import order_bytes, other_bytes, slowest_order
 from fedsight.program.federation import Federation, federate
 from fedsight.program.program import Program
 
@@ -78,16 +78,14 @@ def _of(
 ) -> Transfers:
     program, layout = federation.program, federation.layout
     up = planned_reply(federation)
-    others = _others(federation)
+    others = other_bytes(federation)
     whole, down = 4 * layout.travelling.stop, order_bytes(program, layout)
     rebuilt = is_rebuilt(federation, 0, federation.initial[layout.travelling])
     once_up, once_down = _once(federation, whole, rebuilt)
     rebuilt = rebuilt and program.opening() is None  # which changes the model
     first = others + (0 if rebuilt else whole)
-    # Where not all sites take part in each round, one or the other has skipped the last.
-    slowest = others + (down if program.rounds.cohort is None else whole)
     sent = 8 * up / uplink
-    begin, each = sent + 8 * first / downlink, sent + 8 * slowest / downlink
+    begin, each = sent + 8 * first / downlink, sent + 8 * slowest_order(federation) / downlink
     round, seconds = _course(federation, begin, each)
     return Transfers(
         name=name,
@@ -122,15 +120,8 @@ def _once(federation: Federation, whole: int, rebuilt: bool) -> tuple[int, int]:
     up, down = 0, 0
     if (opening := federation.program.opening()) is not None:
         once = federation.under(opening)
-        up, down = up + planned_reply(once), down + _others(once) + (0 if rebuilt else whole)
+        up, down = up + planned_reply(once), down + other_bytes(once) + (0 if rebuilt else whole)
     if (closing := federation.program.closing()) is not None:
         once = federation.under(closing)
-        up, down = up + planned_reply(once), down + _others(once) + whole
+        up, down = up + planned_reply(once), down + other_bytes(once) + whole
     return up, down
-
-
-def _others(federation: Federation) -> int:
-    """Bytes of the algorithm's other vectors in an order."""
-    program = federation.program
-    state = program.init(federation.initial[federation.layout.shared])
-    return 4 * sum(value.numel() for value in program.shared(state).values())

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+
+from pydantic import BaseModel
 
 from fedsight.coordinator.callbacks import Callback, Event, RoundEnded
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import StoreError
+from fedsight.core.files import content, parse_json
 
 COUNTED = "traffic.json"  # in the folder of the server, and in the run's
 PATIENCE = 3.0  # seconds for the server's process to write down what it has counted last
@@ -28,8 +30,9 @@ class Carried(Callback):
     def __init__(self, folder: Path, store: RunStore, sites: Sequence[str]) -> None:
         """`folder`: that of the server, into which its process writes."""
         self._path, self._store, self._sites = folder / COUNTED, store, sites
-        self._earlier = _table(store.folder / COUNTED).get("sites", {})
-        self._begin = _table(self._path)
+        earlier = _read(store.folder / COUNTED, _Carried)
+        self._earlier = {} if earlier is None else earlier.sites
+        self._begin = _read(self._path, _Counted)
 
     def on(self, event: Event) -> None:
         """Write after a round."""
@@ -39,35 +42,56 @@ class Carried(Callback):
     def write(self, wait: bool = True) -> None:
         """Write what was carried so far; with `wait`, including the last second."""
         asked = time.time()
-        now = _table(self._path)
-        while wait and now and now["time"] < asked and time.time() < asked + PATIENCE:
+        now = _read(self._path, _Counted)
+        while wait and now and now.time < asked and time.time() < asked + PATIENCE:
             time.sleep(0.1)
-            now = _table(self._path)
-        if not now:
+            now = _read(self._path, _Counted)
+        if now is None:
             return  # the system does not count
-        begin = self._begin.get("sites", {}) if self._begin.get("run") == now["run"] else {}
+        same = self._begin is not None and self._begin.run == now.run
+        begin = self._begin.sites if self._begin is not None and same else {}
         found = dict(self._earlier)
         for site in self._sites:
-            took = [
-                a - b for a, b in zip(_pair(now["sites"], site), _pair(begin, site), strict=True)
-            ]
-            known = found.get(site, {"received": 0, "sent": 0})
-            total = {"received": known["received"] + took[0], "sent": known["sent"] + took[1]}
-            if any(total.values()):
+            (received, sent), before = now.sites.get(site, (0, 0)), begin.get(site, (0, 0))
+            known = found.get(site, _Pair(received=0, sent=0))
+            total = _Pair(
+                received=known.received + received - before[0],
+                sent=known.sent + sent - before[1],
+            )
+            if total.received or total.sent:
                 found[site] = total
+        table = {site: total.model_dump() for site, total in found.items()}
         with contextlib.suppress(StoreError):  # a full disk ends the run where its results go
-            self._store.write_json(COUNTED, {"sites": found})
+            self._store.write_json(COUNTED, {"sites": table})
 
 
-def _pair(sites: dict[str, Any], site: str) -> Sequence[int]:
-    found: Sequence[int] = sites.get(site, (0, 0))
-    return found
+class _Pair(BaseModel):
+    """Bytes received from a site, and sent to it."""
+
+    received: int
+    sent: int
 
 
-def _table(path: Path) -> dict[str, Any]:
-    """What the file says; empty if it is not there, or not whole."""
+class _Carried(BaseModel):
+    """The file in a run's folder."""
+
+    sites: dict[str, _Pair]
+
+
+class _Counted(BaseModel):
+    """The file in the server's folder: `run` says which process counted, and `time` until when."""
+
+    run: str
+    time: float
+    sites: dict[str, tuple[int, int]]
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    """What the file says; None if it is not there, or not whole."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return kind.model_validate(parse_json(content(path)))
     except (OSError, ValueError):
-        return {}
-    return found
+        return None

@@ -235,6 +235,7 @@ def propose(
         "run": run,
         "program": program_for_sites(program),
         "fingerprint": program.fingerprint,
+        "line": None if program.codec.line is None else program.codec.line.table(),
         "sites": len(sites) if trained is None else trained.sites,
         "trained": trained is not None,
         "measured": measured,

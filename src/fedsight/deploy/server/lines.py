@@ -1,20 +1,22 @@
 """Measures the lines to the sites, by which `[codec] name = "auto"` chooses a codec.
 
-The sites are asked at once, as in a round, so sites that share a line share it here too.
+The sites are asked at once, as in a round, so sites that share a line share it here too. What was
+measured is proposed beside the program, so that its fingerprint stays that which was signed.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
 
+from pydantic import TypeAdapter
+
+from fedsight.compression.settings import Line
 from fedsight.coordinator.store import RunStore
-from fedsight.core.errors import SiteError
+from fedsight.core.errors import SiteError, StoreError
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link, Talk, converse, reason
+from fedsight.program.auto_codec import needs_line, on_line
 from fedsight.program.program import Program
 
 LEAST = 1e-3  # seconds: what is faster is not told apart
@@ -27,31 +29,48 @@ def lined(program: Program, store: RunStore, link: Link) -> Program:
     It is measured once, before the run's first round, and kept in `run.json`. Raises SiteError if
     no site can be measured.
     """
-    codec = program.codec
-    if not codec.auto or codec.uplink is not None:
+    if not needs_line(program):
         return program
     facts = store.read_json("run.json")
-    lines: Mapping[str, Any] = facts.get("lines") or {}
-    if not lines:
+    if "lines" in facts:
+        lines = _known(facts["lines"], store)
+    else:
         lines = measured(link, program.rounds.deadline)
-        store.write_json("run.json", {**facts, "lines": lines})
-    slowest = {way: min(one[way] for one in lines.values()) for way in ("uplink", "downlink")}
-    return replace(program, codec=codec.model_copy(update=slowest))
+        tables = {site: line.table() for site, line in lines.items()}
+        store.write_json("run.json", {**facts, "lines": tables})
+    slowest = Line(
+        uplink=min(line.uplink for line in lines.values()),
+        downlink=min(line.downlink for line in lines.values()),
+    )
+    return on_line(program, slowest)
 
 
-def measured(link: Link, patience: float) -> dict[str, dict[str, float]]:
-    """Bits a second of each site's line, `uplink` and `downlink`; without sites that fail.
+def _known(lines: object, store: RunStore) -> dict[str, Line]:
+    """The lines that `run.json` says were measured; StoreError if these are none."""
+    try:
+        found = TypeAdapter(dict[str, Line]).validate_python(lines)
+        if not found:
+            raise ValueError("there is none")
+    except ValueError as error:
+        where = store.folder / "run.json"
+        cause = f"{where} is broken: the measured lines are not numbers of bits a second"
+        raise StoreError(cause, "restore the file from a backup, or start the run again") from error
+    return found
+
+
+def measured(link: Link, patience: float) -> dict[str, Line]:
+    """Each site's line; without sites that fail.
 
     Of the time for many bytes that for none is taken off: it is the delay of the line.
     """
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, Line] = {}
     size = messages.FIRST_PIECE
     many = secrets.token_bytes(size)
 
     def probe(talk: Talk) -> None:
         delay = min(_seconds(talk, 0, b"") for _ in range(3))
         up, down = _seconds(talk, size, b"") - delay, _seconds(talk, 0, many) - delay
-        found[talk.site] = {"uplink": _rate(size, up), "downlink": _rate(size, down)}
+        found[talk.site] = Line(uplink=_rate(size, up), downlink=_rate(size, down))
 
     deadline = time.monotonic() + patience
     failed = converse([Talk(link, site, deadline) for site in link.sites], probe)

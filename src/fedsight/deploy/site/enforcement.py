@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fedsight.compression.settings import Line
 from fedsight.core.errors import DeployError, SiteError
 from fedsight.deploy import package
 from fedsight.deploy.declaration import without_files
@@ -26,6 +27,7 @@ from fedsight.governance.contract import ADDED_AT_SITE, Contract, is_sha256, pro
 from fedsight.governance.entries import LedgerEntry
 from fedsight.governance.ledger import Ledger
 from fedsight.program import config, rules, taking_part
+from fedsight.program.auto_codec import needs_line, on_line
 from fedsight.program.facts import Facts
 from fedsight.program.program import Program
 
@@ -249,3 +251,14 @@ def no_run() -> SiteError:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def on_proposed_line(program: Program, line: object) -> Program:
+    """The program for the line that was proposed with it, if its codec is chosen by that."""
+    if not needs_line(program):
+        return program
+    try:
+        return on_line(program, Line.model_validate(line))
+    except ValueError:
+        cause = "codec.name is 'auto', and the proposal has no valid line by which it chooses"
+        raise DeployError(cause, "update the coordinator") from None

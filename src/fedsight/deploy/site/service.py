@@ -34,7 +34,12 @@ from fedsight.deploy.site import adopted, job_lease, state
 from fedsight.deploy.site.answers import Answer
 from fedsight.deploy.site.background import Background, ServiceAnswer
 from fedsight.deploy.site.delivery.order import FinalOrder
-from fedsight.deploy.site.enforcement import ContractEnforcement, Requester, no_run
+from fedsight.deploy.site.enforcement import (
+    ContractEnforcement,
+    Requester,
+    no_run,
+    on_proposed_line,
+)
 from fedsight.deploy.site.figures import FAILED, FigureRules, withheld
 from fedsight.deploy.site.held_model import MISSING, HeldModel
 from fedsight.deploy.site.incoming import IncomingVectors, count
@@ -193,7 +198,8 @@ class SiteService:
         known = folder_of(self._home, program, run).exists()
         if not (known and fields.get("trained") is True):
             state.require_taking_part(self._home)
-        what = (run, program.fingerprint, sites)
+        program = on_proposed_line(program, fields.get("line"))
+        what = (run, program.fingerprint, sites, program.codec.line)
         return self._start("propose", what, lambda: self._join(program, owner, run), fields)
 
     def _adopt(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
