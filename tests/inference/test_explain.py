@@ -234,6 +234,19 @@ def test_what_is_measured_is_kept_and_shown_in_the_report(run: Path, images: Pat
         assert "(fails)" in done("explain", run, images / "0.png", "--method", failing[0]).out
 
 
+@pytest.mark.parametrize("facts", [{"declared": {"lyon": {}}}, {"recogniser": {"site": "lyon"}}])
+@pytest.mark.parametrize("asked", [("--measure", "30"), ("--examples", "1", "--at", "site-00")])
+def test_where_sites_are_other_machines_their_images_are_not_here(
+    run: Path, images: Path, tmp_path: Path, facts: dict[str, object], asked: tuple[str, ...]
+) -> None:
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    kept = json.loads((other / "run.json").read_text())
+    kept["sites"][0]["name"] = "lyon"
+    (other / "run.json").write_text(json.dumps({**kept, **facts}))
+    assert "are at its sites" in refused(3, "explain", other, images / "0.png", *asked)
+
+
 def test_a_broken_file_of_measurements_is_named(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "run"
     shutil.copytree(run, other)

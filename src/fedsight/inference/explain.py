@@ -28,8 +28,8 @@ from fedsight.evaluation.explanations.scores import BoxScore, PairScore, scored
 from fedsight.inference.drawing import opened
 from fedsight.inference.inputs import find_files
 from fedsight.inference.saved import Saved
+from fedsight.inference.simulated import simulated, site_number
 from fedsight.models.embedding import Embedding
-from fedsight.program.federation import federate
 from fedsight.tasks.presentation import Mark
 
 
@@ -257,18 +257,13 @@ def measure(
     """
     if images < FEWEST:
         raise DataError(f"{images} images are too few to measure on", f"ask for {FEWEST} or more")
-    store = RunStore(run)
     with _gradients():
         network = network_of(saved, asked)
         chosen(network, asked.methods)
-        if "recogniser" in store.read_json("run.json"):
-            raise DataError(
-                "the test images of a site's own recogniser are not kept with it",
-                "explain images of the site instead, which says how far to believe each",
-            )
-        federation = federate(store.program()[0])
-        names = [federation.partition.name(number) for number in range(len(federation.partition))]
-        number = None if site is None else names.index(site)
+        federation = simulated(
+            run, "explain images of a site there, which says how far to believe each"
+        )
+        number = None if site is None else site_number(federation, site)
         found = measured(federation, network, asked.methods, images, number)
-    store.write_json(FILE, found)
+    RunStore(run).write_json(FILE, found)
     return found
