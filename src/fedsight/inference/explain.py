@@ -20,7 +20,6 @@ from fedsight.data.detection.objects import returned
 from fedsight.data.images.decode import decode
 from fedsight.data.images.fit import Placement
 from fedsight.evaluation.explanations.faithfulness import area, curves, ranked
-from fedsight.evaluation.explanations.layers import chosen_layer
 from fedsight.evaluation.explanations.measure import FEWEST, FILE, measured
 from fedsight.evaluation.explanations.methods import Network, chosen, heat_of
 from fedsight.evaluation.explanations.overlays import panels
@@ -94,8 +93,7 @@ class Explanation:
 def network_of(saved: Saved, asked: Asked) -> Network:
     """What methods need of a run's model.
 
-    Raises DataError for a run on texts, and ModelError for a task without explanations and for a
-    layer that the network does not have.
+    Raises DataError for a run on texts, and ModelError for a task without explanations.
     """
     seen = saved.preprocess
     if seen.modality != "image":
@@ -103,11 +101,14 @@ def network_of(saved: Saved, asked: Asked) -> Network:
             f"the run learned from {seen.modalities}, and only answers to images are explained",
             "use a run that learned from images",
         )
-    network = Network(scored(saved.task, saved.module), saved.head, asked.layer)
-    if asked.layer is not None:
-        blank = torch.zeros(1, seen.channels, seen.height, seen.width)
-        chosen_layer(network.scored, seen.normalise(blank), asked.layer, saved.head)
-    return network
+    return Network(scored(saved.task, saved.module), saved.head, asked.layer)
+
+
+def methods_of(network: Network, saved: Saved, asked: Asked) -> tuple[str, ...]:
+    """The methods that are asked for; see `chosen`."""
+    seen = saved.preprocess
+    blank = torch.zeros(1, seen.channels, seen.height, seen.width)
+    return chosen(network, asked.methods, seen.normalise(blank))
 
 
 def explain(saved: Saved, paths: Sequence[Path], asked: Asked | None = None) -> list[Explanation]:
@@ -130,7 +131,7 @@ def each_explained(
     asked = asked or Asked()
     with _gradients():
         network = network_of(saved, asked)
-        methods = chosen(network, asked.methods)
+        methods = methods_of(network, saved, asked)
     files = find_files(paths, "image")
     if not isinstance(network.scored, PairScore):
         _check_asked(network, saved, asked)
@@ -259,11 +260,11 @@ def measure(
         raise DataError(f"{images} images are too few to measure on", f"ask for {FEWEST} or more")
     with _gradients():
         network = network_of(saved, asked)
-        chosen(network, asked.methods)
+        methods = methods_of(network, saved, asked)
         federation = simulated(
             run, "explain images of a site there, which says how far to believe each"
         )
         number = None if site is None else site_number(federation, site)
-        found = measured(federation, network, asked.methods, images, number)
+        found = measured(federation, network, methods, images, number)
     RunStore(run).write_json(FILE, found)
     return found
