@@ -14,6 +14,7 @@ from command_line import done, refused, write_config
 from PIL import Image
 
 import fedsight
+from fedsight.cli.explain import _destinations
 from fedsight.core.errors import DataError, StoreError
 from fedsight.data.base import Preprocess
 from fedsight.data.images.decode import decode
@@ -103,7 +104,7 @@ def test_two_faces_are_explained_by_why_they_match(images: Path) -> None:
     saved = Saved(module.eval(), SQUARE, ("a", "b"), task, "faces", "0" * 64)
     pair = [images / "0.png", images / "1.png"]
     (one,) = explain(saved, pair, Asked(["occlusion"]))
-    assert (one.path, one.other, one.label) == (pair[1], pair[0], "same person")
+    assert (one.path, one.other, one.label) == (pair[1], pair[0], "likeness")
     assert isinstance(module, Embedding)
     vectors = module.embed(torch.stack([decode(path, SQUARE) for path in pair]) * 2 - 1).detach()
     assert one.score == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-5)
@@ -142,6 +143,34 @@ def test_the_command_writes_pictures_and_json_and_names_what_it_cannot_read(
     assert "torn.png" in refused(3, "explain", run, images, "--method", "occlusion")
     said_so = refused(7, "explain", run, images / "0.png", "--method", "occlusion", "--out", images)
     assert "is one of the images" in said_so
+
+
+def test_nothing_that_is_read_is_overwritten(run: Path, tmp_path: Path) -> None:
+    """Neither an image, nor one that is named like another's examples, nor the site's own."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for name in ("0.png", "photo.jpg", "photo-examples.png"):
+        Image.effect_noise((16, 16), 50).save(folder / name)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    whole = ("--method", "occlusion", "--out", folder)
+    for arguments in (
+        (folder / "photo.jpg", folder / "photo-examples.png", "--examples", "1", "--at", "site-00"),
+        (tmp_path / "0.png", "--examples", "1", "--among", folder),
+    ):
+        shutil.copy(folder / "0.png", tmp_path / "0.png")
+        assert "is one of the images" in refused(7, "explain", run, *arguments, *whole)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_neither_is_the_face_that_others_are_compared_with(tmp_path: Path) -> None:
+    task, module, _ = task_cases.CASES["cosface"]()
+    saved = Saved(module.eval(), SQUARE, ("a", "b"), task, "faces", "0" * 64)
+    first, other = tmp_path / "ada.png", tmp_path / "ada" / "ada.jpg"
+    other.parent.mkdir()
+    for path in (first, other):
+        Image.effect_noise((16, 16), 50).save(path)
+    with pytest.raises(StoreError, match="is one of the images"):
+        _destinations(saved, [first, other], tmp_path, None, False)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +232,19 @@ def test_what_is_measured_is_kept_and_shown_in_the_report(run: Path, images: Pat
     assert again["methods"] == kept["methods"]
     if failing := [name for name, failed in fails.items() if failed]:
         assert "(fails)" in done("explain", run, images / "0.png", "--method", failing[0]).out
+
+
+@pytest.mark.parametrize("facts", [{"declared": {"lyon": {}}}, {"recogniser": {"site": "lyon"}}])
+@pytest.mark.parametrize("asked", [("--measure", "30"), ("--examples", "1", "--at", "site-00")])
+def test_where_sites_are_other_machines_their_images_are_not_here(
+    run: Path, images: Path, tmp_path: Path, facts: dict[str, object], asked: tuple[str, ...]
+) -> None:
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    kept = json.loads((other / "run.json").read_text())
+    kept["sites"][0]["name"] = "lyon"
+    (other / "run.json").write_text(json.dumps({**kept, **facts}))
+    assert "are at its sites" in refused(3, "explain", other, images / "0.png", *asked)
 
 
 def test_a_broken_file_of_measurements_is_named(run: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 from fedsight.cli.output import echo
 from fedsight.cli.plugin_files import PluginFiles, import_plugins
 from fedsight.cli.use import RunArgument, SiteOption, refuse_unread
-from fedsight.core.errors import DataError, StoreError
+from fedsight.core.errors import DataError
 from fedsight.language.english import from_english
 from fedsight.language.message import Text, message
 
@@ -110,7 +111,7 @@ def explain_command(
 
     Example: fedsight explain runs/first photo.jpg --method occlusion --out explained/
     """
-    from fedsight.inference.explain import Asked, explain
+    from fedsight.inference.explain import Asked, each_explained
     from fedsight.inference.explain import measure as measure_on
     from fedsight.inference.saved import load
 
@@ -124,10 +125,14 @@ def explain_command(
     if not images:
         return
     near = _examples(saved, run, at or site, among) if examples else None
-    found = explain(saved, images, asked)
-    alike = [_near(near, one, examples) for one in found]
-    if out is not None:
-        _draw(found, alike, out)
+    answers = each_explained(saved, images, asked)
+    paths = None if out is None else _destinations(saved, images, out, among, near is not None)
+    found, alike = [], []
+    for number, one in enumerate(answers):
+        alike.append(_near(near, one, examples))
+        if paths is not None:
+            _draw(one, alike[-1], paths[number])
+        found.append(replace(one, picture=None))
     if as_json:
         tables = [
             {**one.table(), **({"examples": [e.table() for e in beside]} if beside else {})}
@@ -166,26 +171,38 @@ def _known(run: Path) -> Mapping[str, Any]:
     return methods if isinstance(methods, dict) else {}
 
 
-def _draw(found: Sequence[Explanation], alike: Sequence[Sequence[Example]], folder: Path) -> None:
-    """Write the panels; StoreError if the folder holds one of the images."""
+def _destinations(
+    saved: Saved, images: Sequence[Path], folder: Path, among: Path | None, examples: bool
+) -> list[tuple[Path, ...]]:
+    """Where the panels of each explanation go, and with `examples` those of its image.
+
+    StoreError, before anything is written, if one of them is a file that is read.
+    """
     from fedsight.core.files import make_folder
-    from fedsight.inference.drawing import free_path, write_png
+    from fedsight.inference.drawing import free_paths, require_apart
+    from fedsight.inference.explain import explained_of
+    from fedsight.inference.inputs import find_files
+
+    files = find_files(images, "image")
+    endings = ("", "-examples") if examples else ("",)
+    make_folder(folder)
+    stems = [one.stem + end for one in explained_of(saved, files) for end in endings]
+    paths = free_paths(folder, stems)
+    own = [] if among is None else find_files([among], "image")
+    require_apart(paths, [*files, *own], "--out")
+    return [tuple(paths[at : at + len(endings)]) for at in range(0, len(paths), len(endings))]
+
+
+def _draw(one: Explanation, beside: Sequence[Example], paths: tuple[Path, ...]) -> None:
+    """Write the panels of an explanation, and its examples."""
+    from fedsight.inference.drawing import write_png
     from fedsight.inference.examples import drawn
 
-    make_folder(folder)
-    taken: list[Path] = []
-    for one, beside in zip(found, alike, strict=True):
-        if one.error is not None or one.picture is None:
-            continue
-        path = free_path(folder, one.path.stem, taken)
-        if any(path.resolve() == other.path.resolve() for other in found):
-            raise StoreError(f"'{path}' is one of the images", "choose another folder with --out")
-        taken.append(path)
-        write_png(one.panels(), path)
-        if beside:
-            path = free_path(folder, f"{one.path.stem}-examples", taken)
-            taken.append(path)
-            write_png(drawn(one.picture, beside), path)
+    if one.error is not None or one.picture is None:
+        return
+    write_png(one.panels(), paths[0])
+    if beside:
+        write_png(drawn(one.picture, beside), paths[1])
 
 
 def _print_table(

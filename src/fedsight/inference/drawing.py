@@ -26,25 +26,41 @@ def draw_all(found: Sequence[Prediction], folder: Path, preprocess: Preprocess) 
     cannot be written, or holds one of the images themselves.
     """
     make_folder(folder)
-    written: list[Path] = []
-    for one in found:
-        if one.answer is None:
-            continue
-        path = free_path(folder, one.path.stem, written)
-        if any(path.resolve() == other.path.resolve() for other in found):
-            raise StoreError(f"'{path}' is one of the images", "choose another folder with --draw")
-        write_png(marked(opened(one.path, preprocess), one.answer.marks), path)
-        written.append(path)
+    shown = [one for one in found if one.answer is not None]
+    written = free_paths(folder, [one.path.stem for one in shown])
+    require_apart(written, [one.path for one in found], "--draw")
+    for one, path in zip(shown, written, strict=True):
+        marks = one.answer.marks if one.answer else ()
+        write_png(marked(opened(one.path, preprocess), marks), path)
     return written
 
 
-def free_path(folder: Path, stem: str, taken: Sequence[Path]) -> Path:
-    """A PNG file of this name in the folder, numbered if that is taken."""
-    path, number = folder / f"{stem}.png", 1
-    while path in taken:
-        number += 1
-        path = folder / f"{stem}-{number}.png"
-    return path
+def free_paths(folder: Path, stems: Sequence[str]) -> list[Path]:
+    """A PNG file in the folder for each of the names; those that come again are numbered."""
+    found: dict[Path, None] = {}
+    for stem in stems:
+        path, number = folder / f"{stem}.png", 1
+        while path in found:
+            number += 1
+            path = folder / f"{stem}-{number}.png"
+        found[path] = None
+    return list(found)
+
+
+def require_apart(written: Sequence[Path], read: Sequence[Path], option: str) -> None:
+    """StoreError if a file that is to be written is one of those that are read, by whatever name;
+    `option` is the one that named its folder."""
+    there = {_identity(path) for path in read}
+    for path in written:
+        if path.exists() and _identity(path) in there:
+            raise StoreError(
+                f"'{path}' is one of the images", f"choose another folder with {option}"
+            )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def write_png(image: Image.Image, path: Path) -> None:

@@ -15,9 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError, ModelError
-from fedsight.core.registry import nearest
 from fedsight.data.images.decode import decode
 from fedsight.evaluation.explanations.overlays import captioned
 from fedsight.evaluation.pictures import picture
@@ -25,8 +23,9 @@ from fedsight.evaluation.trust.answers import watched
 from fedsight.inference.drawing import opened
 from fedsight.inference.inputs import find_files
 from fedsight.inference.saved import Saved
+from fedsight.inference.simulated import simulated, site_number
 from fedsight.models.embedding import Embedding
-from fedsight.program.federation import Federation, federate
+from fedsight.program.federation import Federation
 
 TOGETHER = 64  # images that go through the network at once
 
@@ -71,23 +70,15 @@ def of_site(saved: Saved, run: Path, site: str | None) -> Examples:
 
     Raises DataError if no site is named, there is none of this name, or the images are not here.
     """
-    facts = RunStore(run).read_json("run.json")
-    if "recogniser" in facts:
-        raise DataError(
-            "the training images of a site's own recogniser are where its data are",
-            "name their folder with --among",
-        )
+    federation = simulated(run, "name the folder of a site's own images with --among")
     _require_features(saved)
-    federation = federate(RunStore(run).program()[0])
     names = [federation.partition.name(number) for number in range(len(federation.partition))]
     if site is None:
         raise DataError(
             "examples are images of one site, and none is named",
             f"name one with --at: {', '.join(names[:10])}",
         )
-    if site not in names:
-        raise DataError(f"the run has no site '{site}'", nearest(site, names))
-    return _of_data(saved, federation, names.index(site))
+    return _of_data(saved, federation, site_number(federation, site))
 
 
 def among(saved: Saved, folder: Path) -> Examples:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from fedsight.data.detection.objects import returned
 from fedsight.data.images.decode import decode
 from fedsight.data.images.fit import Placement
 from fedsight.evaluation.explanations.faithfulness import area, curves, ranked
-from fedsight.evaluation.explanations.layers import chosen_layer
 from fedsight.evaluation.explanations.measure import FEWEST, FILE, measured
 from fedsight.evaluation.explanations.methods import Network, chosen, heat_of
 from fedsight.evaluation.explanations.overlays import panels
@@ -26,7 +27,8 @@ from fedsight.evaluation.explanations.scores import BoxScore, PairScore, scored
 from fedsight.inference.drawing import opened
 from fedsight.inference.inputs import find_files
 from fedsight.inference.saved import Saved
-from fedsight.program.federation import federate
+from fedsight.inference.simulated import simulated, site_number
+from fedsight.models.embedding import Embedding
 from fedsight.tasks.presentation import Mark
 
 
@@ -91,8 +93,7 @@ class Explanation:
 def network_of(saved: Saved, asked: Asked) -> Network:
     """What methods need of a run's model.
 
-    Raises DataError for a run on texts, and ModelError for a task without explanations and for a
-    layer that the network does not have.
+    Raises DataError for a run on texts, and ModelError for a task without explanations.
     """
     seen = saved.preprocess
     if seen.modality != "image":
@@ -100,11 +101,14 @@ def network_of(saved: Saved, asked: Asked) -> Network:
             f"the run learned from {seen.modalities}, and only answers to images are explained",
             "use a run that learned from images",
         )
-    network = Network(scored(saved.task, saved.module), saved.head, asked.layer)
-    if asked.layer is not None:
-        blank = torch.zeros(1, seen.channels, seen.height, seen.width)
-        chosen_layer(network.scored, seen.normalise(blank), asked.layer, saved.head)
-    return network
+    return Network(scored(saved.task, saved.module), saved.head, asked.layer)
+
+
+def methods_of(network: Network, saved: Saved, asked: Asked) -> tuple[str, ...]:
+    """The methods that are asked for; see `chosen`."""
+    seen = saved.preprocess
+    blank = torch.zeros(1, seen.channels, seen.height, seen.width)
+    return chosen(network, asked.methods, seen.normalise(blank))
 
 
 def explain(saved: Saved, paths: Sequence[Path], asked: Asked | None = None) -> list[Explanation]:
@@ -115,20 +119,43 @@ def explain(saved: Saved, paths: Sequence[Path], asked: Asked | None = None) -> 
     finds nothing, has an `error`. Raises DataError for a path that does not exist, an unknown
     method or class and a single face; ModelError for what the network does not allow.
     """
+    return list(each_explained(saved, paths, asked))
+
+
+def each_explained(
+    saved: Saved, paths: Sequence[Path], asked: Asked | None = None
+) -> Iterator[Explanation]:
+    """The same one after the other, so that no more than one image has to be held in memory.
+
+    Raises what `explain` does before the first."""
     asked = asked or Asked()
-    with torch.inference_mode(False), torch.enable_grad():
+    with _gradients():
         network = network_of(saved, asked)
-        methods = chosen(network, asked.methods)
-        files = find_files(paths, "image")
-        if not isinstance(network.scored, PairScore):
-            _check_asked(network, saved, asked)
-            return [_explained(network, saved, asked, methods, path) for path in files]
+        methods = methods_of(network, saved, asked)
+    files = find_files(paths, "image")
+    if not isinstance(network.scored, PairScore):
+        _check_asked(network, saved, asked)
+        make = partial(_explained, network, saved, asked, methods)
+    else:
         if len(files) < 2:
             raise DataError(
                 "a face is explained beside another one: why the two match",
                 "give two images or more; the first is compared with each of the others",
             )
-        return [_pair(network, saved, methods, (path, files[0])) for path in files[1:]]
+        make = partial(_pair, network, saved, methods, files[0])
+    return (make(path) for path in explained_of(saved, files))
+
+
+def explained_of(saved: Saved, files: Sequence[Path]) -> Sequence[Path]:
+    """Those that have an explanation: all but the first of faces."""
+    return files[1:] if isinstance(saved.module, Embedding) else files
+
+
+@contextmanager
+def _gradients() -> Iterator[None]:
+    """Gradients may be followed within, whatever holds outside."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def _check_asked(network: Network, saved: Saved, asked: Asked) -> None:
@@ -142,6 +169,7 @@ def _check_asked(network: Network, saved: Saved, asked: Asked) -> None:
         raise DataError("this run finds no boxes", "leave out --box")
 
 
+@_gradients()
 def _explained(
     network: Network, saved: Saved, asked: Asked, methods: Sequence[str], path: Path
 ) -> Explanation:
@@ -159,17 +187,17 @@ def _explained(
     return replace(found, mark=mark)
 
 
+@_gradients()
 def _pair(
-    network: Network, saved: Saved, methods: Sequence[str], pair: tuple[Path, Path]
+    network: Network, saved: Saved, methods: Sequence[str], other: Path, path: Path
 ) -> Explanation:
     """A face that is compared with another."""
-    path, other = pair
     try:
         x, about = _input(saved, path), network.scored.about(_input(saved, other))
     except DataError as error:
         return Explanation(path, other=other, error=error.cause)
     found = _measured(network, methods, x, about)
-    return _pictured(saved, replace(found, path=path, other=other, label="same person"))
+    return _pictured(saved, replace(found, path=path, other=other, label="likeness"))
 
 
 def _input(saved: Saved, path: Path) -> Tensor:
@@ -230,18 +258,13 @@ def measure(
     """
     if images < FEWEST:
         raise DataError(f"{images} images are too few to measure on", f"ask for {FEWEST} or more")
-    store = RunStore(run)
-    with torch.inference_mode(False), torch.enable_grad():
+    with _gradients():
         network = network_of(saved, asked)
-        chosen(network, asked.methods)
-        if "recogniser" in store.read_json("run.json"):
-            raise DataError(
-                "the test images of a site's own recogniser are not kept with it",
-                "explain images of the site instead, which says how far to believe each",
-            )
-        federation = federate(store.program()[0])
-        names = [federation.partition.name(number) for number in range(len(federation.partition))]
-        number = None if site is None else names.index(site)
-        found = measured(federation, network, asked.methods, images, number)
-    store.write_json(FILE, found)
+        methods = methods_of(network, saved, asked)
+        federation = simulated(
+            run, "explain images of a site there, which says how far to believe each"
+        )
+        number = None if site is None else site_number(federation, site)
+        found = measured(federation, network, methods, images, number)
+    RunStore(run).write_json(FILE, found)
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import task_cases
 import torch
@@ -27,6 +29,7 @@ from fedsight.models.embedding import Embedding
 from fedsight.tasks.classification import Classification
 from fedsight.tasks.detection.task import Detection
 
+BLANK = torch.zeros(1, 1, 16, 16)
 GRADIENTS = ("grad-cam", "integrated-gradients")
 
 
@@ -109,7 +112,7 @@ def test_every_method_explains_every_task_that_has_a_score(case: str) -> None:
         given = about(*[2] * len(batch.x))
     head = frozenset({"body.heat.weight", "body.box.weight", "head.weight", "head.move"})
     network = Network(found, head, exact=False)
-    names = chosen(network, None)
+    names = chosen(network, None, batch.x[:1])
     assert names == (*GRADIENTS, "occlusion")
     for name in names:
         heat = heat_of(network, name, batch.x, given)
@@ -187,9 +190,9 @@ class Boxes(Detector):
 def test_a_detector_without_gradients_is_explained_by_occlusion_alone() -> None:
     network = Network(scored(Detection(), Boxes()))
     assert isinstance(network.scored, OverlapScore)
-    assert chosen(network, None) == ("occlusion",)
+    assert chosen(network, None, torch.zeros(1, 1, 8, 8)) == ("occlusion",)
     with pytest.raises(ModelError, match="gradients"):
-        chosen(network, ["grad-cam"])
+        chosen(network, ["grad-cam"], torch.zeros(1, 1, 8, 8))
     x = torch.full((2, 1, 8, 8), 0.5)
     half = torch.tensor([[1.0, 2.0, 2.0, 6.0, 4.0], [0.0, 2.0, 2.0, 6.0, 6.0]])
     # Half of the box overlaps: IoU 0.5 times a score of 0.5; the other is of another class.
@@ -198,11 +201,11 @@ def test_a_detector_without_gradients_is_explained_by_occlusion_alone() -> None:
 
 def test_unknown_methods_and_missing_packages_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="no method 'gradcam'") as raised:
-        chosen(small(), ["gradcam"])
+        chosen(small(), ["gradcam"], BLANK)
     assert "grad-cam" in raised.value.cure
     monkeypatch.setattr(methods, "missing", lambda extra: ["captum"])
     with pytest.raises(FedSightError, match="captum") as refused:
-        chosen(small(), ["occlusion"])
+        chosen(small(), ["occlusion"], BLANK)
     assert "fedsight[explain]" in refused.value.cure
 
 
@@ -234,7 +237,7 @@ def test_rollout_follows_the_attention_that_the_network_computes(
     assert bool((heat > 0).all())
     # The class token keeps at least a quarter of itself: half in each of two layers.
     assert bool((heat.flatten(1).sum(1) < 0.75).all())
-    assert chosen(Network(found), ["attention-rollout"]) == ("attention-rollout",)
+    assert chosen(Network(found), ["attention-rollout"], x) == ("attention-rollout",)
     assert heat_of(Network(found), "attention-rollout", x, about(0, 0)).shape == (2, 32, 32)
 
 
@@ -255,4 +258,71 @@ def test_rollout_by_hand_where_every_token_attends_to_one_patch() -> None:
 
 def test_networks_without_attention_refuse_rollout() -> None:
     with pytest.raises(ModelError, match="attends to patches"):
-        chosen(small(), ["attention-rollout"])
+        chosen(small(), ["attention-rollout"], BLANK)
+
+
+def built(name: str) -> Scored:
+    """Tiny networks of the kinds that have tokens, and one convolutional one."""
+    import timm
+
+    tiny: dict[str, dict[str, object]] = {
+        "vit_tiny_patch16_224": {
+            "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "qk_norm": True,
+        },
+        "beit_base_patch16_224": {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2},
+        "mixer_s16_224": {},
+        "swin_tiny_patch4_window7_224": {
+            "embed_dim": 16, "depths": (1, 1), "num_heads": (2, 2), "window_size": 4,
+        },
+    }  # fmt: skip
+    if name == "torchvision swin":
+        from torchvision.models import SwinTransformer
+
+        module: nn.Module = SwinTransformer([4, 4], 16, [1, 1], [2, 2], [4, 4], num_classes=3)
+    elif name == "convnext":
+        from timm.models.convnext import ConvNeXt
+
+        module = ConvNeXt(depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), num_classes=3)
+    else:
+        module = timm.create_model(name, img_size=32, num_classes=3, **tiny[name])
+    return ClassScore(module.eval(), Classification())
+
+
+@pytest.mark.parametrize(
+    ("name", "also"),
+    [
+        ("vit_tiny_patch16_224", ["attention-rollout"]),
+        ("beit_base_patch16_224", []),
+        ("mixer_s16_224", []),
+        ("swin_tiny_patch4_window7_224", []),
+    ],
+)
+def test_networks_of_tokens_have_no_grad_cam_and_all_else_that_is_true_of_them(
+    name: str, also: list[str]
+) -> None:
+    network, x = Network(built(name)), torch.rand(1, 3, 32, 32)
+    assert [*chosen(network, None, x)] == ["integrated-gradients", "occlusion", *also]
+    with pytest.raises(ModelError, match="tokens") as raised:
+        chosen(network, ["grad-cam"], x)
+    assert raised.value.cure.endswith("proj")
+    assert all(layer.endswith("proj") for layer in map_layers(network.scored, x))
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"), [("torchvision swin", "permute"), ("convnext", "norm_pre")]
+)
+def test_networks_that_end_in_maps_have_grad_cam_whatever_is_inside(name: str, layer: str) -> None:
+    found, x = built(name), torch.rand(1, 3, 64, 96)
+    assert chosen_layer(found, x, None, ()) == layer
+    assert "grad-cam" in chosen(Network(found), None, x)
+    maps = map_layers(found, x)
+    assert not [one for one in maps if "attn" in one or "mlp" in one]
+
+
+@pytest.mark.parametrize(
+    ("layer", "names", "said"),
+    [(None, [], "no method"), ("conv0", ["occlusion"], "Grad-CAM alone")],
+)
+def test_what_would_be_ignored_is_refused(layer: str | None, names: list[str], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        chosen(replace(small(), layer=layer), names, BLANK)

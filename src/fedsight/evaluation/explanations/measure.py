@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedsight.core.errors import DataError, ModelError
+from fedsight.core.errors import DataError
 from fedsight.core.intervals import of_mean
 from fedsight.core.rng import generator
 from fedsight.evaluation.explanations.faithfulness import area, at_random, curves, edges, ranked
@@ -55,12 +55,11 @@ def measured(
     that the network does not allow.
     """
     _require_allowed(federation)
-    names = chosen(network, names)
     found = subjects(federation, network.scored, images, site)
     if len(found) < FEWEST:
         cause = f"{len(found)} test images have an answer to explain, and {FEWEST} are needed"
         raise DataError(cause, "ask for more images, or of a model that finds more")
-    names = _usable(network, names, found)
+    names = chosen(network, names, found[0].x[None])
     rapid = replace(network, exact=False)
     other = shuffled(network.scored.model, federation.program.seed)
     blank = replace(rapid, scored=scored(federation.program.task, other))
@@ -90,22 +89,6 @@ def _require_allowed(federation: Federation) -> None:
             f"explanations of this run's test images are not measured: {reason}",
             "measure them in a simulation without these protections",
         )
-
-
-def _usable(network: Network, names: Sequence[str], found: Sequence[Subject]) -> tuple[str, ...]:
-    """The methods that work for the network; ModelError of the first that does not if none does."""
-    kept, why = [], None
-    x, about = _asked(network, found[:1])
-    for name in names:
-        try:
-            heat_of(network, name, x, about)
-        except ModelError as error:
-            why = why or error
-        else:
-            kept.append(name)
-    if not kept and why is not None:
-        raise why
-    return tuple(kept)
 
 
 def _asked(network: Network, some: Sequence[Subject]) -> tuple[Tensor, Tensor]:

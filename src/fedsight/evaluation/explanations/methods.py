@@ -17,7 +17,7 @@ from fedsight.core.registry import nearest
 from fedsight.evaluation.explanations.absence import absent
 from fedsight.evaluation.explanations.integrals import attributed
 from fedsight.evaluation.explanations.layers import chosen_layer
-from fedsight.evaluation.explanations.rollout import attends, rollout
+from fedsight.evaluation.explanations.rollout import readable, rollout
 from fedsight.evaluation.explanations.scores import Scored
 
 TOGETHER = 128  # images that go through the network at once
@@ -115,23 +115,32 @@ METHODS: Mapping[str, Method] = {
 }  # fmt: skip
 
 
-def chosen(network: Network, names: Sequence[str] | None) -> tuple[str, ...]:
-    """The methods with these names; None: all that the network allows.
+def chosen(network: Network, names: Sequence[str] | None, x: Tensor) -> tuple[str, ...]:
+    """The methods with these names; None: all that the network allows, which is tried on an image
+    `x` [1, c, h, w], whatever it shows.
 
-    Raises DataError for an unknown name, and ModelError for a method that the network does not
-    allow, or whose extra is not installed.
+    Raises DataError for an unknown name, no name, and a layer that is for no method; ModelError for
+    a method that the network does not allow, or whose extra is not installed.
     """
-    if names is None:
-        found = tuple(name for name in METHODS if not _hindrance(network, name))
-        _require_captum(found)
-        return found
-    for name in names:
+    for name in names or ():
         if name not in METHODS:
             raise DataError(f"there is no method '{name}'", nearest(name, METHODS))
-        if why := _hindrance(network, name):
-            raise why
-    _require_captum(names)
-    return tuple(dict.fromkeys(names))
+    if names is not None and not names:
+        raise DataError("no method of explanation is named", f"name one: {', '.join(METHODS)}")
+    if network.layer is not None:
+        if names is not None and "grad-cam" not in names:
+            raise DataError(
+                "a layer is for Grad-CAM alone, which is not asked for",
+                "leave out the layer, or add the method grad-cam",
+            )
+        chosen_layer(network.scored, x, network.layer, network.head)
+    found = dict.fromkeys(METHODS if names is None else names)
+    hindered = {name: why for name in found if (why := _hindrance(network, name, x))}
+    if hindered and (names is not None or len(hindered) == len(found)):
+        raise next(iter(hindered.values()))
+    kept = tuple(name for name in found if name not in hindered)
+    _require_captum(kept)
+    return kept
 
 
 def heat_of(network: Network, name: str, x: Tensor, about: Tensor) -> Tensor:
@@ -140,13 +149,13 @@ def heat_of(network: Network, name: str, x: Tensor, about: Tensor) -> Tensor:
     return found.nan_to_num(0.0, 0.0, 0.0)
 
 
-def _hindrance(network: Network, name: str) -> ModelError | None:
-    """Why a network does not allow a method."""
+def _hindrance(network: Network, name: str, x: Tensor) -> ModelError | None:
+    """Why a network does not allow a method, as far as an image `x` [1, c, h, w] shows it."""
     method = METHODS[name]
-    if method.attention and not attends(network.scored.model):
+    if method.attention and not readable(network.scored.model):
         return ModelError(
-            "attention rollout needs a network that attends to patches of the image, and this one "
-            "does not",
+            "attention rollout needs a network that attends to patches of the image by the plain "
+            "attention of timm or PyTorch, and this one does not",
             "leave --method out for the methods that the network allows",
         )
     if method.follows and not network.scored.differentiable:
@@ -155,6 +164,13 @@ def _hindrance(network: Network, name: str) -> ModelError | None:
             "pixels",
             "choose --method occlusion",
         )
+    try:
+        if name == "grad-cam":
+            chosen_layer(network.scored, x, network.layer, network.head)
+        elif method.attention:
+            rollout(network.scored, x)
+    except ModelError as error:
+        return error
     return None
 
 

@@ -9,14 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from fedsight.core.errors import ModelError
+from fedsight.evaluation.explanations.layers import attends
 from fedsight.evaluation.explanations.scores import Scored
 
+PLAIN = ("timm.layers.attention", "timm.models.vision_transformer")  # where timm keeps it
 KEPT = 0.5  # of a token passes a layer beside the attention
 
 
-def attends(model: nn.Module) -> bool:
-    """Whether the model has layers of attention that rollout can read: timm's or PyTorch's own."""
-    return bool(_layers(model))
+def readable(model: nn.Module) -> bool:
+    """Whether rollout can read every layer of attention in the model, and there is one.
+
+    It reads PyTorch's and timm's plain ones; others add to it what is not seen here, such as where
+    tokens are to each other.
+    """
+    found = _layers(model)
+    return bool(found) and all(map(_plain, found))
 
 
 def rollout(scored: Scored, x: Tensor) -> Tensor:
@@ -47,12 +54,14 @@ def rollout(scored: Scored, x: Tensor) -> Tensor:
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    return [
-        layer
-        for layer in model.modules()
-        if isinstance(layer, nn.MultiheadAttention)
-        or all(hasattr(layer, name) for name in ("qkv", "num_heads", "attn_drop", "scale"))
-    ]
+    return [layer for layer in model.modules() if attends(layer)]
+
+
+def _plain(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.MultiheadAttention):
+        return layer.bias_k is None and not layer.add_zero_attn and layer.in_proj_weight is not None
+    kind = type(layer)
+    return kind.__name__ == "Attention" and kind.__module__ in PLAIN
 
 
 def _watch(layer: nn.Module, made: list[Tensor]) -> Any:
