@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from fedsight.algorithms.closed_form import ClosedForm
 from fedsight.deploy.declaration import ELSEWHERE
 from fedsight.deploy.package import installed
-from fedsight.deploy.site import service
+from fedsight.deploy.site import enforcement
 from fedsight.program.config import parse
 from fedsight.program.program import Program
 
@@ -56,7 +56,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 def test_the_answer_tells_of_a_file_where_programs_are_read_as_they_come(
     attack: Attack, tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "without_files", dict)
+    monkeypatch.setattr(enforcement, "without_files", dict)
     there, absent = (told(attack, tmp_path, file) for file in files)
     assert "the program has the fingerprint" in str(there["error"])
     assert "error" not in absent
@@ -102,7 +102,7 @@ def secret(tmp_path: Path) -> Path:
 def test_a_value_of_a_file_leaves_where_the_earlier_run_is_looked_for(
     attack: Attack, tmp_path: Path, secret: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "without_files", dict)
+    monkeypatch.setattr(enforcement, "without_files", dict)
     monkeypatch.setattr(ClosedForm, "fresh", lambda self: self)
     assert "patient 4711" in joined(attack, tmp_path, secret)
 
@@ -146,7 +146,7 @@ def traces(tmp_path: Path) -> tuple[Path, Path]:
 def test_a_trace_is_read_where_programs_are_read_as_they_come(
     attack: Attack, tmp_path: Path, traces: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "without_files", dict)
+    monkeypatch.setattr(enforcement, "without_files", dict)
     there, absent = (told_of_trace(attack, tmp_path, file) for file in traces)
     assert "the program has the fingerprint" in str(there["error"])
     assert "the program is for a simulation" in str(absent["error"]), "other words: it is not there"

@@ -51,8 +51,7 @@ def listed(folder: Path, number: int, *sites: str) -> dict[str, Any]:
 
 def propose(site: AttackedSite, of: Program, shown: dict[str, Any]) -> str:
     """Show the site a list with a proposal; the refusal, or nothing."""
-    fields = {"run": "run1", "program": of.table(), "fingerprint": of.fingerprint, "sites": 3}
-    return str(site.ask("propose", {**fields, "revocations": shown})[0].get("error", ""))
+    return str(site.join(of, revocations=shown).get("error", ""))
 
 
 def begin(site: AttackedSite, of: Program, *others: str, serial: int = 1) -> str:

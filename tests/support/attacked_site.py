@@ -132,11 +132,13 @@ class AttackedSite:
         self.heard.append((kind, text, len(data)))
         return fields, data
 
-    def join(self, of: Program, run: str = "run1", sites: int = 3) -> dict[str, Any]:
-        """Propose a program."""
+    def join(
+        self, of: Program, run: str = "run1", sites: int = 3, revocations: Any = None
+    ) -> dict[str, Any]:
+        """Propose a program, and show a list of revoked sites."""
         fields = {"run": run, "program": of.table(), "fingerprint": of.fingerprint}
         fields["package"] = installed().table()
-        return self.ask("propose", {**fields, "sites": sites})[0]
+        return self.ask("propose", {**fields, "sites": sites, "revocations": revocations})[0]
 
     def identity(self) -> str:
         """The site's identity key, in hex."""
