@@ -48,7 +48,8 @@ def update_roster(
     a model that is trained, any are enough.
     """
     run = str(store.read_json("run.json")["id"])
-    late, trained = _too_late(store, program, link), is_trained(store, program)
+    trained = is_trained(store, program)
+    late = _too_late(store, program, link, trained)
     revoked = {site: f"site '{site}' was revoked" for site in folder.revoked()}
     shown = folder.revocations
     how = Trained(len(roster)) if trained else None
@@ -155,10 +156,10 @@ def is_trained(store: RunStore, program: Program) -> bool:
     return done >= int(privacy.get("rounds_within", program.rounds.rounds))
 
 
-def _too_late(store: RunStore, program: Program, link: Link) -> dict[str, str]:
+def _too_late(store: RunStore, program: Program, link: Link, trained: bool) -> dict[str, str]:
     """Why sites of this job are not asked to take part, by site."""
     final = final_sites(store, program)
-    if is_trained(store, program):
+    if trained:
         why = "came after the last round"
     else:
         why = (

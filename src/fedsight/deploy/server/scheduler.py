@@ -298,8 +298,10 @@ class RunScheduler:
                 for site in missing:
                     alive = site in found and found[site].alive
                     why = "was drained by its owner" if alive else "is not connected"
-                    why = "has left before jobs had started" if site in there else why
-                    self._tell(site, f"site '{site}' {why}")
+                    if site in there:
+                        self._tell(site, f"site '{site}' has left before jobs had started")
+                    else:
+                        self._tell(site, f"site '{site}' {why}")
                 return ready
             if waited > deadline:
                 raise SiteError(
