@@ -18,8 +18,11 @@ from PIL import Image
 from site_services import FaultyLink, Places
 
 from fedsight.data.contents import stamp
+from fedsight.deploy.package import Package, installed
 from fedsight.deploy.server.joining import propose
-from fedsight.deploy.site import trainer_process
+from fedsight.deploy.site import memories, trainer_process
+from fedsight.deploy.site.memories import contents_of_run
+from fedsight.deploy.site.trainer import ChangedImagesError
 from fedsight.program.program import Program
 
 CHANGED = "the site's images or labels have changed since it joined this run"
@@ -66,6 +69,24 @@ def test_a_run_does_not_go_on_with_other_images_in_its_next_job(
     assert absent == {"south": f"site 'south': {CHANGED}"}
     assert refused == {}  # its owner may restore them
     assert propose(program, f"{run}other", places.sit(), {}).absent == {}, "another run may"
+
+
+def test_images_that_an_upgrade_reads_otherwise_are_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents_of_run(tmp_path, {"training images": "a"})
+    with pytest.raises(ChangedImagesError) as caught:
+        contents_of_run(tmp_path, {"training images": "b"})
+    assert caught.value.cause == CHANGED
+    upgraded = Package("9.9", "f" * 64)
+    before = str(installed())
+    monkeypatch.setattr(memories.package, "installed", lambda: upgraded)
+    contents_of_run(tmp_path, {"training images": "a"})  # it reads them as before
+    with pytest.raises(ChangedImagesError) as caught:
+        contents_of_run(tmp_path, {"training images": "b"})
+    assert f"read by FedSight {upgraded} instead of {before}" in caught.value.cause
+    assert "pillow" not in caught.value.cause
+    contents_of_run(tmp_path, {"training images": "a"})
 
 
 def test_files_that_change_between_rounds_are_not_trained_on(

@@ -171,7 +171,9 @@ class Release:
             raise
         except Exception as error:
             if not self.contract.protected:
-                raise self._tellable(error)
+                if (told := self._tellable(error)) is error:
+                    raise
+                raise told from error
             self._keep_reason(doing, error)
             raise _unable(doing) from None
 
