@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_files import write
 from PIL import Image
 
 from fedsight.core.errors import DataError
 from fedsight.core.progress import listening
+from fedsight.data import contents as data_contents
 from fedsight.data.base import Dataset, sources
 from fedsight.data.contents import PIECE, Hashed, contents, stamp
 
@@ -87,6 +89,21 @@ def test_a_stamp_changes_with_the_files_that_are_read_again(tmp_path: Path) -> N
     assert changed != before
     (tmp_path / "b" / "3.bmp").unlink()
     assert stamp(of) not in (before, changed)
+
+
+def test_a_file_of_many_images_is_asked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = np.stack([np.full((4, 4), level, np.uint16) for level in (0, 100, 200)])
+    for label in "ab":
+        for number in range(2):
+            write(tmp_path / label / f"{number}.dcm", frames + number)
+    of = sources.get("dicom")(path=tmp_path, size=8, frames="each", in_memory=False).open()
+    asked: list[str] = []
+    monkeypatch.setattr(data_contents, "_times", lambda path: asked.append(str(path)) or "")
+    assert len(of.train) + len(of.test) == 12
+    assert stamp(of) != ""
+    assert len(asked) == len({*asked}) == 4
 
 
 def test_images_in_memory_have_no_stamp(tmp_path: Path) -> None:

@@ -46,10 +46,14 @@ def contents(dataset: Dataset, hashed: Hashed = "pieces") -> Contents:
 
 def stamp(dataset: Dataset) -> str:
     """Changes whenever an image file that is read again and again is replaced or written to: a
-    SHA-256 of the files' numbers, sizes and times, a few microseconds each. The content may be the
-    same all the same. Empty where all images are in memory."""
+    SHA-256 of the files' numbers, sizes and times. The content may be the same all the same. Empty
+    where all images are in memory.
+
+    Each file is asked for once, also if many images (frames) are in it: a few microseconds on a
+    disk of this machine, and up to the time of a request where a file server has to be asked.
+    """
     seen = hashlib.sha256()
-    count = 0
+    count, last = 0, None
     for part in (dataset.train, dataset.validation, dataset.test, dataset.public):
         images = part.images if part is not None else None
         images = images.images if isinstance(images, ChosenImages) else images
@@ -57,9 +61,9 @@ def stamp(dataset: Dataset) -> str:
             assert isinstance(images, LazyImages)
             origin = images.origin(index)
             origin = origin.path if isinstance(origin, Frame) else origin
-            if isinstance(origin, str | os.PathLike):
+            if isinstance(origin, str | os.PathLike) and origin != last:
                 seen.update(_times(origin).encode())
-                count += 1
+                count, last = count + 1, origin
     return seen.hexdigest() if count else ""
 
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import attacked_site
 import federations
 import pytest
 import site_services
+from attacked_site import AttackedSite, draw, noise_images
 from PIL import Image
 from site_services import FaultyLink, Places
 
+from fedsight.data.contents import stamp
+from fedsight.deploy.package import Package, installed
 from fedsight.deploy.server.joining import propose
+from fedsight.deploy.site import memories, trainer_process
+from fedsight.deploy.site.memories import contents_of_run
+from fedsight.deploy.site.trainer import ChangedImagesError
 from fedsight.program.program import Program
 
 CHANGED = "the site's images or labels have changed since it joined this run"
@@ -63,6 +71,24 @@ def test_a_run_does_not_go_on_with_other_images_in_its_next_job(
     assert propose(program, f"{run}other", places.sit(), {}).absent == {}, "another run may"
 
 
+def test_images_that_an_upgrade_reads_otherwise_are_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents_of_run(tmp_path, {"training images": "a"})
+    with pytest.raises(ChangedImagesError) as caught:
+        contents_of_run(tmp_path, {"training images": "b"})
+    assert caught.value.cause == CHANGED
+    upgraded = Package("9.9", "f" * 64)
+    before = str(installed())
+    monkeypatch.setattr(memories.package, "installed", lambda: upgraded)
+    contents_of_run(tmp_path, {"training images": "a"})  # it reads them as before
+    with pytest.raises(ChangedImagesError) as caught:
+        contents_of_run(tmp_path, {"training images": "b"})
+    assert f"read by FedSight {upgraded} instead of {before}" in caught.value.cause
+    assert "pillow" not in caught.value.cause
+    contents_of_run(tmp_path, {"training images": "a"})
+
+
 def test_files_that_change_between_rounds_are_not_trained_on(
     places: Places, site_images: Path, south: Path
 ) -> None:
@@ -81,3 +107,27 @@ def test_files_that_change_between_rounds_are_not_trained_on(
     rejected = [line["rejected"] for line in diary.lines]
     assert rejected == [{}, {}, {"south": f"site 'south': {CHANGED}"}]
     assert "south" in diary.lines[2]["not_measured"]
+
+
+def test_each_round_looks_at_the_files_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacked_site.install(monkeypatch)  # its trainer is in this process
+    looks: list[str] = []
+    monkeypatch.setattr(trainer_process, "stamp", lambda of: looks.append(stamp(of)) or looks[-1])
+    images = draw(tmp_path / "images", noise_images(4))
+    data = {"name": "folder", "path": str(images), "in_memory": False}
+    of = attacked_site.program(images)
+    model = attacked_site.known(of).initial
+    with contextlib.closing(AttackedSite(tmp_path / "ward", data, test_images=1)) as site:
+        assert "declared" in site.join(of)
+        seen = [len(looks)]
+        for round in (1, 2):
+            assert "error" not in site.train(model, round=round)[0]
+            seen.append(len(looks))
+            assert "metrics" in site.measure(model, round=round, accepted=round), (
+                "and looks no more"
+            )
+            seen.append(len(looks))
+    assert seen == [1, 2, 2, 3, 3]
+    assert len({*looks}) == 1

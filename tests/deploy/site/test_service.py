@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import threading
+import tomllib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -606,23 +607,28 @@ def test_parameters_of_one_run_are_not_used_in_another(
 # -- with a real trainer ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("silent", [{}, {"announce": False}, {"counts": False}])
 def test_a_site_tells_which_classes_it_lacks_and_none_of_its_own_names(
-    places: Places, site_images: Path
+    places: Places, site_images: Path, silent: dict[str, bool]
 ) -> None:
+    """Nor which it lacks, if it does not announce its classes or how many images they have."""
     before = (places.root / "south" / "owner.toml").read_text()
     for part in ("train", "test"):  # it calls bees otherwise
         found = {"bee": "anna miller", "ant": "ant", "cat": "cat"}
         for name, called in found.items():
             folder = places.root / "renamed" / part / called
             folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.symlink_to(site_images / "south" / part / name)
+            if not folder.exists():
+                folder.symlink_to(site_images / "south" / part / name)
     data = {"name": "folder", "path": str(places.root / "renamed")}
-    places.write_owner("south", {"data": data})
+    contract = {**tomllib.loads(before)["contract"], **silent}
+    places.write_owner("south", {"data": data, "contract": contract})
     try:
         absent = propose(site_services.program(site_images), "named1", places.sit(), {}).absent
     finally:
         (places.root / "south" / "owner.toml").write_text(before)
     told = "1 of its class names is not in data.classes, and it has no bee"
+    told = "DataError" if silent else told
     assert absent == {"south": f"site 'south': the site cannot use its files ({told})"}
     assert "anna miller" in places.log("south")[-1]["why"]
 

@@ -8,16 +8,19 @@ the run is called.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsight.core.errors import DeployError, StoreError
 from fedsight.core.files import make_folder, write_atomically
+from fedsight.deploy import package
 from fedsight.deploy.site.delivery.received import reserved
-from fedsight.deploy.site.trainer import changed_images
+from fedsight.deploy.site.trainer import ChangedImagesError, changed_images
 from fedsight.governance.contract import ADDED_AT_SITE, Contract, is_sha256, protections
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_RUN_CHARACTERS = 32  # of a run's identifier; fewer than a fingerprint has
 CONTENTS = "contents.json"  # in a run's folder: hashes of the images that it is trained on
+DECODERS = ("numpy", "pillow", "pillow-heif", "pydicom", "torchvision")
 _NOTE = "program.json"  # beside a program's runs: whether the site added noise for it
 
 
@@ -65,22 +69,49 @@ def open_memory(home: Path, program: Program, run: str, contract: Contract) -> P
 
 
 def contents_of_run(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Keep the hashes of the images and labels with which the site takes part in a run.
+    """Keep the hashes of the images and labels with which the site takes part in a run, and what
+    read them.
 
     Raises ChangedImagesError if it took part with others in an earlier job: the counts that a site
     declares may be the same all the same.
     """
-    path, found = folder / CONTENTS, dict(hashes)
+    path, found = folder / CONTENTS, {"hashes": dict(hashes), "read_by": _readers()}
     try:
         before = json.loads(path.read_bytes())
+        same, read_by = before["hashes"] == found["hashes"], dict(before["read_by"])
     except FileNotFoundError:
         write_atomically(path, json.dumps(found).encode())
         return
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         cause = f"the hashes of a run's images cannot be read ({type(error).__name__})"
         raise StoreError(cause, "restore the folder `memory` of the site from a backup") from None
-    if before != found:
-        raise changed_images()
+    if not same:
+        raise changed_images() if read_by == found["read_by"] else _read_otherwise(read_by)
+
+
+def _readers() -> dict[str, str]:
+    """The versions of what makes pixels and labels of files."""
+    found = {"FedSight": str(package.installed())}
+    for name in DECODERS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _read_otherwise(before: Mapping[str, str]) -> ChangedImagesError:
+    """The error of images that are others, perhaps only because something else reads them now."""
+    changes = [
+        f"{name} {now.get(name, 'none')} instead of {before.get(name, 'none')}"
+        for now in [_readers()]
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
+    return ChangedImagesError(
+        "the site's images or labels are read otherwise than when it joined this run; they are now "
+        f"read by {', '.join(changes)}",
+        "if nobody has changed the images, install at the site what read them before, or take part "
+        "in the next run",
+    )
 
 
 def occupied(home: Path) -> int:

@@ -171,7 +171,9 @@ class Release:
             raise
         except Exception as error:
             if not self.contract.protected:
-                raise
+                if (told := self._tellable(error)) is error:
+                    raise
+                raise told from error
             self._keep_reason(doing, error)
             raise _unable(doing) from None
 
@@ -217,6 +219,7 @@ class Release:
         self, question: Question, error: Exception, instead: Callable[[], Answer] | None
     ) -> Answer:
         if not self.contract.protected:
+            error = self._tellable(error)
             told = Answer(error_for_coordinator(error))
             self._record(question, told, "error")  # it depends on the images, too
             raise error
@@ -229,6 +232,14 @@ class Release:
             except Exception as second:
                 self._keep_reason(question.doing, second)
         raise _unable(question.doing) from None
+
+    def _tellable(self, error: Exception) -> Exception:
+        """The error without what it tells of class names, if the owner announces none or keeps
+        the numbers of images of each class: it says which classes of the program are missing."""
+        silent = not (self.contract.announces and self.contract.tells_counts)
+        if silent and isinstance(error, DataError):
+            return DataError(error.cause, error.cure)
+        return error
 
     def _keep_reason(self, doing: str, error: Exception) -> None:
         """Keep in the site's log why something failed that must not show.

@@ -89,6 +89,7 @@ class SiteTrainer:
         kept_here = self._remembers or self.federation.computes_looks
         bare = kept_here and "example_dp" not in owner.contract.noised(program)
         self._stamp = stamp(self.federation.dataset)  # before what it stands for is read
+        self._checked: int | None = None  # the round in which it was compared last
         hashes = contents(self.federation.dataset).hashes
         integers = self.client.federation.integers_of(images)
         layout = whole.layout  # what comes and goes is as long as the whole network, at every site
@@ -125,21 +126,24 @@ class SiteTrainer:
 
     def _trained(self, step: TrainStep) -> Reply:
         """The client step."""
-        self._require_unchanged()
+        self._require_unchanged(step.order.round)
         reply = self.client.step(step.order, self.number, self._memory(step))
         finite = all(bool(torch.isfinite(part).all()) for part in reply.payload.values())
         if self._protected and not finite:  # the coordinator would reject it by name
             raise SiteError("the update is not finite", "lower train.lr, or set train.clip")
         return reply
 
-    def _require_unchanged(self) -> None:
+    def _require_unchanged(self, round: int) -> None:
         """Raise ChangedImagesError if files that are read in each round are not those that were
-        opened. A file that was only copied or touched is the same."""
-        if (now := stamp(self.federation.dataset)) == self._stamp:
+        opened. A file that was only copied or touched is the same. Each round looks once, until
+        that succeeds: files behind a network take time."""
+        if round == self._checked:
             return
-        if contents(self.federation.dataset).hashes != self.opened.hashes:
-            raise changed_images()
-        self._stamp = now
+        if (now := stamp(self.federation.dataset)) != self._stamp:
+            if contents(self.federation.dataset).hashes != self.opened.hashes:
+                raise changed_images()
+            self._stamp = now
+        self._checked = round
 
     def _memory(self, step: TrainStep) -> Memory:
         """What the site remembers; rounds that the coordinator did not accept are forgotten."""
@@ -155,7 +159,7 @@ class SiteTrainer:
             memory = self.memory.load(self.name, min(step.round, step.accepted) + 1)
         self.client.load(step.vector, memory)
         if not step.blank:
-            self._require_unchanged()
+            self._require_unchanged(step.round)
         seen = self.federation.tested(self.federation.views[0])
         if step.bounds is not None:
             return self.client.measure_each(seen, step.bounds, step.blank)
