@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from fedsight.core.rng import generator
 from fedsight.evaluation.explanations.absence import absent
 from fedsight.evaluation.explanations.scores import Scored
 
@@ -32,9 +33,17 @@ def grid_of(x: Tensor) -> tuple[int, int]:
     return min(CELLS, x.shape[-2]), min(CELLS, x.shape[-1])
 
 
-def ranked(heat: Tensor) -> Tensor:
-    """The cells [n, cells] of heat [n, h, w], the hottest first."""
-    return gridded(heat).flatten(1).argsort(dim=1, descending=True, stable=True)
+def ranked(heat: Tensor, draws: Generator | None = None) -> Tensor:
+    """The cells [n, cells] of heat [n, h, w], the hottest first.
+
+    Equally hot ones are in an order that is drawn (None: always the same draws): in that of
+    reading, heat that says nothing would follow the rows of the image.
+    """
+    cells = gridded(heat).flatten(1)
+    draws = generator(0, "explanations", "ties") if draws is None else draws
+    order = torch.rand(cells.shape, generator=draws).argsort(1).to(cells.device)
+    hottest = cells.gather(1, order).argsort(dim=1, descending=True, stable=True)
+    return order.gather(1, hottest)
 
 
 def at_random(x: Tensor, draws: Generator) -> Tensor:

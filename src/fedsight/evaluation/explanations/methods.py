@@ -4,7 +4,7 @@ and attention rollout; all but the last by Captum."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -143,10 +143,21 @@ def chosen(network: Network, names: Sequence[str] | None, x: Tensor) -> tuple[st
     return kept
 
 
+def resolved(network: Network, names: Iterable[str], x: Tensor) -> Network:
+    """With the name of the layer that Grad-CAM is made of for images `x`; None if it is not among
+    the methods with these names."""
+    if "grad-cam" not in names:
+        return replace(network, layer=None)
+    layer = chosen_layer(network.scored, x, network.layer, network.head)
+    return replace(network, layer=layer)
+
+
 def heat_of(network: Network, name: str, x: Tensor, about: Tensor) -> Tensor:
-    """What a method makes of images [n, c, h, w]: [n, h, w], positive for the answer."""
+    """What a method makes of images [n, c, h, w]: [n, h, w], positive for the answer; 0 everywhere
+    in an image of which it makes anything that is not finite."""
     found = METHODS[name].heat(network, x, about)
-    return found.nan_to_num(0.0, 0.0, 0.0)
+    finite = found.flatten(1).isfinite().all(1)
+    return torch.where(finite[:, None, None], found, 0.0)
 
 
 def _hindrance(network: Network, name: str, x: Tensor) -> ModelError | None:
