@@ -42,7 +42,7 @@ def attributed(
     scored: Scored, x: Tensor, about: Tensor, exact: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Integrated gradients [n, c, h, w] from the images without detail to the images, and by how
-    much each sum misses the change of the score [n].
+    much each sum misses the change of the score [n], as a share of it, or of 1 if it is less.
 
     With `exact`, at most by COMPLETE where MOST_STEPS are enough; else by what few steps give.
     """
@@ -66,7 +66,7 @@ def attributed(
         if not bool(bad.any()):
             break
         parts = way.halved(parts.some(bad))
-    return found, off
+    return found, off.abs() / allowed * COMPLETE
 
 
 class _Way:

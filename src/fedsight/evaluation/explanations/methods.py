@@ -21,9 +21,7 @@ from fedsight.evaluation.explanations.rollout import readable, rollout
 from fedsight.evaluation.explanations.scores import Scored
 
 TOGETHER = 128  # images that go through the network at once
-COMPLETE = (
-    1e-3  # how far an integral's sum may be off, of the score's change, or of 1 if that is more
-)
+INTEGRATED = "integrated-gradients"
 WINDOWS = 7  # side by side across an image; half as far apart
 
 
@@ -104,7 +102,7 @@ def attention_rollout(network: Network, x: Tensor, about: Tensor) -> Tensor:
 
 METHODS: Mapping[str, Method] = {
     "grad-cam": Method("Grad-CAM", "Selvaraju et al. 2017", grad_cam, follows=True),
-    "integrated-gradients": Method(
+    INTEGRATED: Method(
         "integrated gradients", "Sundararajan et al. 2017", integrated_gradients, follows=True
     ),
     "occlusion": Method("occlusion", "Zeiler and Fergus 2014", occlusion),
@@ -155,9 +153,13 @@ def resolved(network: Network, names: Iterable[str], x: Tensor) -> Network:
 def heat_of(network: Network, name: str, x: Tensor, about: Tensor) -> Tensor:
     """What a method makes of images [n, c, h, w]: [n, h, w], positive for the answer; 0 everywhere
     in an image of which it makes anything that is not finite."""
-    found = METHODS[name].heat(network, x, about)
-    finite = found.flatten(1).isfinite().all(1)
-    return torch.where(finite[:, None, None], found, 0.0)
+    return finite(METHODS[name].heat(network, x, about))
+
+
+def finite(heat: Tensor) -> Tensor:
+    """Heat [n, h, w], 0 everywhere in an image of which any is not finite."""
+    whole = heat.flatten(1).isfinite().all(1)
+    return torch.where(whole[:, None, None], heat, 0.0)
 
 
 def _hindrance(network: Network, name: str, x: Tensor) -> ModelError | None:
