@@ -136,11 +136,7 @@ def explain_command(
             _draw(one, alike[-1], paths[number])
         found.append(replace(one, picture=None))
     if as_json:
-        tables = [
-            {**one.table(), **({"examples": [e.table() for e in beside]} if beside else {})}
-            for one, beside in zip(found, alike, strict=True)
-        ]
-        echo(json.dumps(tables, indent=2, ensure_ascii=False))
+        _print_json(found, alike)
     else:
         layer = next((one.layer for one in found if one.layer), None)
         _print_table(found, alike, _known(run, site, layer))
@@ -227,6 +223,14 @@ def _draw(one: Explanation, beside: Sequence[Example], paths: tuple[Path, ...]) 
     write_png(one.panels(), paths[0])
     if beside:
         write_png(drawn(one.picture, beside), paths[1])
+
+
+def _print_json(found: Sequence[Explanation], alike: Sequence[Sequence[Example]]) -> None:
+    tables = [
+        {**one.table(), **({"examples": [e.table() for e in beside]} if beside else {})}
+        for one, beside in zip(found, alike, strict=True)
+    ]
+    echo(json.dumps(tables, indent=2, ensure_ascii=False))
 
 
 def _print_table(

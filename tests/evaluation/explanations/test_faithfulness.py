@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,17 +15,18 @@ from fedsight.evaluation.explanations import faithfulness
 from fedsight.evaluation.explanations.absence import absent
 from fedsight.evaluation.explanations.faithfulness import area, at_random, curves, edges, ranked
 from fedsight.evaluation.explanations.measure import measured
-from fedsight.evaluation.explanations.methods import Network
+from fedsight.evaluation.explanations.methods import Network, heat_of
 from fedsight.evaluation.explanations.randomisation import (
     likeness,
     rank_correlation,
     shuffled,
     silent,
 )
-from fedsight.evaluation.explanations.scores import ClassScore, scored
+from fedsight.evaluation.explanations.scores import PIXELS, ClassScore, scored
 from fedsight.evaluation.explanations.subjects import subjects
 from fedsight.evaluation.explanations.verdicts import judged, same_answers
 from fedsight.program.federation import Federation
+from fedsight.program.views import View
 from fedsight.tasks.classification import Classification
 
 Federate = Callable[..., Federation]
@@ -84,6 +86,22 @@ def test_every_cell_is_taken_away_once_whatever_the_size(bright: ClassScore, sid
     assert order.sort(dim=1).values.tolist() == [list(range(rows * columns))] * 2
     deleted, _ = curves(bright, x, torch.zeros(2, 1), order)
     assert torch.allclose(deleted[:, -1], bright.shown(absent(x), torch.zeros(2, 1)))
+
+
+def test_large_images_go_through_the_network_a_few_at_a_time() -> None:
+    seen: list[int] = []
+
+    class Counted(Bright):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.shape[0] * x.shape[2] * x.shape[3])
+            return super().forward(x)
+
+    x, about = torch.rand(2, 1, 512, 512), torch.zeros(2, 1)
+    found = ClassScore(Counted(), Classification())
+    deleted, inserted = curves(found, x, about, ranked(x[:, 0]))
+    heat_of(Network(found), "occlusion", x[:1], about[:1])
+    assert deleted.shape == inserted.shape == (2, faithfulness.STEPS + 1)
+    assert max(seen) == PIXELS
 
 
 def test_areas_are_mean_heights() -> None:
@@ -264,7 +282,11 @@ def test_a_site_is_measured_on_its_own_images_or_it_is_said_whose(
     tiny_federation: Federate,
 ) -> None:
     of = tiny_federation()
+    assert {view.site for view in of.views} == {None}
     found = measured(of, network(of), ["occlusion"], 6, 0)
-    own = [view for view in of.views if view.site == 0]
-    assert found["common"] is (not own)
-    assert {one["site"] for one in found["samples"]} == ({"site-00"} if own else {""})
+    assert found["common"]
+    assert {one["site"] for one in found["samples"]} == {""}
+    views = (View(None, of.views[0].indices), View(0, of.views[0].indices[:20]))
+    of = replace(of, views=views)
+    assert {one.site for one in subjects(of, network(of).scored, 10)} == {"", "site-00"}
+    assert {one.site for one in subjects(of, network(of).scored, 10, 0)} == {"site-00"}

@@ -18,9 +18,9 @@ from fedsight.evaluation.explanations.absence import absent
 from fedsight.evaluation.explanations.integrals import attributed
 from fedsight.evaluation.explanations.layers import chosen_layer
 from fedsight.evaluation.explanations.rollout import readable, rollout
-from fedsight.evaluation.explanations.scores import Scored
+from fedsight.evaluation.explanations.scores import Scored, together
 
-TOGETHER = 128  # images that go through the network at once
+TOGETHER = 128  # images that go through the network at once, if they are small
 INTEGRATED = "integrated-gradients"
 WINDOWS = 7  # side by side across an image; half as far apart
 
@@ -82,10 +82,11 @@ def occlusion(network: Network, x: Tensor, about: Tensor) -> Tensor:
     channels, *sides = x.shape[1:]
     window = [max(1, round(side / WINDOWS)) for side in sides]
     apart = [max(1, side // 2) for side in window]
+    at_once = max(1, together(x, TOGETHER) // len(x))
     with torch.no_grad():
         made: Any = Occlusion(network.scored).attribute(
             x, (channels, *window), (channels, *apart), absent(x),
-            additional_forward_args=about, perturbations_per_eval=max(1, TOGETHER // len(x)),
+            additional_forward_args=about, perturbations_per_eval=at_once,
         )  # fmt: skip
     heat: Tensor = made[:, 0].float()
     return heat
