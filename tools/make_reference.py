@@ -112,8 +112,6 @@ RUN_FILES = {
     "summary.json": "the final figures, see below; present once the run is finished",
     "trust.json": "what `predict --coverage` needs: the temperature, the histograms of scores by "
     "class and site, the threshold for unlike images; and the bins of the reliability diagram",
-    "explanations.json": "what `explain --measure` found: of each method deletion, insertion, its "
-    "likeness with shuffled weights, with 95 % intervals, and in what it `fails`; sample pictures",
     "unlike.safetensors": "what an image's features are compared with: how they are mixed, what "
     "makes them uncorrelated, and the means of the classes",
     "evaluation.json": "confusion matrix, curves and tables of the task, the rule by which sites "
@@ -124,6 +122,9 @@ RUN_FILES = {
     "that each site got, with its figure",
     "delivered/": "after `compare`: the model that each site chose, by name of the site",
     "comparison.partial.json": "finished baselines, so that `resume` need not repeat them",
+    "explanations.json": "after `explain --measure`: of each method deletion, insertion, the `gains` "
+    "over random regions and edges, its likeness with shuffled weights, with 95 % intervals, the "
+    "`result`, and in what it `fails` or is `undecided`; some test images",
     "rounds-K/": "after `resume --rounds`: the results of the first K rounds, a run folder to read",
     "report.html": "the report, a single self-contained file",
     "live.json": "what the run is doing while it goes on, for `fedsight runs` and the console; and "

@@ -14,7 +14,7 @@ from command_line import done, refused, write_config
 from PIL import Image
 
 import fedsight
-from fedsight.cli.explain import _destinations
+from fedsight.cli.explain import _destinations, _known, _named
 from fedsight.core.errors import DataError, StoreError
 from fedsight.data.base import Preprocess
 from fedsight.data.images.decode import decode
@@ -110,6 +110,13 @@ def test_two_faces_are_explained_by_why_they_match(images: Path) -> None:
     assert one.score == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-5)
     with pytest.raises(DataError, match="beside another one"):
         explain(saved, pair[:1])
+    for asked in (Asked(target="a"), Asked(box=2)):
+        with pytest.raises(DataError, match="no class and no box"):
+            explain(saved, pair, asked)
+    with pytest.raises(DataError, match=r"torn\.png"):
+        explain(saved, [images / "torn.png", *pair])
+    (torn,) = explain(saved, [pair[0], images / "torn.png"], Asked(["occlusion"]))
+    assert torn.error
 
 
 def test_one_box_is_explained_at_a_time(images: Path) -> None:
@@ -182,6 +189,11 @@ def test_neither_is_the_face_that_others_are_compared_with(tmp_path: Path) -> No
         (3, ("--examples", "1"), "site-00"),
         (3, ("--examples", "1", "--at", "paris"), "no site 'paris'"),
         (3, ("--box", "2"), "leave out --box"),
+        (3, ("--at", "site-00"), "none are asked for"),
+        (3, ("--among", "."), "none are asked for"),
+        (3, ("--examples", "1", "--at", "site-00", "--among", "."), "one of them"),
+        (3, ("--examples", "1", "--at", "site-00", "--site", "site-01"), "the same site"),
+        (3, ("--layer", "conv0", "--method", "occlusion"), "Grad-CAM alone"),
         (3, ("--measure", "2"), "too few"),
     ],
 )
@@ -223,15 +235,46 @@ def test_what_is_measured_is_kept_and_shown_in_the_report(run: Path, images: Pat
     kept = json.loads((run / "explanations.json").read_text())
     assert set(kept["methods"]) == set(METHODS)
     assert kept["images"] == 30
+    assert kept["layer"] == "relu0"
     shown = rows(read_run(run))
     assert len(shown) == len(METHODS) + 2
-    fails = {name: bool(told["fails"]) for name, told in kept["methods"].items()}
-    assert sum(row.fails for row in shown) == sum(fails.values())
-    assert "Why it answers so" in (run / "report.html").read_text()
+    failing = [name for name, told in kept["methods"].items() if told["fails"]]
+    assert sum(row.fails for row in shown) == len(failing)
+    page = (run / "report.html").read_text()
+    assert "Why it answers so" in page
+    assert "blurred until no detail is left" in page
+    assert "made of the layer relu0" in page
+    assert "who gets it gets them" in page
     again = fedsight.load(run).measure_explanations(30)
     assert again["methods"] == kept["methods"]
-    if failing := [name for name, failed in fails.items() if failed]:
-        assert "(fails)" in done("explain", run, images / "0.png", "--method", failing[0]).out
+    assert [*fedsight.load(run).explain(images / "0.png", "occlusion")[0].heats] == ["occlusion"]
+
+
+def test_a_verdict_is_shown_of_the_model_and_layer_that_it_is_of(run: Path, images: Path) -> None:
+    """Whatever they are: of a method that holds, of one that fails, of one that is open."""
+    methods = {
+        "grad-cam": {"result": "fails"}, "occlusion": {"result": "holds"},
+        "integrated-gradients": {"result": "undecided"},
+    }  # fmt: skip
+    assert set(_known_of(run, methods, None, "relu0")) == set(methods)
+    assert set(_known_of(run, methods, None, "conv0")) == set(methods) - {"grad-cam"}
+    assert not _known_of(run, methods, "site-00", "relu0")
+    said = [str(_named(name, methods)) for name in methods]
+    assert said == ["grad-cam (fails)", "occlusion", "integrated-gradients (not decided)"]
+    out = done("explain", run, images / "0.png", "--method", "grad-cam").out
+    assert "made of the layer relu0" in out
+
+
+def _known_of(run: Path, methods: object, site: str | None, layer: str) -> object:
+    file = run / "explanations.json"
+    before = file.read_bytes() if file.is_file() else None
+    file.write_text(json.dumps({"methods": methods, "site": None, "layer": "relu0"}))
+    try:
+        return _known(run, site, layer)
+    finally:
+        file.unlink()
+        if before is not None:
+            file.write_bytes(before)
 
 
 @pytest.mark.parametrize("facts", [{"declared": {"lyon": {}}}, {"recogniser": {"site": "lyon"}}])

@@ -72,7 +72,7 @@ Measure = Annotated[
     typer.Option(
         metavar="N",
         help="Measure on N test images of the run how faithful each method is; the report then "
-        "shows it.",
+        "shows it, and some of these images: whoever gets the report gets them.",
         show_default=False,
     ),
 ]
@@ -106,8 +106,9 @@ def explain_command(
 
     Of each method two figures are shown: how high the answer's probability stays on average while
     the regions that the method names are taken away (deletion: the lower the better), and while
-    only they are shown (insertion: the higher the better). With --measure they are compared with
-    regions chosen at random and with edges; a method that is no better fails.
+    only they are shown (insertion: the higher the better). With --measure they are compared on
+    the same images with regions chosen at random and with edges: a method that is better than both
+    holds, one that is worse fails. The report then contains test images of the run.
 
     Example: fedsight explain runs/first photo.jpg --method occlusion --out explained/
     """
@@ -118,6 +119,7 @@ def explain_command(
     import_plugins(plugin)
     if not images and measure is None:
         raise DataError("there is no image to explain", "name one, or give --measure 100")
+    _check_examples(examples, at, among, site)
     saved, asked = load(run, site), Asked(method, layer, target, box)
     if measure is not None:
         _say_measured(measure_on(saved, run, asked, measure, site))
@@ -134,14 +136,27 @@ def explain_command(
             _draw(one, alike[-1], paths[number])
         found.append(replace(one, picture=None))
     if as_json:
-        tables = [
-            {**one.table(), **({"examples": [e.table() for e in beside]} if beside else {})}
-            for one, beside in zip(found, alike, strict=True)
-        ]
-        echo(json.dumps(tables, indent=2, ensure_ascii=False))
+        _print_json(found, alike)
     else:
-        _print_table(found, alike, _known(run))
+        layer = next((one.layer for one in found if one.layer), None)
+        _print_table(found, alike, _known(run, site, layer))
     refuse_unread([(str(one.path), one.error) for one in found], "images")
+
+
+def _check_examples(count: int, at: str | None, among: Path | None, site: str | None) -> None:
+    """DataError for options that would be ignored, or show one site's images by another's model."""
+    if not count and (at is not None or among is not None):
+        raise DataError(
+            "--at and --among say whose images examples are, and none are asked for",
+            "add --examples 3, or leave them out",
+        )
+    if at is not None and among is not None:
+        raise DataError("examples are of one place: --at or --among", "leave out one of them")
+    if at is not None and site is not None and at != site:
+        raise DataError(
+            f"the images of site '{at}' are not shown beside the model of '{site}'",
+            "give --site and --at the same site",
+        )
 
 
 def _examples(saved: Saved, run: Path, at: str | None, folder: Path | None) -> Examples:
@@ -160,15 +175,20 @@ def _report_again(run: Path) -> None:
     echo(message("Report: {page}", page=build([run])))
 
 
-def _known(run: Path) -> Mapping[str, Any]:
-    """What was measured of each method on this run; empty: nothing."""
+def _known(run: Path, site: str | None, layer: str | None) -> Mapping[str, Any]:
+    """What was measured on this run of each method, for this site's model and this layer of
+    Grad-CAM; empty: nothing."""
     from fedsight.coordinator.store import RunStore
     from fedsight.evaluation.explanations.measure import FILE
 
     if not (run / FILE).is_file():
         return {}
-    methods = RunStore(run).read_json(FILE).get("methods")
-    return methods if isinstance(methods, dict) else {}
+    kept = RunStore(run).read_json(FILE)
+    methods = kept.get("methods")
+    if not isinstance(methods, dict) or kept.get("site") != site:
+        return {}
+    other = kept.get("layer") != layer
+    return {name: told for name, told in methods.items() if not (other and name == "grad-cam")}
 
 
 def _destinations(
@@ -205,6 +225,14 @@ def _draw(one: Explanation, beside: Sequence[Example], paths: tuple[Path, ...]) 
         write_png(drawn(one.picture, beside), paths[1])
 
 
+def _print_json(found: Sequence[Explanation], alike: Sequence[Sequence[Example]]) -> None:
+    tables = [
+        {**one.table(), **({"examples": [e.table() for e in beside]} if beside else {})}
+        for one, beside in zip(found, alike, strict=True)
+    ]
+    echo(json.dumps(tables, indent=2, ensure_ascii=False))
+
+
 def _print_table(
     found: Sequence[Explanation], alike: Sequence[Sequence[Example]], known: Mapping[str, Any]
 ) -> None:
@@ -233,6 +261,7 @@ def _print_table(
             figures = (f"{one.deletion[name]:.3f}", f"{one.insertion[name]:.3f}")
             table.add_row(*first, str(_named(name, known)), *figures)
     Console().print(table)
+    _say_of_methods(found)
     for one, beside in zip(found, alike, strict=True):
         if beside:
             echo(message("Most like {path} (distance, label, image):", path=one.path))
@@ -240,10 +269,30 @@ def _print_table(
             echo(f"  {example.distance:.2f} {example.label} {example.name}")
 
 
+def _say_of_methods(found: Sequence[Explanation]) -> None:
+    """Which layer Grad-CAM is made of, and whether integrals are as complete as they should be."""
+    from fedsight.evaluation.explanations.integrals import COMPLETE
+
+    for layer in dict.fromkeys(one.layer for one in found if one.layer):
+        echo(message("Grad-CAM is made of the layer {layer}.", layer=layer))
+    for one in found:
+        if one.missed is not None and one.missed > COMPLETE:
+            echo(
+                message(
+                    "{path}: the integrated gradients miss what the score changes by; off by "
+                    "{missed} of it.",
+                    path=one.path, missed=f"{one.missed:.1%}",
+                )
+            )  # fmt: skip
+
+
 def _named(name: str, known: Mapping[str, Any]) -> Text | str:
-    """A method, and whether it fails on this run."""
-    fails = known.get(name, {}).get("fails") if isinstance(known.get(name), dict) else None
-    return message("{method} (fails)", method=name) if fails else name
+    """A method, and whether it fails on this run or that is open."""
+    told = known.get(name)
+    result = told.get("result") if isinstance(told, dict) else None
+    if result == "fails":
+        return message("{method} (fails)", method=name)
+    return message("{method} (not decided)", method=name) if result == "undecided" else name
 
 
 def _say_measured(found: Mapping[str, Any]) -> None:
@@ -251,18 +300,16 @@ def _say_measured(found: Mapping[str, Any]) -> None:
     from rich.console import Console
 
     from fedsight.cli.tables import PrintableTable
+    from fedsight.report.explanations import result
 
     table = PrintableTable()
     headings = (message("method"), message("deletion"), message("insertion"), message("result"))
     for heading in headings:
-        table.add_column(str(heading))
+        table.add_column(str(heading), overflow="fold")
     for name, told in {**found["methods"], **found["baselines"]}.items():
-        fails = ", ".join(one for one in told.get("fails", ()))
-        result = str(message("holds")) if "fails" in told else ""
-        if fails:
-            result = str(message("fails: {reasons}", reasons=fails))
+        verdict = str(result(told["fails"], told["undecided"])) if "result" in told else ""
         spreads = [_spread(told[key]) for key in ("deletion", "insertion")]
-        table.add_row(name, *spreads, result)
+        table.add_row(name, *spreads, verdict)
     Console().print(table)
 
 

@@ -20,8 +20,16 @@ from fedsight.data.detection.objects import returned
 from fedsight.data.images.decode import decode
 from fedsight.data.images.fit import Placement
 from fedsight.evaluation.explanations.faithfulness import area, curves, ranked
+from fedsight.evaluation.explanations.integrals import attributed
 from fedsight.evaluation.explanations.measure import FEWEST, FILE, measured
-from fedsight.evaluation.explanations.methods import Network, chosen, heat_of
+from fedsight.evaluation.explanations.methods import (
+    INTEGRATED,
+    Network,
+    chosen,
+    finite,
+    heat_of,
+    resolved,
+)
 from fedsight.evaluation.explanations.overlays import panels
 from fedsight.evaluation.explanations.scores import BoxScore, PairScore, scored
 from fedsight.inference.drawing import opened
@@ -59,6 +67,8 @@ class Explanation:
     heats: Mapping[str, Tensor] = field(default_factory=dict)
     deletion: Mapping[str, float] = field(default_factory=dict)
     insertion: Mapping[str, float] = field(default_factory=dict)
+    layer: str | None = None  # that Grad-CAM is made of
+    missed: float | None = None  # of the score's change (of 1 if that is more), by the integral
     other: Path | None = None  # the image that a face is compared with
     mark: Mark | None = None  # the box, in pixels of the file
     error: str | None = None
@@ -87,6 +97,10 @@ class Explanation:
             name: {"deletion": self.deletion[name], "insertion": self.insertion[name]}
             for name in self.heats
         }
+        if self.missed is not None:
+            methods[INTEGRATED]["missed"] = self.missed
+        if self.layer is not None:
+            found["layer"] = self.layer
         return {**found, "label": self.label, "score": self.score, "methods": methods}
 
 
@@ -104,11 +118,13 @@ def network_of(saved: Saved, asked: Asked) -> Network:
     return Network(scored(saved.task, saved.module), saved.head, asked.layer)
 
 
-def methods_of(network: Network, saved: Saved, asked: Asked) -> tuple[str, ...]:
-    """The methods that are asked for; see `chosen`."""
+def methods_of(network: Network, saved: Saved, asked: Asked) -> tuple[tuple[str, ...], Network]:
+    """The methods that are asked for (see `chosen`), and the network with the layer of Grad-CAM."""
     seen = saved.preprocess
     blank = torch.zeros(1, seen.channels, seen.height, seen.width)
-    return chosen(network, asked.methods, seen.normalise(blank))
+    x = seen.normalise(blank)
+    names = chosen(network, asked.methods, x)
+    return names, resolved(network, names, x)
 
 
 def explain(saved: Saved, paths: Sequence[Path], asked: Asked | None = None) -> list[Explanation]:
@@ -117,7 +133,8 @@ def explain(saved: Saved, paths: Sequence[Path], asked: Asked | None = None) -> 
 
     Folders are searched as by `predict`. An image that cannot be read, or in which a detector
     finds nothing, has an `error`. Raises DataError for a path that does not exist, an unknown
-    method or class and a single face; ModelError for what the network does not allow.
+    method or class, a single face and a first one that cannot be read; ModelError for what the
+    network does not allow.
     """
     return list(each_explained(saved, paths, asked))
 
@@ -131,7 +148,7 @@ def each_explained(
     asked = asked or Asked()
     with _gradients():
         network = network_of(saved, asked)
-        methods = methods_of(network, saved, asked)
+        methods, network = methods_of(network, saved, asked)
     files = find_files(paths, "image")
     if not isinstance(network.scored, PairScore):
         _check_asked(network, saved, asked)
@@ -142,7 +159,10 @@ def each_explained(
                 "a face is explained beside another one: why the two match",
                 "give two images or more; the first is compared with each of the others",
             )
-        make = partial(_pair, network, saved, methods, files[0])
+        _check_face(asked)
+        with torch.no_grad():
+            about = network.scored.about(_input(saved, files[0]))
+        make = partial(_pair, network, saved, methods, (files[0], about))
     return (make(path) for path in explained_of(saved, files))
 
 
@@ -156,6 +176,14 @@ def _gradients() -> Iterator[None]:
     """Gradients may be followed within, whatever holds outside."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
+
+
+def _check_face(asked: Asked) -> None:
+    if asked.target is not None or asked.box != 1:
+        raise DataError(
+            "of two faces their likeness is explained: there is no class and no box",
+            "leave out the class and the box",
+        )
 
 
 def _check_asked(network: Network, saved: Saved, asked: Asked) -> None:
@@ -178,7 +206,7 @@ def _explained(
         x = _input(saved, path)
         label, about, box = _subject(network, saved, asked, x)
     except DataError as error:
-        return Explanation(path, error=error.cause)
+        return Explanation(path, error=str(error))
     found = _measured(network, methods, x, about)
     found = _pictured(saved, replace(found, path=path, label=label))
     if box is None or found.picture is None:
@@ -189,15 +217,16 @@ def _explained(
 
 @_gradients()
 def _pair(
-    network: Network, saved: Saved, methods: Sequence[str], other: Path, path: Path
+    network: Network, saved: Saved, methods: Sequence[str], other: tuple[Path, Tensor], path: Path
 ) -> Explanation:
-    """A face that is compared with another."""
+    """A face that is compared with another, whose vector [1, d] is given."""
+    face, about = other
     try:
-        x, about = _input(saved, path), network.scored.about(_input(saved, other))
+        x = _input(saved, path)
     except DataError as error:
-        return Explanation(path, other=other, error=error.cause)
+        return Explanation(path, other=face, error=str(error))
     found = _measured(network, methods, x, about)
-    return _pictured(saved, replace(found, path=path, other=other, label="likeness"))
+    return _pictured(saved, replace(found, path=path, other=face, label="likeness"))
 
 
 def _input(saved: Saved, path: Path) -> Tensor:
@@ -232,13 +261,17 @@ def _measured(network: Network, methods: Sequence[str], x: Tensor, about: Tensor
     """The heats of one image [1, c, h, w], and how far to believe them."""
     with torch.no_grad():
         score = float(network.scored.shown(x, about))
-    heats, deletion, insertion = {}, {}, {}
+    heats, deletion, insertion, missed = {}, {}, {}, None
     for name in methods:
-        heat = heat_of(network, name, x, about).detach()
+        if name == INTEGRATED:
+            found, off = attributed(network.scored, x, about, network.exact)
+            heat, missed = finite(found.sum(1)), float(off)
+        else:
+            heat = heat_of(network, name, x, about).detach()
         deleted, inserted = curves(network.scored, x, about, ranked(heat))
         heats[name] = heat[0]
         deletion[name], insertion[name] = float(area(deleted)), float(area(inserted))
-    return Explanation(Path(), "", score, heats, deletion, insertion)
+    return Explanation(Path(), "", score, heats, deletion, insertion, network.layer, missed)
 
 
 def _pictured(saved: Saved, found: Explanation) -> Explanation:
@@ -260,7 +293,7 @@ def measure(
         raise DataError(f"{images} images are too few to measure on", f"ask for {FEWEST} or more")
     with _gradients():
         network = network_of(saved, asked)
-        methods = methods_of(network, saved, asked)
+        methods, network = methods_of(network, saved, asked)
         federation = simulated(
             run, "explain images of a site there, which says how far to believe each"
         )

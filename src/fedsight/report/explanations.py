@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedsight.language.message import Text, listed, message
@@ -13,9 +14,19 @@ from fedsight.report.svg import Plot
 from fedsight.report.words import NOTHING, Words, count, number
 
 FAILS = {
-    "deletion": message("taking its regions away does no more than taking away any"),
-    "insertion": message("showing its regions alone does no more than showing any"),
+    "random-deletion": message("taking its regions away does less than taking away any"),
+    "random-insertion": message("showing its regions alone does less than showing any"),
+    "edges-deletion": message("taking its regions away does less than taking away edges"),
+    "edges-insertion": message("showing its regions alone does less than showing edges"),
     "shuffled": message("it looks much the same for a network that has learnt nothing"),
+    "silent": message("of half of the images or more it says nothing"),
+}
+OPEN = {
+    "random-deletion": message("whether taking its regions away does more than taking away any"),
+    "random-insertion": message("whether showing its regions alone does more than showing any"),
+    "edges-deletion": message("whether taking its regions away does more than taking away edges"),
+    "edges-insertion": message("whether showing its regions alone does more than showing edges"),
+    "shuffled": message("whether it depends on what the network has learnt"),
 }
 NAMES = {
     "grad-cam": message("Grad-CAM"),
@@ -53,9 +64,9 @@ def rows(run: Run) -> list[FaithfulnessRow]:
     found = run.explanations
     if found is None:
         return []
-    methods = sorted(found.methods.items(), key=lambda pair: len(pair[1].fails))
+    methods = sorted(found.methods.items(), key=lambda pair: _order(pair[1]))
     return [
-        *(_row(name, one, _result(one)) for name, one in methods),
+        *(_row(name, one, result(one.fails, one.undecided)) for name, one in methods),
         *(_row(name, one, "") for name, one in found.baselines.items()),
     ]
 
@@ -67,11 +78,19 @@ def _row(name: str, one: FaithfulnessRecord, result: Words) -> FaithfulnessRow:
     )
 
 
-def _result(one: FaithfulnessRecord) -> Text:
-    if not one.fails:
-        return message("holds")
-    why = listed(FAILS.get(reason, reason) for reason in one.fails)
-    return message("fails: {reasons}", reasons=why)
+def _order(one: FaithfulnessRecord) -> tuple[int, int]:
+    return len(one.fails), len(one.undecided)
+
+
+def result(fails: Sequence[str], undecided: Sequence[str]) -> Text:
+    """The verdict on a method in words: in what it fails, or what the images do not decide."""
+    if fails:
+        why = listed(FAILS.get(reason, reason) for reason in fails)
+        return message("fails: {reasons}", reasons=why)
+    if undecided:
+        what = listed(OPEN.get(reason, reason) for reason in undecided)
+        return message("not decided: {reasons}", reasons=what)
+    return message("holds")
 
 
 def named(name: str) -> Words:
@@ -100,9 +119,14 @@ def lines(run: Run) -> list[Text]:
             "Measured on {images} test images, with 95 % intervals. While the regions that a "
             "method names are taken away, the score of the answer should fall sooner than with "
             "regions at random (deletion: low is good); while only they are shown, it should rise "
-            "sooner (insertion: high is good). Edges ask no model.",
+            "sooner (insertion: high is good). Edges ask no model. What is taken away is blurred "
+            "until no detail is left, not painted over.",
             images=count(found.images),
-        )
+        ),
+        message(
+            "A method holds if it does better than both on the same images; the intervals of the "
+            "differences decide, so those in the table may overlap."
+        ),
     ]
     if found.shuffled_answers:
         told.append(
@@ -111,8 +135,20 @@ def lines(run: Run) -> list[Text]:
                 "explanations are alike says nothing against a method."
             )
         )
-    if found.site:
+    if found.layer:
+        told.append(message("Grad-CAM is made of the layer {layer}.", layer=found.layer))
+    if found.site and found.common:
+        told.append(
+            message(
+                "The answers are those of the model of site {site}, to test images that all sites "
+                "share.",
+                site=found.site,
+            )
+        )
+    elif found.site:
         told.append(message("The images are those of site {site}.", site=found.site))
+    if found.samples:
+        told.append(message("This page contains test images: who gets it gets them."))
     return told
 
 

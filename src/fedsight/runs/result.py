@@ -117,7 +117,7 @@ class Run:
     def explain(
         self,
         inputs: str | PathLike[str] | Sequence[str | PathLike[str]],
-        methods: Sequence[str] | None = None,
+        methods: str | Sequence[str] | None = None,
         layer: str | None = None,
         target: str | None = None,
         box: int = 1,
@@ -125,23 +125,23 @@ class Run:
         """One explanation for each image, in order: which regions its answer rests on.
 
         `inputs` are paths of image files and folders; of a run on faces, the first is compared with
-        each of the others. `methods` are names such as "occlusion" (None: all that the network
+        each of the others. `methods` are a name such as "occlusion", or several (None: all that the network
         allows), `layer` is the one that Grad-CAM is made of, `target` the class that is explained
         instead of the answer, `box` which of a detector's boxes, by its score. Raises DataError and
         ModelError as `fedsight explain` does; an image that cannot be read has an `error`.
         """
-        asked = explain.Asked(methods, layer, target, box)
+        asked = explain.Asked(_named(methods), layer, target, box)
         return explain.explain(self._saved, _paths(inputs), asked)
 
     def measure_explanations(
-        self, images: int = 100, methods: Sequence[str] | None = None
+        self, images: int = 100, methods: str | Sequence[str] | None = None
     ) -> Mapping[str, Any]:
         """Measure on test images how faithful each method is to the model, and keep it: the report
         then shows it, and `explanations.json` in the folder.
 
         Raises DataError where the test images are not here, or what leaves the sites is protected.
         """
-        given = explain.Asked(methods)
+        given = explain.Asked(_named(methods))
         return explain.measure(self._saved, self._folder, given, images, self._site)
 
     def report(self) -> Path:
@@ -166,6 +166,10 @@ class Run:
             if value is not None
         )
         return f"<b>{escape(str(self.summary.get('name')))}</b><table>{cells}</table>"
+
+
+def _named(methods: str | Sequence[str] | None) -> Sequence[str] | None:
+    return [methods] if isinstance(methods, str) else methods
 
 
 def _paths(inputs: Any) -> list[Path]:

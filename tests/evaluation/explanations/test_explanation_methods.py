@@ -73,7 +73,10 @@ def test_integrated_gradients_add_up_to_the_change_of_the_score() -> None:
     with torch.no_grad():
         change = network.scored(x, numbers) - network.scored(absent(x), numbers)
     assert float((found.flatten(1).sum(1) - change).abs().max()) <= 1e-3
-    assert torch.allclose(off, found.flatten(1).sum(1) - change, atol=1e-5)
+    assert torch.allclose(off, (found.flatten(1).sum(1) - change).abs(), atol=1e-5)  # changes < 1
+    assert float(change.abs().max()) < 1
+    _, coarse = attributed(network.scored, x, numbers, exact=False)
+    assert float(coarse.max()) > float(off.max())
     assert float(change.abs().max()) > 0.05  # there was something to add up to
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,15 +15,18 @@ from fedsight.evaluation.explanations import faithfulness
 from fedsight.evaluation.explanations.absence import absent
 from fedsight.evaluation.explanations.faithfulness import area, at_random, curves, edges, ranked
 from fedsight.evaluation.explanations.measure import measured
-from fedsight.evaluation.explanations.methods import Network
+from fedsight.evaluation.explanations.methods import Network, heat_of
 from fedsight.evaluation.explanations.randomisation import (
     likeness,
     rank_correlation,
     shuffled,
+    silent,
 )
-from fedsight.evaluation.explanations.scores import ClassScore, scored
+from fedsight.evaluation.explanations.scores import PIXELS, ClassScore, scored
 from fedsight.evaluation.explanations.subjects import subjects
+from fedsight.evaluation.explanations.verdicts import judged, same_answers
 from fedsight.program.federation import Federation
+from fedsight.program.views import View
 from fedsight.tasks.classification import Classification
 
 Federate = Callable[..., Federation]
@@ -84,6 +88,22 @@ def test_every_cell_is_taken_away_once_whatever_the_size(bright: ClassScore, sid
     assert torch.allclose(deleted[:, -1], bright.shown(absent(x), torch.zeros(2, 1)))
 
 
+def test_large_images_go_through_the_network_a_few_at_a_time() -> None:
+    seen: list[int] = []
+
+    class Counted(Bright):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.shape[0] * x.shape[2] * x.shape[3])
+            return super().forward(x)
+
+    x, about = torch.rand(2, 1, 512, 512), torch.zeros(2, 1)
+    found = ClassScore(Counted(), Classification())
+    deleted, inserted = curves(found, x, about, ranked(x[:, 0]))
+    heat_of(Network(found), "occlusion", x[:1], about[:1])
+    assert deleted.shape == inserted.shape == (2, faithfulness.STEPS + 1)
+    assert max(seen) == PIXELS
+
+
 def test_areas_are_mean_heights() -> None:
     assert area(torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.5, 0.0]])).tolist() == [1.0, 0.5]
 
@@ -141,7 +161,7 @@ def test_subjects_are_test_images_of_all_sites_with_their_answers(
     assert answers.tolist() == [int(one.given) for one in found]
 
 
-def test_a_network_that_has_learnt_nothing_is_explained_no_better_than_chance(
+def test_grad_cam_of_a_network_that_has_learnt_nothing_does_not_hold(
     tiny_federation: Federate,
 ) -> None:
     of = tiny_federation()
@@ -153,7 +173,9 @@ def test_a_network_that_has_learnt_nothing_is_explained_no_better_than_chance(
         for key in ("deletion", "insertion", "shuffled"):
             assert told[key]["low"] <= told[key]["mean"] <= told[key]["high"]
         assert len(told["deletion_curve"]) == faithfulness.STEPS + 1
-    assert "deletion" in found["methods"]["grad-cam"]["fails"]
+    assert found["methods"]["grad-cam"]["result"] != "holds"
+    assert found["layer"] == "relu1"
+    assert found["shuffled_answers"] is None  # 12 images do not say
     assert len(found["samples"]) == 4
 
 
@@ -167,3 +189,104 @@ def test_too_few_answers_are_refused(tiny_federation: Federate) -> None:
     of = tiny_federation()
     with pytest.raises(DataError, match="are needed"):
         measured(of, network(of), None, 3)
+
+
+def of_bright(heats: dict[str, Tensor], count: int = 40) -> dict[str, dict[str, Tensor]]:
+    """The curves of heats on images of which only the upper left quarter counts, with noise."""
+    x = quarter().repeat(count, 1, 1, 1)
+    x = x + 0.1 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
+    bright, about = ClassScore(Bright(), Classification()), torch.zeros(count, 1)
+    chance = at_random(x, generator(0, "chance"))
+    known = {"random": chance, "edges": edges(x)}
+    found = {}
+    for name, heat in {**known, **heats}.items():
+        heat = heat.expand(count, -1, -1)
+        deleted, inserted = curves(bright, x, about, ranked(heat, generator(1, name)))
+        apart = torch.randn(count, generator=torch.Generator().manual_seed(1)) * 0.1
+        found[name] = {
+            "deletion": deleted, "insertion": inserted, "shuffled": apart, "silent": silent(heat),
+        }  # fmt: skip
+    return found
+
+
+def test_a_good_method_holds_a_bad_one_fails_and_chance_is_not_decided() -> None:
+    heats = {
+        "good": quarter()[:, 0],
+        "bad": -quarter()[:, 0],
+        "chance": at_random(torch.zeros(40, 1, 28, 28), generator(7, "other")),
+    }
+    every = of_bright(heats)
+    baselines = {name: every.pop(name) for name in ("random", "edges")}
+    told = {name: judged(own, baselines, False) for name, own in every.items()}
+    assert told["good"]["result"] == "holds"
+    assert told["good"]["fails"] == told["good"]["undecided"] == []
+    assert told["bad"]["result"] == "fails"
+    assert set(told["bad"]["fails"]) >= {"random-deletion", "random-insertion"}
+    assert "random-deletion" in told["chance"]["undecided"]
+    assert "edges-deletion" in {*told["bad"]["fails"], *told["chance"]["undecided"]}
+    assert told["good"]["gains"]["random"]["deletion"]["low"] > 0
+
+
+@pytest.mark.parametrize(
+    ("value", "alike", "result"),
+    [
+        (0.9, False, "fails"), (0.9, True, "holds"), (0.9, None, "undecided"),
+        (0.1, False, "holds"), (0.1, None, "holds"),
+    ],
+)  # fmt: skip
+def test_likeness_to_a_network_that_has_learnt_nothing_counts_unless_it_answers_alike(
+    value: float, alike: bool | None, result: str
+) -> None:
+    every = of_bright({"good": quarter()[:, 0]})
+    baselines = {name: every.pop(name) for name in ("random", "edges")}
+    own = {**every["good"], "shuffled": every["good"]["shuffled"] * 0.1 + value}
+    assert judged(own, baselines, alike)["result"] == result
+
+
+def test_heat_that_says_nothing_fails_and_follows_no_order_of_reading() -> None:
+    even = torch.full((1, 28, 28), 0.3)
+    every = of_bright({"dead": even})
+    baselines = {name: every.pop(name) for name in ("random", "edges")}
+    told = judged(every["dead"], baselines, False)
+    assert "silent" in told["fails"]
+    assert told["silent"] == 1
+    assert told["shuffled"]["mean"] is None
+    order = ranked(even.repeat(2, 1, 1))
+    assert order[0].tolist() != sorted(order[0].tolist())
+    assert order[0].tolist() != order[1].tolist()
+
+
+def test_whether_networks_answer_alike_takes_thirty_images_and_an_interval() -> None:
+    draws = torch.Generator().manual_seed(0)
+    own, noise = torch.rand(200, generator=draws), torch.rand(200, generator=draws)
+    assert same_answers(own, own + 0.1 * noise) is True
+    assert same_answers(own, noise) is False
+    assert same_answers(own[:29], own[:29]) is None
+    assert same_answers(own[:30], own[:30] + 1.2 * noise[:30]) is None  # 0.6, from 0.3 to 0.8
+
+
+def test_running_statistics_are_shuffled_too_and_fixed_buffers_are_not() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 64, 1), nn.BatchNorm2d(64))
+    model.register_buffer("fixed", torch.arange(64.0))
+    norm = model[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.running_mean = torch.arange(64.0)
+    other = shuffled(model, 0)
+    moved = other[1].running_mean  # type: ignore[index]
+    assert not torch.equal(moved, norm.running_mean)
+    assert torch.equal(moved.sort().values, norm.running_mean)
+    assert torch.equal(other.fixed, torch.arange(64.0))
+
+
+def test_a_site_is_measured_on_its_own_images_or_it_is_said_whose(
+    tiny_federation: Federate,
+) -> None:
+    of = tiny_federation()
+    assert {view.site for view in of.views} == {None}
+    found = measured(of, network(of), ["occlusion"], 6, 0)
+    assert found["common"]
+    assert {one["site"] for one in found["samples"]} == {""}
+    views = (View(None, of.views[0].indices), View(0, of.views[0].indices[:20]))
+    of = replace(of, views=views)
+    assert {one.site for one in subjects(of, network(of).scored, 10)} == {"", "site-00"}
+    assert {one.site for one in subjects(of, network(of).scored, 10, 0)} == {"site-00"}

@@ -13,12 +13,13 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from fedsight.core.rng import generator
 from fedsight.evaluation.explanations.absence import absent
-from fedsight.evaluation.explanations.scores import Scored
+from fedsight.evaluation.explanations.scores import Scored, together
 
 CELLS = 14  # across and down
 STEPS = 14  # of a curve: as many cells are taken away at each, up to rounding
-TOGETHER = 256  # images that go through the network at once
+TOGETHER = 256  # images that go through the network at once, if they are small
 _ACROSS = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))  # Sobel's
 
 
@@ -32,9 +33,17 @@ def grid_of(x: Tensor) -> tuple[int, int]:
     return min(CELLS, x.shape[-2]), min(CELLS, x.shape[-1])
 
 
-def ranked(heat: Tensor) -> Tensor:
-    """The cells [n, cells] of heat [n, h, w], the hottest first."""
-    return gridded(heat).flatten(1).argsort(dim=1, descending=True, stable=True)
+def ranked(heat: Tensor, draws: Generator | None = None) -> Tensor:
+    """The cells [n, cells] of heat [n, h, w], the hottest first.
+
+    Equally hot ones are in an order that is drawn (None: always the same draws): in that of
+    reading, heat that says nothing would follow the rows of the image.
+    """
+    cells = gridded(heat).flatten(1)
+    draws = generator(0, "explanations", "ties") if draws is None else draws
+    order = torch.rand(cells.shape, generator=draws).argsort(1).to(cells.device)
+    hottest = cells.gather(1, order).argsort(dim=1, descending=True, stable=True)
+    return order.gather(1, hottest)
 
 
 def at_random(x: Tensor, draws: Generator) -> Tensor:
@@ -60,20 +69,19 @@ def curves(scored: Scored, x: Tensor, about: Tensor, order: Tensor) -> tuple[Ten
     places = rank.reshape(len(x), 1, *grid_of(x)).float()
     place = F.interpolate(places, size=size, mode="nearest-exact")
     steps = [math.ceil(order.shape[1] * step / STEPS) for step in range(STEPS + 1)]
-    frames = [place < step for step in steps]  # [n, 1, h, w]: the cells that have had their turn
-    deleted = torch.stack([torch.where(frame, start, x) for frame in frames], 1)
-    inserted = torch.stack([torch.where(frame, x, start) for frame in frames], 1)
-    many = about.repeat_interleave(len(steps), 0)
-    down, up = (_shown(scored, shown.flatten(0, 1), many) for shown in (deleted, inserted))
-    return down.unflatten(0, (len(x), -1)), up.unflatten(0, (len(x), -1))
+    rows = torch.arange(len(x)).repeat_interleave(len(steps))
+    turns = torch.tensor(steps).repeat(len(x)).view(-1, 1, 1, 1)
+    down, up = [], []
+    for some in torch.arange(len(rows)).split(together(x, TOGETHER)):
+        row = rows[some]
+        frame = place[row] < turns[some]  # [m, 1, h, w]: the cells that have had their turn
+        with torch.no_grad():
+            for found, (within, beyond) in ((down, (start, x)), (up, (x, start))):
+                shown = torch.where(frame, within[row], beyond[row])
+                found.append(scored.shown(shown, about[row]).float().cpu())
+    return torch.cat(down).unflatten(0, (len(x), -1)), torch.cat(up).unflatten(0, (len(x), -1))
 
 
 def area(curve: Tensor) -> Tensor:
     """The mean height [n] of curves [n, points]: the area below, by trapezia."""
     return torch.trapezoid(curve, dim=1) / (curve.shape[1] - 1)
-
-
-def _shown(scored: Scored, x: Tensor, about: Tensor) -> Tensor:
-    pairs = zip(x.split(TOGETHER), about.split(TOGETHER), strict=True)
-    with torch.no_grad():
-        return torch.cat([scored.shown(some, of).float().cpu() for some, of in pairs])

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from fedsight.evaluation.explanations.absence import absent
-from fedsight.evaluation.explanations.scores import Scored
+from fedsight.evaluation.explanations.scores import Scored, together
 
 COMPLETE = 1e-3  # how far a sum may be off, of the score's change, or of 1 if that is more
 PARTS, STEPS = 16, 2  # of the way at first, and of each part
 HALVED = 10  # times at most
 MOST_STEPS = 4096  # for an image, on average over those that are integrated together
-TOGETHER, PIXELS = 512, 2**20  # images, and their pixels, that go through the network at once
+TOGETHER = 512  # images that go through the network at once, if they are small
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def attributed(
     scored: Scored, x: Tensor, about: Tensor, exact: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Integrated gradients [n, c, h, w] from the images without detail to the images, and by how
-    much each sum misses the change of the score [n].
+    much each sum misses the change of the score [n], as a share of it, or of 1 if it is less.
 
     With `exact`, at most by COMPLETE where MOST_STEPS are enough; else by what few steps give.
     """
@@ -66,7 +66,7 @@ def attributed(
         if not bool(bad.any()):
             break
         parts = way.halved(parts.some(bad))
-    return found, off
+    return found, off.abs() / allowed * COMPLETE
 
 
 class _Way:
@@ -77,7 +77,7 @@ class _Way:
 
         self._scored, self._x, self._about, self._start = scored, x, about, absent(x)
         self._method = IntegratedGradients(scored)
-        self._together = max(2 * STEPS, min(TOGETHER, PIXELS // x.shape[2:].numel()))
+        self._together = max(2 * STEPS, together(x, TOGETHER))
 
     def whole(self) -> _Parts:
         """All ways in PARTS parts, those of an image after each other."""

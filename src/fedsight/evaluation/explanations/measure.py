@@ -1,7 +1,7 @@
 """How faithful each method is to a run's model, on test images: what `explanations.json` says.
 
-A method fails where its explanations are no better than chance, or do not depend on what the model
-has learnt. Both are stated with 95 % intervals over the images.
+Each is compared, on the same images, with regions at random and with edges, and with what it shows
+of a network that has learnt nothing; `verdicts.py` says what follows.
 """
 
 from __future__ import annotations
@@ -16,14 +16,29 @@ import torch
 from torch import Tensor
 
 from fedsight.core.errors import DataError
-from fedsight.core.intervals import of_mean
 from fedsight.core.rng import generator
 from fedsight.evaluation.explanations.faithfulness import area, at_random, curves, edges, ranked
-from fedsight.evaluation.explanations.methods import Network, chosen, heat_of
+from fedsight.evaluation.explanations.methods import (
+    Network,
+    chosen,
+    heat_of,
+    resolved,
+)
 from fedsight.evaluation.explanations.overlays import panels
-from fedsight.evaluation.explanations.randomisation import likeness, rank_correlation, shuffled
+from fedsight.evaluation.explanations.randomisation import likeness, shuffled, silent
 from fedsight.evaluation.explanations.scores import PairScore, scored
 from fedsight.evaluation.explanations.subjects import Subject, subjects
+from fedsight.evaluation.explanations.verdicts import (
+    DELETION,
+    EDGES,
+    INSERTION,
+    RANDOM,
+    SHUFFLED,
+    SILENT,
+    judged,
+    same_answers,
+    spread,
+)
 from fedsight.evaluation.pictures import picture
 from fedsight.evaluation.trust.measure import MASKED, NOISED
 from fedsight.program.federation import Federation
@@ -33,9 +48,6 @@ FILE = "explanations.json"
 FEWEST = 5  # images of which an interval says anything
 SHOWN = 4  # images with pictures
 TOGETHER = 16  # images that are explained at once
-ALIKE = 0.5  # rank correlation from which explanations, or answers, are too much alike
-RANDOM, EDGES = "random", "edges"  # what methods are compared with
-DELETION, INSERTION, SHUFFLED = "deletion", "insertion", "shuffled"
 
 Figures = dict[str, list[Tensor]]
 
@@ -59,23 +71,29 @@ def measured(
     if len(found) < FEWEST:
         cause = f"{len(found)} test images have an answer to explain, and {FEWEST} are needed"
         raise DataError(cause, "ask for more images, or of a model that finds more")
-    names = chosen(network, names, found[0].x[None])
+    first = found[0].x[None]
+    names = chosen(network, names, first)
+    network = resolved(network, names, first)
     rapid = replace(network, exact=False)
     other = shuffled(network.scored.model, federation.program.seed)
     blank = replace(rapid, scored=scored(federation.program.task, other))
     figures = _figures(rapid, blank, names, found, federation.program.seed)
-    void = _same_answers(figures)
-    told = {name: _told(own) for name, own in figures.items()}
-    chance, sobel = told.pop(RANDOM), told.pop(EDGES)
+    void = same_answers(*(torch.cat(values) for values in figures.pop("").values()))
+    every = {
+        name: {key: torch.cat(values).double() for key, values in own.items()}
+        for name, own in figures.items()
+    }
+    baselines = {name: every.pop(name) for name in (RANDOM, EDGES)}
     return {
         "images": len(found),
         "layer": network.layer,
         "site": None if site is None else federation.partition.name(site),
+        "common": site is not None and not found[0].site,
         "score": "cosine" if isinstance(network.scored, PairScore) else "probability",
         "methods": {
-            name: {**own, "fails": _fails(own, chance, void)} for name, own in told.items()
+            name: {**_told(own), **judged(own, baselines, void)} for name, own in every.items()
         },
-        "baselines": {RANDOM: chance, EDGES: sobel},
+        "baselines": {name: _told(own) for name, own in baselines.items()},
         "shuffled_answers": void,
         "samples": [_sample(rapid, names, one) for one in found[:SHOWN]],
     }  # fmt: skip
@@ -100,7 +118,8 @@ def _asked(network: Network, some: Sequence[Subject]) -> tuple[Tensor, Tensor]:
 def _figures(
     network: Network, blank: Network, names: Sequence[str], found: Sequence[Subject], seed: int
 ) -> dict[str, Figures]:
-    """By method and baseline: its areas, curves, and likeness to those of the shuffled network."""
+    """By method and baseline: its curves, and likeness to the heat of the shuffled network; by ""
+    the scores of both networks."""
     figures: dict[str, Figures] = {}
     draws = generator(seed, "explanations", "random")
 
@@ -111,52 +130,25 @@ def _figures(
         some = found[start : start + TOGETHER]
         (x, about), (_, other) = _asked(network, some), _asked(blank, some)
         with torch.no_grad():
-            add("", DELETION, network.scored.shown(x, about))
+            add("", "own", network.scored.shown(x, about))
             add("", SHUFFLED, blank.scored.shown(x, other))
         heats = {name: heat_of(network, name, x, about) for name in names}
         for name, heat in (*heats.items(), (RANDOM, at_random(x, draws)), (EDGES, edges(x))):
-            deleted, inserted = curves(network.scored, x, about, ranked(heat))
+            deleted, inserted = curves(network.scored, x, about, ranked(heat, draws))
             add(name, DELETION, deleted)
             add(name, INSERTION, inserted)
             if name in heats:
                 add(name, SHUFFLED, likeness(heat, heat_of(blank, name, x, other)))
+                add(name, SILENT, silent(heat))
     return figures
 
 
-def _same_answers(figures: dict[str, Figures]) -> bool:
-    """Whether the shuffled network answers like the trained one: then shuffling shows nothing."""
-    own = figures.pop("")
-    first, second = (torch.cat(own[key])[None] for key in (DELETION, SHUFFLED))
-    return float(rank_correlation(first, second)) >= ALIKE
-
-
-def _told(figures: Figures) -> dict[str, Any]:
+def _told(figures: Mapping[str, Tensor]) -> dict[str, Any]:
     """Means with intervals, and the mean curves."""
     found: dict[str, Any] = {}
     for key in (DELETION, INSERTION):
-        every = torch.cat(figures[key])
-        found[key] = _spread(area(every))
-        found[f"{key}_curve"] = every.mean(0).tolist()
-    if SHUFFLED in figures:
-        found[SHUFFLED] = _spread(torch.cat(figures[SHUFFLED]))
-    return found
-
-
-def _spread(values: Tensor) -> dict[str, float]:
-    low, high = of_mean(values.double().tolist())
-    return {"mean": float(values.double().mean()), "low": low, "high": high}
-
-
-def _fails(told: Mapping[str, Any], chance: Mapping[str, Any], void: bool) -> list[str]:
-    """In what a method fails: its interval is to be apart from that of chance, on the right side;
-    and the shuffled network's explanations are to be unlike its own, unless it answers alike."""
-    found = []
-    if not told[DELETION]["high"] < chance[DELETION]["low"]:
-        found.append(DELETION)
-    if not told[INSERTION]["low"] > chance[INSERTION]["high"]:
-        found.append(INSERTION)
-    if told[SHUFFLED]["high"] >= ALIKE and not void:
-        found.append(SHUFFLED)
+        found[key] = spread(area(figures[key]))
+        found[f"{key}_curve"] = figures[key].mean(0).tolist()
     return found
 
 

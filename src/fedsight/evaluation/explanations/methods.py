@@ -4,7 +4,7 @@ and attention rollout; all but the last by Captum."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,12 +18,10 @@ from fedsight.evaluation.explanations.absence import absent
 from fedsight.evaluation.explanations.integrals import attributed
 from fedsight.evaluation.explanations.layers import chosen_layer
 from fedsight.evaluation.explanations.rollout import readable, rollout
-from fedsight.evaluation.explanations.scores import Scored
+from fedsight.evaluation.explanations.scores import Scored, together
 
-TOGETHER = 128  # images that go through the network at once
-COMPLETE = (
-    1e-3  # how far an integral's sum may be off, of the score's change, or of 1 if that is more
-)
+TOGETHER = 128  # images that go through the network at once, if they are small
+INTEGRATED = "integrated-gradients"
 WINDOWS = 7  # side by side across an image; half as far apart
 
 
@@ -84,10 +82,11 @@ def occlusion(network: Network, x: Tensor, about: Tensor) -> Tensor:
     channels, *sides = x.shape[1:]
     window = [max(1, round(side / WINDOWS)) for side in sides]
     apart = [max(1, side // 2) for side in window]
+    at_once = max(1, together(x, TOGETHER) // len(x))
     with torch.no_grad():
         made: Any = Occlusion(network.scored).attribute(
             x, (channels, *window), (channels, *apart), absent(x),
-            additional_forward_args=about, perturbations_per_eval=max(1, TOGETHER // len(x)),
+            additional_forward_args=about, perturbations_per_eval=at_once,
         )  # fmt: skip
     heat: Tensor = made[:, 0].float()
     return heat
@@ -104,7 +103,7 @@ def attention_rollout(network: Network, x: Tensor, about: Tensor) -> Tensor:
 
 METHODS: Mapping[str, Method] = {
     "grad-cam": Method("Grad-CAM", "Selvaraju et al. 2017", grad_cam, follows=True),
-    "integrated-gradients": Method(
+    INTEGRATED: Method(
         "integrated gradients", "Sundararajan et al. 2017", integrated_gradients, follows=True
     ),
     "occlusion": Method("occlusion", "Zeiler and Fergus 2014", occlusion),
@@ -143,10 +142,25 @@ def chosen(network: Network, names: Sequence[str] | None, x: Tensor) -> tuple[st
     return kept
 
 
+def resolved(network: Network, names: Iterable[str], x: Tensor) -> Network:
+    """With the name of the layer that Grad-CAM is made of for images `x`; None if it is not among
+    the methods with these names."""
+    if "grad-cam" not in names:
+        return replace(network, layer=None)
+    layer = chosen_layer(network.scored, x, network.layer, network.head)
+    return replace(network, layer=layer)
+
+
 def heat_of(network: Network, name: str, x: Tensor, about: Tensor) -> Tensor:
-    """What a method makes of images [n, c, h, w]: [n, h, w], positive for the answer."""
-    found = METHODS[name].heat(network, x, about)
-    return found.nan_to_num(0.0, 0.0, 0.0)
+    """What a method makes of images [n, c, h, w]: [n, h, w], positive for the answer; 0 everywhere
+    in an image of which it makes anything that is not finite."""
+    return finite(METHODS[name].heat(network, x, about))
+
+
+def finite(heat: Tensor) -> Tensor:
+    """Heat [n, h, w], 0 everywhere in an image of which any is not finite."""
+    whole = heat.flatten(1).isfinite().all(1)
+    return torch.where(whole[:, None, None], heat, 0.0)
 
 
 def _hindrance(network: Network, name: str, x: Tensor) -> ModelError | None:

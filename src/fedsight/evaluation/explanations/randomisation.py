@@ -11,14 +11,21 @@ from torch import Tensor, nn
 from fedsight.core.rng import generator
 from fedsight.evaluation.explanations.faithfulness import gridded
 
+RUNNING = ("running_mean", "running_var")  # what PyTorch's normalisation learns besides
+EVEN = 1e-6  # of the hottest: differences that are rounding
+
 
 def shuffled(model: nn.Module, seed: int) -> nn.Module:
-    """A copy of the model in which the values of each parameter are in random order: as large as
-    before, and nothing that was learnt is left of them."""
+    """A copy of the model in which the values of each parameter, and the running means and
+    variances of normalisation, are in random order: as large as before, and nothing
+    that was learnt is left of them."""
     other = copy.deepcopy(model)
     draws = generator(seed, "explanations", "shuffled")
     with torch.no_grad():
-        for value in other.parameters():
+        running = [
+            value for name, value in other.named_buffers() if name.rpartition(".")[2] in RUNNING
+        ]
+        for value in (*other.parameters(), *running):
             order = torch.randperm(value.numel(), generator=draws)
             value.copy_(value.flatten()[order].view_as(value))
     return other
@@ -27,6 +34,13 @@ def shuffled(model: nn.Module, seed: int) -> nn.Module:
 def likeness(heat: Tensor, other: Tensor) -> Tensor:
     """The rank correlation [n] of the cells of heats [n, h, w]; 0 for even heat."""
     return rank_correlation(gridded(heat).flatten(1), gridded(other).flatten(1))
+
+
+def silent(heat: Tensor) -> Tensor:
+    """Where heat [n, h, w] says nothing [n], 1 or 0: all cells are equally hot."""
+    cells = gridded(heat).flatten(1)
+    low, high = cells.amin(1), cells.amax(1)
+    return (high - low <= EVEN * cells.abs().amax(1)).float()
 
 
 def rank_correlation(values: Tensor, others: Tensor) -> Tensor:

@@ -17,7 +17,13 @@ from fedsight.models.detector import Detector, HeatmapDetector
 from fedsight.models.embedding import Embedding
 from fedsight.tasks.base import Task
 
+PIXELS = 2**20  # of the images that go through the network at once, unless one has more
 LEAST = 1e-6  # probabilities whose log-odds are taken are this far from 0 and 1
+
+
+def together(x: Tensor, most: int) -> int:
+    """How many images of the size of `x` [n, c, h, w] go through the network at once."""
+    return max(1, min(most, PIXELS // x.shape[2:].numel()))
 
 
 class Scored(nn.Module, ABC):

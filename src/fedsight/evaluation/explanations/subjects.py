@@ -36,11 +36,13 @@ class Subject:
 def subjects(
     federation: Federation, scored: Scored, images: int, site: int | None = None
 ) -> list[Subject]:
-    """At most so many test images of the sites, or of one site, that the model has an answer to.
+    """At most so many test images of the sites, or of one site, that the model has an answer to; of
+    the common ones where the site has none of its own.
 
     Raises DataError where the images are not here, are texts, or none has an answer.
     """
-    views = [view for view in federation.views if site is None or view.site in (site, None)]
+    own = [view for view in federation.views if site is None or view.site == site]
+    views = own or [view for view in federation.views if view.site is None]
     step = max(1, -(-len(views) // MOST_VIEWS))
     views = views[::step]
     found: list[Subject] = []
