@@ -197,7 +197,7 @@ def test_lines_are_measured_once_and_sites_choose_alike(
     )
     link, store = places.sit(), RunStore(tmp_path)
     store.write_json("run.json", {"id": "x"})
-    lines = measured(link, 60.0)
+    lines = measured(link)
     assert lines.keys() == {"north", "south", "west"}
     made = lined(program, store, link)
     assert made.codec.line is not None
