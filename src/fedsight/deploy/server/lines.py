@@ -56,11 +56,11 @@ def _known(lines: object, store: RunStore) -> dict[str, Line]:
     try:
         found = TypeAdapter(dict[str, Line]).validate_python(lines)
         if not found:
-            raise ValueError("there is none")
+            raise ValueError
     except ValueError as error:
         where = store.folder / "run.json"
         cause = f"{where} is broken: the measured lines are not numbers of bits a second"
-        raise StoreError(cause, "restore the file from a backup, or start the run again") from error
+        raise StoreError(cause, "restore the file as it was, or start a new run") from error
     return found
 
 
