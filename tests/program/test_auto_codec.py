@@ -16,6 +16,7 @@ from site_services import Places
 from fedsight.compression.settings import Line
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import ConfigError, Interrupted, StoreError
+from fedsight.deploy.package import installed
 from fedsight.deploy.server.lines import lined, measured
 from fedsight.deploy.site.enforcement import Requester
 from fedsight.engines.workers import WorkerEngine
@@ -197,7 +198,7 @@ def test_lines_are_measured_once_and_sites_choose_alike(
     )
     link, store = places.sit(), RunStore(tmp_path)
     store.write_json("run.json", {"id": "x"})
-    lines = measured(link, 60.0)
+    lines = measured(link)
     assert lines.keys() == {"north", "south", "west"}
     made = lined(program, store, link)
     assert made.codec.line is not None
@@ -245,10 +246,14 @@ def test_a_run_goes_on_where_owners_name_programs_and_operators(
 @pytest.mark.parametrize("line", [None, [], {}, {"uplink": "1", "downlink": 1.0}, {"uplink": 0}])
 def test_a_proposal_without_a_line_is_refused(places: Places, site_images: Path, line: Any) -> None:
     program = site_services.program(site_images, codec={"name": "auto"})
-    fields = {"run": "abc1", "program": program.table(), "fingerprint": program.fingerprint}
+    fields: dict[str, Any] = {"run": "abc1", "fingerprint": program.fingerprint}
+    fields["program"] = program.table()
     seat = places.sit().seats["north"]
-    header = json.dumps({**fields, "sites": 3, "line": line})
-    assert "has no valid line" in json.loads(seat.answer("propose", header, b"")[0])["error"]
+    fields |= {"sites": 3, "package": installed().table(), "line": line}
+    assert (
+        "has no valid line"
+        in json.loads(seat.answer("propose", json.dumps(fields), b"")[0])["error"]
+    )
 
 
 @pytest.mark.parametrize(

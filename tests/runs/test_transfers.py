@@ -123,3 +123,11 @@ def test_the_command_prints_a_table_or_json() -> None:
     assert "as written" in said
     assert "No codec does it" in said
     assert "--uplink" in refused(2, "plan", "--uplink", "2M", "--downlink", "1Mbit")
+
+
+@pytest.mark.parametrize("way", ["up", "down", None])
+def test_the_command_says_that_messages_may_be_shorter(way: str | None) -> None:
+    """Of orders as of replies; the bytes that it shows are the most."""
+    line = ("plan", "--example", "fashion", "--uplink", "2Mbit", "--downlink", "10Mbit")
+    sets = () if way is None else ("--set", f'codec.{way}.steps=["float16", "zstd"]')
+    assert ("With zstd messages may be shorter" in done(*line, *sets).out) == (way is not None)

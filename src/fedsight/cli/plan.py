@@ -120,9 +120,9 @@ def _show(federation: Federation, found: list[Transfers]) -> None:
                 most=program.rounds.cohort or federation.population,
             )
         )
-    codec = program.codec.up.pipeline
-    if codec is not None and codec.varies:
-        echo(message("With zstd a reply may be shorter: the longest there can be is shown."))
+    ways = (program.codec.up.pipeline, program.codec.down.pipeline)
+    if any(codec is not None and codec.varies for codec in ways):
+        echo(message("With zstd messages may be shorter: the longest there can be are shown."))
     rounds = program.rounds
     if rounds.cohort is not None and program.codec.down.steps:
         echo(

@@ -22,8 +22,8 @@ class Codec(Settings, ABC):
     `codec.down.steps`. A new one takes one file here.
 
     How many bytes it writes and how many values it leaves depend on the number of values alone, so
-    the length of a message tells nothing about them. Encoding and decoding get streams of the same
-    random bits, which follow from a key that is in the message.
+    the length of a message tells nothing about them, unless a `Packer` shortens it. Encoding and
+    decoding get streams of the same random bits, which follow from a key that is in the message.
     """
 
     # whether the values that are decoded are the encoded ones in the mean over keys

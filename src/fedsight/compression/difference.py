@@ -29,7 +29,7 @@ class Difference:
 
     @property
     def bytes(self) -> int:
-        """The bytes of a message, whatever it says."""
+        """The bytes of a message; the most, if the pipeline's length varies."""
         return self.pipeline.bytes(self.learnt) + 4 * (self.values - self.learnt)
 
     def encode(self, held: Tensor, vector: Tensor, key: int, last: Tensor | None = None) -> Tensor:

@@ -253,7 +253,7 @@ class SiteService:
 
     def _probe(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Random bytes, as many as are asked for, by which the coordinator measures the line."""
-        return {}, secrets.token_bytes(min(count(fields, "bytes"), messages.FIRST_PIECE))
+        return {}, secrets.token_bytes(min(count(fields, "bytes"), messages.PIECE))
 
     def _train(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Train in a round; the result is the protected update."""
