@@ -122,9 +122,9 @@ RUN_FILES = {
     "that each site got, with its figure",
     "delivered/": "after `compare`: the model that each site chose, by name of the site",
     "comparison.partial.json": "finished baselines, so that `resume` need not repeat them",
-    "explanations.json": "after `explain --measure`: of each method deletion, insertion, the `gains` "
-    "over random regions and edges, its likeness with shuffled weights, with 95 % intervals, the "
-    "`result`, and in what it `fails` or is `undecided`; some test images",
+    "explanations.json": "after `explain --measure`: of each method deletion, insertion, the "
+    "`gains` over random regions and edges, its likeness with shuffled weights, with 95 % "
+    "intervals, the `result`, and in what it `fails` or is `undecided`; some test images",
     "rounds-K/": "after `resume --rounds`: the results of the first K rounds, a run folder to read",
     "report.html": "the report, a single self-contained file",
     "live.json": "what the run is doing while it goes on, for `fedsight runs` and the console; and "

@@ -71,7 +71,7 @@ def curves(scored: Scored, x: Tensor, about: Tensor, order: Tensor) -> tuple[Ten
     steps = [math.ceil(order.shape[1] * step / STEPS) for step in range(STEPS + 1)]
     rows = torch.arange(len(x)).repeat_interleave(len(steps))
     turns = torch.tensor(steps).repeat(len(x)).view(-1, 1, 1, 1)
-    down, up = [], []
+    down, up = list[Tensor](), list[Tensor]()
     for some in torch.arange(len(rows)).split(together(x, TOGETHER)):
         row = rows[some]
         frame = place[row] < turns[some]  # [m, 1, h, w]: the cells that have had their turn
