@@ -21,8 +21,8 @@ def simulated(run: Path) -> Federation:
     if "recogniser" in facts or "declared" in facts:
         raise DataError(
             f"the images that {run} learned from are at its sites",
-            "explain images there with the site's own recogniser, and name the folder of its images "
-            "with --among for examples",
+            "explain images there with the site's own recogniser, and name the folder of its "
+            "images with --among for examples",
         )
     return federate(store.program()[0])
 
