@@ -70,7 +70,7 @@ def of_site(saved: Saved, run: Path, site: str | None) -> Examples:
 
     Raises DataError if no site is named, there is none of this name, or the images are not here.
     """
-    federation = simulated(run, "name the folder of a site's own images with --among")
+    federation = simulated(run)
     _require_features(saved)
     names = [federation.partition.name(number) for number in range(len(federation.partition))]
     if site is None:

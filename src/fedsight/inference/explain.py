@@ -294,9 +294,7 @@ def measure(
     with _gradients():
         network = network_of(saved, asked)
         methods, network = methods_of(network, saved, asked)
-        federation = simulated(
-            run, "explain images of a site there, which says how far to believe each"
-        )
+        federation = simulated(run)
         number = None if site is None else site_number(federation, site)
         found = measured(federation, network, methods, images, number)
     RunStore(run).write_json(FILE, found)

@@ -10,16 +10,20 @@ from fedsight.core.registry import nearest
 from fedsight.program.federation import Federation, federate
 
 
-def simulated(run: Path, cure: str) -> Federation:
+def simulated(run: Path) -> Federation:
     """The federation of a run.
 
-    Raises DataError, with this cure, for a run whose sites were other machines, and for what one of
+    Raises DataError for a run whose sites were other machines, and for what one of
     them keeps of it: their images are not here, and others of the program would be taken for them.
     """
     store = RunStore(run)
     facts = store.read_json("run.json")
     if "recogniser" in facts or "declared" in facts:
-        raise DataError(f"the images that {run} learned from are at its sites", cure)
+        raise DataError(
+            f"the images that {run} learned from are at its sites",
+            "explain images there with the site's own recogniser, and name the folder of its "
+            "images with --among for examples",
+        )
     return federate(store.program()[0])
 
 
