@@ -250,10 +250,8 @@ def test_a_proposal_without_a_line_is_refused(places: Places, site_images: Path,
     fields["program"] = program.table()
     seat = places.sit().seats["north"]
     fields |= {"sites": 3, "package": installed().table(), "line": line}
-    assert (
-        "has no valid line"
-        in json.loads(seat.answer("propose", json.dumps(fields), b"")[0])["error"]
-    )
+    answer, _ = seat.answer("propose", json.dumps(fields), b"")
+    assert "has no valid line" in json.loads(answer)["error"]
 
 
 @pytest.mark.parametrize(
