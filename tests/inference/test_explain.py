@@ -14,14 +14,15 @@ from command_line import done, refused, write_config
 from PIL import Image
 
 import fedsight
-from fedsight.cli.explain import _destinations, _known, _named
+from fedsight.cli.explain import _destinations, _known, _named, _say_of_methods
 from fedsight.core.errors import DataError, StoreError
 from fedsight.data.base import Preprocess
 from fedsight.data.images.decode import decode
 from fedsight.data.images.fit import Placement
+from fedsight.evaluation.explanations.integrals import COMPLETE
 from fedsight.evaluation.explanations.overlays import GAP, HIGH, panels
 from fedsight.inference.examples import among, of_site
-from fedsight.inference.explain import Asked, explain
+from fedsight.inference.explain import Asked, Explanation, explain
 from fedsight.inference.saved import Saved, load
 from fedsight.models.embedding import Embedding
 from fedsight.report.explanations import rows
@@ -65,6 +66,19 @@ def test_each_image_has_a_heat_of_each_method_and_says_how_far_to_believe_it(
         assert all(heat.shape == (8, 8) for heat in one.heats.values())
         assert set(one.deletion) == set(one.insertion) == set(METHODS)
         assert all(0 <= value <= 1 for value in one.deletion.values())
+        assert one.missed is not None
+        assert one.missed <= COMPLETE
+        table = one.table()
+        assert table["methods"]["integrated-gradients"]["missed"] == one.missed
+        assert table["layer"] == "relu0"
+
+
+def test_an_integral_that_misses_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    _say_of_methods([Explanation(Path("a.png"), missed=0.02), Explanation(Path("b.png"))])
+    said = capsys.readouterr().out
+    assert "a.png" in said
+    assert "2.0%" in said
+    assert "b.png" not in said
 
 
 def test_another_class_may_be_explained(run: Path, images: Path) -> None:
