@@ -372,7 +372,7 @@ def values_of(settings: Settings, key: str) -> list[Any]:
     guesses = [
         *(0, 1, 2, 8, 0.25, 0.5, True, False, "batch", "skip", "uniform", "cosine", "noise"),
         *("/w", "ab" * 32, ["flip"], [0.3], [0.4], "crop", "x", "secagg", "adamw", "step"),
-        *("balanced", "site", "best", "relu", "aps", "energy"),
+        *("balanced", "site", "best", "relu", "aps", "energy", "vector"),
         [{"params": ["head"], "lr": 0.3}],
         [{"sites": ["*"], "width": 8}],
         [{"sites": ["*"], "images_per_second": 8.0}],

@@ -209,7 +209,9 @@ def test_an_algorithm_without_gradients_is_refused(home: Path) -> None:
 
 
 def test_an_unknown_adapter_and_setting_are_refused(home: Path) -> None:
-    assert "did you mean 'lora'?" in refused(2, "check", write_config(home, "a", adapter={"name": "lorra"}))
+    assert "did you mean 'lora'?" in refused(
+        2, "check", write_config(home, "a", adapter={"name": "lorra"})
+    )
     said = refused(2, "check", write_config(home, "b", adapter={"name": "bias", "rank": 2}))
     assert "adapter.rank: there is no such setting" in said
 

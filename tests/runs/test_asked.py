@@ -144,7 +144,11 @@ def test_a_run_that_fails_says_why_in_its_folder(config: Path) -> None:
     with pytest.raises(FedSightError, match="gone"):
         start(config, folder, Broken())
     found = look(folder)
-    assert (found.state, found.cause, found.cure) == ("failed", "the tracker is gone", "bring it back")
+    assert (found.state, found.cause, found.cure) == (
+        "failed",
+        "the tracker is gone",
+        "bring it back",
+    )
 
 
 def test_a_resume_that_is_refused_changes_nothing_of_what_the_run_says(config: Path) -> None:

@@ -178,8 +178,16 @@ NETS: dict[str, tuple[Any, str, str]] = {
     "chosen": (Chosen, "Chosen gives torch.int64 instead of logits", "correct its forward"),
     "in training": (Torn, "Torn fails on images of this size: only in training", "its forward"),
     "spoilt": (Spoilt, "parameter 'fc.bias' of Spoilt has values that are not finite", "initial"),
-    "still": (Still, "nothing would be trained: no parameter of Still requires_grad", "requires_grad"),
-    "drifting": (Drifting, "Drifting is built differently each time: 'fc.bias'", "default generator"),
+    "still": (
+        Still,
+        "nothing would be trained: no parameter of Still requires_grad",
+        "requires_grad",
+    ),
+    "drifting": (
+        Drifting,
+        "Drifting is built differently each time: 'fc.bias'",
+        "default generator",
+    ),
     "head": (fs.model(Bare, head="top"), "'top', and no layer with parameters has that name", "fc"),
     "no weights": (nn.Flatten, "Flatten has no parameters", "add layers"),
 }
@@ -295,11 +303,11 @@ def test_your_own_code_that_fails_in_a_worker_is_not_called_a_defect(tmp_path: P
 def test_a_part_is_registered_under_a_text(name: Any) -> None:
     with pytest.raises(fs.FedSightError, match="is not the name of a part"):
         fs.register(name)
-    with pytest.raises(fs.FedSightError, match="dict is neither a part nor a torch.nn.Module"):
+    with pytest.raises(fs.FedSightError, match=r"dict is neither a part nor a torch\.nn\.Module"):
         fs.register("table")(dict)
 
 
-# -- overrides --------------------------------------------------------------------------------------
+# -- overrides -------------------------------------------------------------------------------------
 
 
 def test_all_wrong_keywords_are_named_at_once_with_the_nearest() -> None:
@@ -351,7 +359,7 @@ def test_no_config_and_no_data() -> None:
         fs.run(rounds=3)
 
 
-# -- data sets --------------------------------------------------------------------------------------
+# -- data sets -------------------------------------------------------------------------------------
 
 
 def few(make: Callable[[int], Any], count: int = 6) -> list[Any]:
@@ -497,7 +505,7 @@ def test_images_of_every_kind_become_pixels(
     assert float(read.max()) == (0.0 if getattr(image, "mode", "") == "P" else 1.0)
 
 
-# -- losses and measures ----------------------------------------------------------------------------
+# -- losses and measures ---------------------------------------------------------------------------
 
 
 def ungraded(logits: Tensor, labels: Tensor) -> Tensor:
@@ -505,14 +513,20 @@ def ungraded(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 OBJECTIVES: dict[str, tuple[dict[str, Any], str]] = {
-    "one argument": ({"loss": lambda logits: logits.mean()}, "the loss fails on 11 images: TypeError"),
+    "one argument": (
+        {"loss": lambda logits: logits.mean()},
+        "the loss fails on 11 images: TypeError",
+    ),
     "a vector": ({"loss": lambda logits, labels: logits.mean(1)}, "the loss gives (11,)"),
     "a number": ({"loss": lambda logits, labels: 1.0}, "the loss gives float"),
     "no gradient": ({"loss": ungraded}, "does not depend on the logits by gradients"),
     "a mean": ({"measure": ungraded}, "the measure gives (), not (11,)"),
     "not a number": ({"loss": lambda logits, labels: logits.sum() / 0}, "the loss gives"),
     "never a number": ({"measure": lambda logits, labels: logits[:, 0] * torch.nan}, "0 to 1"),
-    "too much at times": ({"measure": lambda logits, labels: 5 * logits[:, 0].sign().relu()}, "0 to"),
+    "too much at times": (
+        {"measure": lambda logits, labels: 5 * logits[:, 0].sign().relu()},
+        "0 to",
+    ),
     "too much": (
         {"measure": lambda logits, labels: 100.0 * torch.ones(len(labels))},
         "values outside 0 to 1",

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import federations
-from federations import Stop
 import pytest
 from command_line import same, write_config
+from federations import Stop
 from safetensors.torch import load_file
 
 from fedsight.coordinator import loop
-from fedsight.coordinator.callbacks import Callback, Event, RoundEnded
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import Interrupted
@@ -114,7 +113,9 @@ def test_a_run_that_ended_early_can_be_trained_on(home: Path, tmp_path: Path) ->
     assert summary["kept"]["round"] == scores.index(max(scores)) + 1
 
 
-def test_a_run_that_was_not_stopped_is_extended_as_if_planned_so(home: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_not_stopped_is_extended_as_if_planned_so(
+    home: Path, tmp_path: Path
+) -> None:
     rounds = {"rounds": 3, "patience": None}
     store = run(tmp_path / "run", program(home, rounds))
     lifecycle.resume(store, 1, [], Extension(6))
@@ -134,16 +135,19 @@ def test_an_extension_interrupted_halfway_still_waits_again(
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    facts = store.read_json("run.json")
+    with monkeypatch.context() as patch:
         patch.setattr(RunStore, "write_program", killed)
-        extension.extend(store, Extension(12), store.read_json("run.json"))
+        with pytest.raises(KeyboardInterrupt):
+            extension.extend(store, Extension(12), facts)
     extension.settle(store)
     assert store.program()[0].rounds.rounds == 12
     assert store.load_checkpoint().best.since == 0
 
 
 def test_epsilon_is_that_of_all_trained_rounds_and_does_not_cover_the_choice(
-    home: Path, tmp_path: Path,
+    home: Path,
+    tmp_path: Path,
 ) -> None:
     """What is not trained is not spent; what is not kept was released all the same."""
     privacy = {"name": "local", "epsilon": 50.0, "clip": 1.0}
@@ -159,9 +163,7 @@ def test_epsilon_is_that_of_all_trained_rounds_and_does_not_cover_the_choice(
     silent = run(tmp_path / "silent", replace(of, rounds=of.rounds.model_copy(
         update={"keep": "last", "patience": None})))  # fmt: skip
     assert silent.read_json("summary.json")["privacy"]["epsilon"] > told["epsilon"]
-    assert "which round" not in " ".join(
-        silent.read_json("summary.json")["privacy"]["not_covered"]
-    )
+    assert "which round" not in " ".join(silent.read_json("summary.json")["privacy"]["not_covered"])
 
 
 def test_a_site_alone_without_validation_images_keeps_its_last_round() -> None:

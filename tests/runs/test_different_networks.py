@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from federations import Stop
 from command_line import same, write_config
+from federations import Stop
 from safetensors.torch import load_file
 
-from fedsight.coordinator.callbacks import Callback, Event, RoundEnded
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import Interrupted, StoreError
 from fedsight.evaluation.conclusion import Command
@@ -35,7 +34,9 @@ PROTOTYPES: dict[str, Any] = {
     "rounds": {"rounds": 3, "validation": 0.3},
 }
 SCORES: dict[str, Any] = {
-    "model": {"groups": [{"sites": ["site-01"], "name": "mlp"}, {"sites": ["site-02"], "blocks": 2}]},
+    "model": {
+        "groups": [{"sites": ["site-01"], "name": "mlp"}, {"sites": ["site-02"], "blocks": 2}]
+    },
     "algorithm": {"name": "fedmd"},
     "public": {"images": 40},
     "rounds": {"rounds": 3, "validation": 0.3},

@@ -10,29 +10,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import federations
+import pytest
 import torch
-from safetensors.torch import load_file
 from command_line import done, figures, history, read, refused, same, write_config, write_images
+from safetensors.torch import load_file
 
-from fedsight.coordinator.callbacks import Event, RoundEnded, RunBegan, RunEnded
-from fedsight.evaluation.conclusion import Conclusion
+from fedsight.coordinator.callbacks import Callback, Event, RoundEnded, RunBegan, RunEnded
+from fedsight.coordinator.folders import claimed
 from fedsight.coordinator.session import Session
-from fedsight.coordinator.callbacks import Callback
 from fedsight.coordinator.store import Checkpoint, RunStore
 from fedsight.core.errors import StoreError
-from fedsight.program.federation import Federation
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.evaluation import conclusion
+from fedsight.evaluation.conclusion import Conclusion
 from fedsight.evaluation.description import describe
-from fedsight.evaluation.figures import Evaluator
 from fedsight.inference import saved
 from fedsight.program.config import load
 from fedsight.program.federation import federate
 from fedsight.program.program import Program, Speed
 from fedsight.report.page import build
-from fedsight.coordinator.folders import claimed
 from fedsight.runs import lifecycle
 from fedsight.runs.extension import Extension
 
@@ -214,7 +211,8 @@ def test_resume_refuses_another_program_or_other_images(half: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "said"), [("t10k-images-idx3", "the test images of"), ("train-labels", "the training labels of")]
+    ("file", "said"),
+    [("t10k-images-idx3", "the test images of"), ("train-labels", "the training labels of")],
 )
 def test_resume_refuses_a_replaced_picture_and_swapped_labels(
     half: Path, file: str, said: str
@@ -403,7 +401,12 @@ def test_any_engine_can_be_run_and_stays_open(tmp_path: Path) -> None:
     assert listener.heard == ["begin 0", "round 1", "round 2", "finish"]
     assert read(store.folder) == summary
     assert read(store.folder, "evaluation.json")["samples"]
-    lifecycle.start(lifecycle.Start(federations.program(), Speed(workers=2), RunStore(tmp_path / "embedded"), "run"), [])
+    lifecycle.start(
+        lifecycle.Start(
+            federations.program(), Speed(workers=2), RunStore(tmp_path / "embedded"), "run"
+        ),
+        [],
+    )
     same(store.folder, tmp_path / "embedded")
 
 

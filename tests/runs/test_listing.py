@@ -110,13 +110,17 @@ def test_links_are_not_followed(make: Make, tmp_path: Path) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 KEYS = ("name", "rounds", "population", "score", "ended", "state", "created", "epsilon", "bytes_up")
 
 
-@given(value=JSON, key=st.sampled_from(KEYS), stem=st.sampled_from(["run", "summary", "live", "job"]))
+@given(
+    value=JSON, key=st.sampled_from(KEYS), stem=st.sampled_from(["run", "summary", "live", "job"])
+)
 def test_whatever_is_in_the_files_the_list_is_made(
     tmp_path_factory: pytest.TempPathFactory, value: Any, key: str, stem: str
 ) -> None:

@@ -39,7 +39,7 @@ def test_a_run_whose_device_vanishes_goes_on_elsewhere(tmp_path: Path) -> None:
     program, speed = load(config)
     doomed = replace(program, algorithm=Vanishing())
     store = RunStore(tmp_path / "run")
-    with pytest.raises(EngineError, match="failed while training site .* CUDA error"):
+    with pytest.raises(EngineError, match=r"failed while training site .* CUDA error"):
         lifecycle.start(
             lifecycle.Start(doomed, speed.model_copy(update={"workers": 1}), store, "run"), []
         )

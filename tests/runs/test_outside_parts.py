@@ -216,7 +216,7 @@ def test_an_edited_plugin_replaces_its_older_self_in_a_notebook(tmp_path: Path) 
     assert "shorter" in problem.cure
 
 
-# -- installed packages -----------------------------------------------------------------------------
+# -- installed packages ----------------------------------------------------------------------------
 
 
 def test_installed_packages_register_parts_and_a_broken_one_is_named(

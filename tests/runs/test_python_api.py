@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import command_line
+import pytest
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -18,10 +18,10 @@ from torch.nn import functional as F
 
 import fedsight as fs
 from fedsight.algorithms.base import Mean, State
+from fedsight.coordinator.callbacks import Event, RoundEnded
 from fedsight.data.sources.samples import FashionMnist12k
 from fedsight.engines.parcel import Parcel
 from fedsight.program.fingerprints import digest
-from fedsight.coordinator.callbacks import Event, RoundEnded
 from fedsight.runs.progress import Screen
 
 SMALL: dict[str, Any] = {
@@ -84,7 +84,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> fs.Run:
     return fs.run(**own(), out=tmp_path_factory.mktemp("api") / "run", workers=2)
 
 
-# -- importing --------------------------------------------------------------------------------------
+# -- importing -------------------------------------------------------------------------------------
 
 
 def test_importing_the_package_is_light_and_lists_what_is_public() -> None:
@@ -99,7 +99,7 @@ def test_importing_the_package_is_light_and_lists_what_is_public() -> None:
 
 
 def test_what_type_checkers_see_is_what_is_public(tmp_path: Path) -> None:
-    from fedsight import __all__, _HOMES
+    from fedsight import _HOMES, __all__
 
     text = Path(fs.__file__).read_text()
     block = text[text.index("if TYPE_CHECKING:") : text.index("__all__ = [")]
@@ -108,7 +108,7 @@ def test_what_type_checkers_see_is_what_is_public(tmp_path: Path) -> None:
     assert set(__all__) == {*seen, "__version__"}
 
 
-# -- programs ---------------------------------------------------------------------------------------
+# -- programs --------------------------------------------------------------------------------------
 
 
 def test_a_file_keywords_and_a_mapping_are_the_same_program(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_another_part_takes_none_of_the_settings_of_the_old_one(tmp_path: Path) 
     assert read(given, {"split": {"sites": 3}})[0].split.table()["alpha"] == 0.5
 
 
-# -- results ----------------------------------------------------------------------------------------
+# -- results ---------------------------------------------------------------------------------------
 
 
 def test_a_run_has_its_figures_model_answers_and_report(trained: fs.Run) -> None:
@@ -304,7 +304,7 @@ def test_keywords_that_are_not_those_of_the_run_are_refused(
     assert fs.resume(trained.folder, **own()).summary == trained.summary
 
 
-# -- interruption, resumption, loading ---------------------------------------------------------------
+# -- interruption, resumption, loading -------------------------------------------------------------
 
 
 def test_an_interrupted_run_of_own_objects_goes_on_to_the_same_end(

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicom_files import item, write
 from command_line import cli, done, read, write_config
+from dicom_files import item, write
 
 # One mark per way in which a file says whose it is; a person's name is in each file's name too.
 MARKS: dict[str, Any] = {

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from command_line import done, read, refused, write_config
+from PIL import Image
 
 SIDE, HALF = 8, 4
 LABELS = ("upper left", "upper right", "lower left", "lower right")

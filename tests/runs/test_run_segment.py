@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from command_line import done, read, refused, write_config
+from PIL import Image
 
 SIDE = 16
 CLASSES = ["background", "disc", "square"]

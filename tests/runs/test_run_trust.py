@@ -13,14 +13,14 @@ from command_line import done, read, refused, write_config
 from safetensors.torch import load_file, save_file
 
 import fedsight
-from fedsight.report import generalisation
-from fedsight.report.read import read as read_run
-from fedsight.report.trust import lines
+from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError, StoreError
 from fedsight.evaluation.trust import measure
 from fedsight.evaluation.trust.saved import SavedTrust, kept
 from fedsight.evaluation.trust.scaling import TemperatureScaling
-from fedsight.coordinator.store import RunStore
+from fedsight.report import generalisation
+from fedsight.report.read import read as read_run
+from fedsight.report.trust import lines
 
 HELD: dict[str, Any] = {"rounds": {"validation": 0.4}}
 PARTS = ("calibration", "sets", "ood")
@@ -215,7 +215,10 @@ def test_the_report_rounds_no_share_up_to_all(run: Path) -> None:
     found = read_run(run)
     assert found.summary is not None
     assert found.summary.sets is not None
-    for guarantee, wanted in (("mixture", "By chance this share varies"), ("site", "over the sites")):
+    for guarantee, wanted in (
+        ("mixture", "By chance this share varies"),
+        ("site", "over the sites"),
+    ):
         sets = found.summary.sets.model_copy(update={"asked": 0.995, "guarantee": guarantee})
         changed = replace(found, summary=found.summary.model_copy(update={"sets": sets}))
         told = " ".join(map(str, lines(changed)))
@@ -266,8 +269,9 @@ def test_broken_files_are_named(run: Path, tmp_path: Path) -> None:
 def test_over_fitting_and_corruptions_of_all_models_are_told(tmp_path: Path) -> None:
     config = write_config(tmp_path, **HELD, trust={"robustness": True})
     done("compare", config, "--workers", "2", "--out", tmp_path / "run")
-    summary, comparison = read(tmp_path / "run"), json.loads(
-        (tmp_path / "run" / "comparison.json").read_text()
+    summary, comparison = (
+        read(tmp_path / "run"),
+        json.loads((tmp_path / "run" / "comparison.json").read_text()),
     )
     gaps, stress = summary["overfitting"], summary["robustness"]
     for arm in ("federated", "pooled"):

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 from command_line import (
-    Launched, cli, done, figures, read, refused, same, write_config, written,
+    Launched,
+    cli,
+    done,
+    figures,
+    read,
+    refused,
+    same,
+    write_config,
+    written,
 )
 
 import fedsight as fs

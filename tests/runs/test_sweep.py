@@ -27,12 +27,12 @@ from command_line import (
 from PIL import Image
 
 import fedsight as fs
+from fedsight.coordinator.folders import claimed
+from fedsight.core.errors import ConfigError, StoreError
 from fedsight.program.config import example
 from fedsight.program.program import Speed
 from fedsight.runs.sweeps.jobs import Share
 from fedsight.runs.sweeps.plan import Cell
-from fedsight.core.errors import ConfigError, StoreError
-from fedsight.coordinator.folders import claimed
 
 GRID = ("--set", "algorithm.name=fedavg,fedavgm", "--set", "train.lr=0.05", "--seeds", "0-1")
 PLACES = ["fedavg/seed-0", "fedavg/seed-1", "fedavgm/seed-0", "fedavgm/seed-1"]
@@ -165,7 +165,14 @@ def test_two_sweeps_at_once_are_refused(home: Path, swept: Path) -> None:
 
 def test_a_killed_sweep_goes_on_from_its_checkpoints(home: Path) -> None:
     """Killed while two cells train: they resume, finished ones are left alone, same bits."""
-    words = ("sweep", home / "tiny.toml", "--set", "algorithm.name=fedavg,fedavgm", "--seeds", "0-1")
+    words = (
+        "sweep",
+        home / "tiny.toml",
+        "--set",
+        "algorithm.name=fedavg,fedavgm",
+        "--seeds",
+        "0-1",
+    )
     words = (*words, "--set", "rounds.rounds=40", "--jobs", 2)
     done(*words, "--out", home / "whole")
     folder = home / "killed"
@@ -288,7 +295,8 @@ def test_a_figure_that_is_not_a_number_is_a_failed_cell(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("jobs", "threads", "wanted"), [(1, 1, 8), (2, 1, 4), (3, 1, 2), (2, 2, 2), (8, 1, 1), (9, 2, 1)]
+    ("jobs", "threads", "wanted"),
+    [(1, 1, 8), (2, 1, 4), (3, 1, 2), (2, 2, 2), (8, 1, 1), (9, 2, 1)],
 )
 def test_a_run_has_its_share_of_the_cores(jobs: int, threads: int, wanted: int) -> None:
     program, _ = example("fashion")
@@ -318,7 +326,9 @@ def test_every_problem_of_every_cell_is_told_before_anything_is_written(home: Pa
     assert "plain local SGD" in said
     assert "cannot show a spread" in said
     # What only `check` sees, and what only the data show.
-    said = refused(2, *words, "--set", "algorithm.name=fedavg,scaffold", "--set", "train.momentum=0.9")
+    said = refused(
+        2, *words, "--set", "algorithm.name=fedavg,scaffold", "--set", "train.momentum=0.9"
+    )
     assert "in 1 of 2 configurations of the grid: scaffold" in said
     said = refused(2, *words, "--set", "split.sites=3,500,600", "--seeds", "0-1")
     assert "500 sites" in said
@@ -328,7 +338,9 @@ def test_every_problem_of_every_cell_is_told_before_anything_is_written(home: Pa
     assert "cannot show a spread" in refused(2, *words, "--seeds", "1")
     assert "neither a seed nor a range" in refused(2, *words, "--seeds", "0-")
     assert "given twice" in refused(2, *words, "--set", "seed=3", "--seeds", "0-1")
-    assert "same program" in refused(2, *words, "--set", "train.lr=0.05,0.1", "--set", "train={},{lr=0.1}")
+    assert "same program" in refused(
+        2, *words, "--set", "train.lr=0.05,0.1", "--set", "train={},{lr=0.1}"
+    )
     assert "an empty value" in refused(2, *words, "--set", "train.lr=")
     fixed = ("--set", "split.seed=0", "--set", "model.seed=0", "--set", "train.seed=0")
     assert "the same with every seed" in refused(2, *words, *fixed, "--seeds", "0-1")

@@ -77,9 +77,9 @@ def run(
     `out` is the run folder (default: `runs/NAME`), `workers` the number of processes (default: one
     for each core). With `force` a run that is in the folder is replaced.
 
-    With `seeds`, at least 2, it is repeated with so many seeds, from the program's on, each a run in
-    a folder inside; the result is then a `Series` with mean and spread. Calling it again with the
-    same `out` continues an interrupted series.
+    With `seeds`, at least 2, it is repeated with so many seeds, from the program's on, each a run
+    in a folder inside; the result is then a `Series` with mean and spread. Calling it again with
+    the same `out` continues an interrupted series.
 
     Raises a FedSightError that says what is wrong and what to do. Interrupted (Ctrl-C, a
     notebook's stop button), it raises `Interrupted` and leaves a folder that `resume` can continue.
@@ -125,8 +125,8 @@ def compare(
 ) -> Run | Series:
     """As `run`, and then train each site alone and all pooled, on the same data and budget.
 
-    `Run.comparison` has the figures, `Run.summary` the main ones. With `seeds`, a `Series`, as `run`
-    has it; its `differences` are taken within each seed.
+    `Run.comparison` has the figures, `Run.summary` the main ones. With `seeds`, a `Series`, as
+    `run` has it; its `differences` are taken within each seed.
     """
     where = _Where(out, workers, force)
     if seeds is not None:
@@ -137,7 +137,8 @@ def compare(
 def check(config: Config | None = None, **overrides: Any) -> list[Problem]:
     """Every problem of a program, each with its cure; an empty list if it can run.
 
-    Takes what `run` takes, except `out`, `workers` and `force`. Opens the data and builds the network, and trains nothing.
+    Takes what `run` takes, except `out`, `workers` and `force`. Opens the data and builds the
+    network, and trains nothing.
     """
     try:
         program, speed = keywords.read(config, overrides)

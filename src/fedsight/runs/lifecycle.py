@@ -1,4 +1,4 @@
-"""The life of a run, from its program to its finished folder, for a first start and for resuming."""
+"""The life of a run, from its program to its finished folder, started or resumed."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint, RunStore, without_none
 from fedsight.core.errors import ConfigError, Interrupted, Paused, StoreError
 from fedsight.core.types import Metrics
+from fedsight.data.contents import Hashed, contents
 from fedsight.engines.base import Engine
 from fedsight.engines.group import Group
-from fedsight.data.contents import Hashed, contents
 from fedsight.evaluation.conclusion import Command, Conclusion, conclude
 from fedsight.evaluation.description import describe
 from fedsight.evaluation.figures import Evaluator
@@ -33,8 +33,8 @@ from fedsight.program import config
 from fedsight.program.federation import Federation, federate
 from fedsight.program.kept import keep
 from fedsight.program.program import Program, Speed
-from fedsight.runs.machines import engine_for, share
 from fedsight.runs.extension import Extension, extend, settle
+from fedsight.runs.machines import engine_for, share
 
 
 @dataclass(frozen=True)
@@ -317,8 +317,8 @@ def _began(run: Conclusion, checkpoint: Checkpoint | None) -> None:
 
 
 def _recorded(run: Conclusion) -> list[Callback]:
-    """The run's callbacks, and first of all (but for `before`) the folder, so that a round is saved even if another
-    one fails; last what may end the run, when all have seen the round."""
+    """The run's callbacks, and first of all (but for `before`) the folder, so that a round is saved
+    even if another one fails; last what may end the run, when all have seen the round."""
     recorder = _Recorder(run.store, run.speed.checkpoint_every)
     return [*run.before, recorder, *run.callbacks, _Pauser(recorder)]
 

@@ -73,7 +73,9 @@ def look(folder: Path) -> Listed:
     facts, summary = json_object(folder / "run.json"), json_object(folder / "summary.json")
     live, job = json_object(folder / LIVE), json_object(folder / "job.json")
     lines = _history(folder)
-    scored: Mapping[str, Any] = next((line for line in reversed(lines) if _number(line.get("score"))), {})
+    scored: Mapping[str, Any] = next(
+        (line for line in reversed(lines) if _number(line.get("score"))), {}
+    )
     shown = summary if _number(summary.get("score")) else scored
     state, ended = _state(folder, summary, live, job)
     return Listed(

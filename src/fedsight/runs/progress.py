@@ -130,7 +130,10 @@ class Screen(Callback):
         self._progress.start()
         # The bar counts client steps: it moves within a round too.
         self._task = self._progress.add_task(
-            str(message("federated")), total=self._rounds * self._cohort, completed=done * self._cohort, status=""
+            str(message("federated")),
+            total=self._rounds * self._cohort,
+            completed=done * self._cohort,
+            status="",
         )
 
     def _round(self, line: Mapping[str, Any]) -> None:

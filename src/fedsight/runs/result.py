@@ -105,7 +105,8 @@ class Run:
 
         With a `coverage` between 0 and 1 a prediction has a set of `classes`, which holds the true
         one with at least this probability; with `abstain` it has no label unless the set is of one
-        class and the image is like those of the training. Raises DataError where the run has no such sets.
+        class and the image is like those of the training. Raises DataError where the run has no
+        such sets.
         """
         if abstain and coverage is None:
             raise DataError("abstain needs a coverage", "give for example coverage=0.9")
@@ -125,9 +126,9 @@ class Run:
         """One explanation for each image, in order: which regions its answer rests on.
 
         `inputs` are paths of image files and folders; of a run on faces, the first is compared with
-        each of the others. `methods` are a name such as "occlusion", or several (None: all that the network
-        allows), `layer` is the one that Grad-CAM is made of, `target` the class that is explained
-        instead of the answer, `box` which of a detector's boxes, by its score. Raises DataError and
+        each of the others. `methods` are a name such as "occlusion", or several (None: all that the
+        network allows), `layer` is the one that Grad-CAM is made of, `target` the class that is
+        explained instead of the answer, `box` which of a detector's boxes, by its score. Raises DataError and
         ModelError as `fedsight explain` does; an image that cannot be read has an `error`.
         """
         asked = explain.Asked(_named(methods), layer, target, box)

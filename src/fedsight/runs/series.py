@@ -152,9 +152,7 @@ def _repeat(series: SeriesPlan, attend: Attend) -> dict[str, Any]:
                     raise Paused(
                         f"paused, as asked; {done} of {total} seeds are finished", cure
                     ) from None
-                raise Interrupted(
-                    f"stopped; {done} of {total} seeds are finished", cure
-                ) from None
+                raise Interrupted(f"stopped; {done} of {total} seeds are finished", cure) from None
         refuse_changed(series.folders[0], folder)
     found = _facts(series) | together(_repeats(series), _once(series))
     store.write_json(FILE, found)

@@ -1,4 +1,4 @@
-"""One cell of a sweep, in a process of its own: it trains, tells how far it is, and can be ended."""
+"""One cell of a sweep, in a process of its own: it trains, tells how far it is, can be ended."""
 
 from __future__ import annotations
 

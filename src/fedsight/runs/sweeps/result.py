@@ -112,8 +112,8 @@ def sweep(
     cores busy).
 
     All runs are checked before the first one begins. Calling it again with the same `out` finishes
-    what is missing. A run that fails does not stop the others; it is in `failed`. Raises ConfigError
-    with the problems of all runs, and Interrupted by Ctrl-C.
+    what is missing. A run that fails does not stop the others; it is in `failed`. Raises
+    ConfigError with the problems of all runs, and Interrupted by Ctrl-C.
     """
     axes = [Axis(str(key), _values(key, values)) for key, values in (grid or {}).items()]
     named = seeds_in(seeds) if isinstance(seeds, str) else seeds

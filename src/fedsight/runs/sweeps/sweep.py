@@ -108,8 +108,8 @@ def require_all(found: Mapping[str, Any], folder: Path) -> None:
         places = ", ".join(one["run"] for one in failed[:3]) + (", ..." if failed[3:] else "")
         raise FedSightError(
             f"{len(failed)} of {len(found['cells'])} runs failed: {places}",
-            f"each one's cause and cure are in {folder / FILE}; then continue with: fedsight resume "
-            f"{folder}; finished runs stay as they are",
+            f"each one's cause and cure are in {folder / FILE}; then continue with: fedsight "
+            f"resume {folder}; finished runs stay as they are",
         )
 
 
