@@ -128,8 +128,9 @@ class Run:
         `inputs` are paths of image files and folders; of a run on faces, the first is compared with
         each of the others. `methods` are a name such as "occlusion", or several (None: all that the
         network allows), `layer` is the one that Grad-CAM is made of, `target` the class that is
-        explained instead of the answer, `box` which of a detector's boxes, by its score. Raises DataError and
-        ModelError as `fedsight explain` does; an image that cannot be read has an `error`.
+        explained instead of the answer, `box` which of a detector's boxes, by its score. Raises
+        DataError and ModelError as `fedsight explain` does; an image that cannot be read has an
+        `error`.
         """
         asked = explain.Asked(_named(methods), layer, target, box)
         return explain.explain(self._saved, _paths(inputs), asked)
