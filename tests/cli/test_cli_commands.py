@@ -126,4 +126,5 @@ def test_exit_codes_are_those_of_the_table() -> None:
         if issubclass(kind, errors.FedSightError)
     }
     assert table == found
+    assert found.pop("RefusedError") == found["SiteError"]  # of one family
     assert len(set(found.values())) == len(found) == 10

@@ -263,7 +263,10 @@ def test_a_site_knows_who_signed_the_job_and_answers_nobody_else(connected: Loop
     assert {one.asked_by for one in entries} == {(OPERATOR,)}
     assert {one.program for one in entries} == {program.fingerprint}
     refuser = connected.sites["site-02"].folder
-    assert not (refuser / "ledger.sqlite").exists() or not Ledger(refuser).entries()
+    (refused,) = Ledger(refuser).entries()
+    assert (refused.kind, refused.program) == ("refused", program.fingerprint)
+    assert refused.asked_by == (OPERATOR,)
+    assert "contract.operators" in refused.why
     said = json.loads((connected.sites["site-00"].folder / "declared.json").read_text())
     assert said is None
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,15 @@ def test_it_pauses_after_the_round_and_resumes_to_the_same_bits(config: Path, wh
     same(folder, whole)
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Ctrl-C interrupts, as in a terminal: a shell lets jobs in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 def test_it_stops_in_the_middle_of_a_round_and_resumes_to_the_same_bits(
     config: Path, whole: Path
 ) -> None:

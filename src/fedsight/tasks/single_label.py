@@ -65,6 +65,8 @@ RESERVED = frozenset(
         "kept",
         "score_interval",
         "calibration",
+        "overfitting",
+        "robustness",
         "sets",
         "ood",
     }
