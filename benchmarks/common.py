@@ -25,6 +25,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+import fedsight
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "results"
@@ -197,6 +199,16 @@ def example(name: str) -> dict[str, Any]:
     """A built-in example as a table."""
     file = resources.files("fedsight.program") / "examples" / f"{name}.toml"
     return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+def once(place: Path, start: Callable[[], fedsight.Run]) -> fedsight.Run:
+    """The run in the folder `place`: read if it is finished, continued if it was interrupted, and
+    else what `start` makes there."""
+    if (place / "summary.json").is_file():
+        return fedsight.load(place)
+    if (place / "run.toml").is_file():
+        return fedsight.resume(place)
+    return start()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, example, machine, print_table, write_json
+from common import RESULTS, example, machine, once, print_table, write_json
 
 import fedsight
 
@@ -26,14 +26,10 @@ GOALS = {"better of 50": 46, "mean gain": 1.5, "federated": 0.879, "pooled": 0.8
 
 def seeded(folder: Path, seed: int, quick: bool) -> fedsight.Run:
     """The comparison with one seed."""
-    if (folder / "summary.json").is_file():
-        return fedsight.load(folder)
-    if (folder / "run.toml").is_file():
-        return fedsight.resume(folder)
     table = example("fashion") | {"seed": seed}
     if quick:
         table["rounds"]["rounds"] = 3
-    return fedsight.compare(table, out=folder)
+    return once(folder, lambda: fedsight.compare(table, out=folder))
 
 
 def figures(run: fedsight.Run) -> dict[str, Any]:

@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import HERE, RESULTS, machine, print_table, write_json
+from common import HERE, RESULTS, machine, once, print_table, write_json
 
 import fedsight
 
@@ -83,12 +83,7 @@ def measure(way: str, split: str, quick: bool, folder: Path) -> dict[str, Any]:
     """One run, or what is left of it: accuracy by round, and what was sent."""
     began = time.perf_counter()
     place = folder / f"{way}-{split}"
-    if (place / "summary.json").is_file():
-        run = fedsight.load(place)
-    elif (place / "run.toml").is_file():
-        run = fedsight.resume(place)
-    else:
-        run = fedsight.run(job(way, split, quick), out=place)
+    run = once(place, lambda: fedsight.run(job(way, split, quick), out=place))
     scores = [line["accuracy"] for line in run.history]
     return {
         "way": way,

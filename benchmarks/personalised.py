@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from common import RESULTS, machine, print_table, write_json
+from common import RESULTS, machine, once, print_table, write_json
 
 import fedsight
 
@@ -59,12 +59,8 @@ def job(algorithm: str, split: str, seed: int, quick: bool) -> dict[str, Any]:
 def finished(algorithm: str, split: str, seed: int, options: argparse.Namespace) -> fedsight.Run:
     """The run, or what is left of it; FedAvg's is compared, and so delivers."""
     place = options.folder / f"{algorithm}-{split}-{seed}"
-    if (place / "summary.json").is_file():
-        return fedsight.load(place)
-    if (place / "run.toml").is_file():
-        return fedsight.resume(place)
     way = fedsight.compare if algorithm == "fedavg" else fedsight.run
-    return way(job(algorithm, split, seed, options.quick), out=place)
+    return once(place, lambda: way(job(algorithm, split, seed, options.quick), out=place))
 
 
 def by_site(run: fedsight.Run, delivered: bool = False) -> dict[str, float]:

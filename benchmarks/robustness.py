@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, example, machine, print_table, write_json
+from common import RESULTS, example, machine, once, print_table, write_json
 
 import fedsight
 from fedsight.core.intervals import of_mean
@@ -34,12 +34,7 @@ def measured(way: str, seed: int, folder: Path, quick: bool) -> dict[str, dict[s
     table["train"] |= {"augment": [*table["train"].get("augment", []), *WAYS[way]]}
     if quick:
         table["rounds"]["rounds"] = 2
-    if (place / "summary.json").is_file():
-        run = fedsight.load(place)
-    elif (place / "run.toml").is_file():
-        run = fedsight.resume(place)
-    else:
-        run = fedsight.compare(table, out=place)
+    run = once(place, lambda: fedsight.compare(table, out=place))
     stress, gaps = run.summary["robustness"], run.summary["overfitting"]
     found = {
         arm: {

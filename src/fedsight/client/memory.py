@@ -17,12 +17,18 @@ from fedsight.core.errors import StoreError
 from fedsight.core.files import file_name, make_folder, refuse_links, write_atomically
 from fedsight.core.types import Memory
 
+LAST = 10**9  # a round after all of them
+
 
 class MemoryStore:
     """Stores versions as `folder/<site>/<round>.safetensors`, the site as `file_name` writes it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def latest(self, site: str) -> dict[str, Tensor]:
+        """The newest memory, as `load` has it for a round after all of them."""
+        return self.load(site, LAST)
 
     def load(self, site: str, round: int) -> dict[str, Tensor]:
         """The newest memory from before `round`; empty if the site has none.

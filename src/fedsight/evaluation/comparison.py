@@ -207,7 +207,7 @@ def federated_evidence(
     clients.of(None).load(vector, {})
     for site in listed(federation.partition):
         if personal:
-            kept = memory.load(federation.partition.name(site), 10**9)
+            kept = memory.latest(federation.partition.name(site))
             client = clients.loaded(vector, site, kept)
             if client is None:  # it has never trained
                 continue
@@ -232,8 +232,10 @@ def _figures(evaluator: Evaluator, trained: TrainedBaseline) -> dict[str, Any]:
     if trained.kept is not None:
         found["kept"] = trained.kept
     if trained.exam is not None:
-        tested = share(evaluator.figures(trained.sums))
-        found["exam"] = replace(trained.exam, tested=tested).plain()
+        exam = trained.exam
+        if trained.job == POOLED:  # of a site, its figure in its own mix is compared
+            exam = replace(exam, tested=share(evaluator.figures(trained.sums)))
+        found["exam"] = exam.plain()
     if (given := trained.delivered) is not None:
         own = _own(evaluator, trained.job, given.sums)
         found["delivered"] = {**given.choice, "score": own.get("score")}

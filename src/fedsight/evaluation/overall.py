@@ -174,7 +174,7 @@ def _measured(final: Final, folds: npt.NDArray[np.int64]) -> list[Metrics | None
     for view in federation.views:
         kept: Memory = {}
         if view.site is not None:
-            kept = final.memory.load(federation.partition.name(view.site), 10**9)
+            kept = final.memory.latest(federation.partition.name(view.site))
         client = clients.loaded(final.vector, view.site, kept)
         if client is None:  # it has never trained
             continue

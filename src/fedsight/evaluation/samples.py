@@ -72,7 +72,7 @@ def _examined(
     task, classes = federation.program.task, federation.dataset.classes
     for view in views:
         site = "" if view.site is None else federation.partition.name(view.site)
-        kept = memory.load(site, 10**9) if site else {}
+        kept = memory.latest(site) if site else {}
         data = federation.tested(view)
         client = clients.loaded(vector, view.site, kept) if len(data) else None
         if client is None:

@@ -24,8 +24,6 @@ from fedsight.evaluation.generalisation.exam import Exam, examined
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
 
-LAST = 10**9  # a round after all of them
-
 
 @dataclass(frozen=True)
 class SharedModel:
@@ -45,7 +43,7 @@ class SharedModel:
             vector = member.initial.clone()
             travelling = self.vector[federation.layout.travelling]
             vector[member.layout.travelling] = member.received(travelling)
-        own = MemoryStore(self.memory).load(site, LAST).get("personal")
+        own = MemoryStore(self.memory).latest(site).get("personal")
         return with_own(member, vector, own)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -217,10 +218,16 @@ def _drawn(images: Indices, most: int, purpose: str) -> Indices:
     in an order that is drawn once and for all: runs with other seeds get the same."""
     if not len(images):
         return np.zeros(0, np.int64)
-    order = draws(0, "generalisation", purpose).permutation(int(images.max()) + 1)
+    ranks = _ranks(int(images.max()) + 1, purpose)
+    return np.sort(np.argsort(ranks[images], kind="stable")[:most])
+
+
+@lru_cache(maxsize=4)  # asked for every site's model
+def _ranks(images: int, purpose: str) -> Indices:
+    order = draws(0, "generalisation", purpose).permutation(images)
     ranks = np.empty(len(order), np.int64)
     ranks[order] = np.arange(len(order))
-    return np.sort(np.argsort(ranks[images], kind="stable")[:most])
+    return ranks
 
 
 def _each(data: SiteData) -> Iterator[SiteData]:

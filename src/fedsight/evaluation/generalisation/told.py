@@ -20,7 +20,6 @@ from fedsight.evaluation.overall import Final
 from fedsight.program.views import listed
 
 PARTS = ("overfitting", "robustness")  # of the summary
-LAST = 10**9  # a round after all of them
 LEAST = 10  # training images from which a site has a gap
 
 
@@ -170,7 +169,7 @@ def _own(
 ) -> Iterator[tuple[int, Exam]]:
     federation = final.federation
     for site in listed(federation.partition):
-        kept = final.memory.load(federation.partition.name(site), LAST)
+        kept = final.memory.latest(federation.partition.name(site))
         client = clients.loaded(final.vector, site, kept)
         if client is not None:  # it has trained
             yield site, Examiner(federation, evaluator, client).of_site(site)

@@ -22,8 +22,6 @@ from fedsight.models.base import Network
 from fedsight.models.features import linear_head
 from fedsight.program.site_data import SiteData
 
-LAST = 10**9  # a round after all of them
-
 
 @dataclass(frozen=True)
 class Answers:
@@ -98,7 +96,7 @@ class Respondent:
         final, site = self._final, None if number < 0 else number
         kept = {}
         if site is not None:
-            kept = final.memory.load(final.federation.partition.name(site), LAST)
+            kept = final.memory.latest(final.federation.partition.name(site))
         return self._clients.loaded(final.vector, site, kept)
 
 
