@@ -24,7 +24,6 @@ from fedsight.core.errors import (
     DeployError,
     EngineError,
     FedSightError,
-    RefusedError,
     SiteError,
     StoreError,
 )
@@ -131,8 +130,7 @@ def _outcome(why: Exception) -> dict[str, Any]:
         )
     if not isinstance(why, FedSightError):
         why = StoreError(f"the coordinator cannot continue: {why}", "check its disk")
-    # The site may recover by the next job, unless it refuses.
-    again = isinstance(why, SiteError) and not isinstance(why, RefusedError)
+    again = isinstance(why, SiteError) and not why.final  # the site may recover by the next job
     outcome = {"state": "failed", "again": again, "family": type(why).__name__}
     return {**outcome, "cause": why.cause, "cure": why.cure}
 
