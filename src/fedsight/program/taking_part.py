@@ -14,7 +14,7 @@ from fedsight.core.errors import Problem
 from fedsight.core.layout import Kind
 from fedsight.data.partition import Partition
 from fedsight.models.base import Network
-from fedsight.program import auto_codec
+from fedsight.program import auto_codec, networks
 
 if TYPE_CHECKING:
     from fedsight.program.program import Program
@@ -79,7 +79,7 @@ def elsewhere(program: Program) -> list[Problem]:
         cause = "the sites of a federation take part whenever they are connected"
         cure = "leave it out; rounds.cohort draws that many of them"
         found.append(Problem("participation.name", cause, cure))
-    return found
+    return [*found, *networks.elsewhere(program)]
 
 
 def _of_choice(program: Program) -> Iterator[Problem]:
