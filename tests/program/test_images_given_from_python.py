@@ -82,3 +82,14 @@ def test_an_image_is_trained_on_as_it_is_predicted(mode: str) -> None:
 def test_values_without_a_known_scale_are_refused(image: Any, why: str) -> None:
     with pytest.raises(DataError, match=why):
         given([image, image])
+
+
+def test_test_images_that_were_trained_on_are_counted_and_said() -> None:
+    images = [MODES["RGB"](np.random.default_rng(number)) for number in range(6)]
+    items = [(image, number % 2) for number, image in enumerate(images)]
+    leaking = fs.sites({"a": items[:2], "b": items[2:4]}, test=items[1:]).object.value
+    assert leaking.duplicates.exact.across_parts == 3
+    assert "held out but equal to one of an earlier part: 3" in leaking.notes[0]
+    sound = fs.sites({"a": items[:2], "b": items[2:4]}, test=items[4:]).object.value
+    assert not sound.duplicates.exact.copies
+    assert not sound.notes

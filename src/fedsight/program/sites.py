@@ -16,6 +16,7 @@ from torch import Tensor
 from fedsight.core.errors import ConfigError, DataError, Problem
 from fedsight.data.assembly import held_out
 from fedsight.data.base import ArrayImages, Dataset, Part, Preprocess, Source
+from fedsight.data.duplicates.found import copied
 from fedsight.data.images.pixels import read_pixels
 from fedsight.program.objects import OWN, Own
 
@@ -301,7 +302,9 @@ def _assembled(
     channels, height, width = pixels.shape[1:]
     size = Preprocess(channels, height, width)
     places = ", ".join(part.site for part in train)
-    return Dataset(learned, test, names, size, facts={"title": f"Data sets of {places}"})
+    made = Dataset(learned, test, names, size, facts={"title": f"Data sets of {places}"})
+    found = copied(made).duplicates  # they are counted and said, as those of files are
+    return replace(made, duplicates=found, notes=found.sentences("images"))
 
 
 def _part(pixels: Tensor, labels: Any, owners: Any, origin: str) -> Part:
