@@ -303,8 +303,10 @@ def _assembled(
     size = Preprocess(channels, height, width)
     places = ", ".join(part.site for part in train)
     made = Dataset(learned, test, names, size, facts={"title": f"Data sets of {places}"})
-    found = copied(made).duplicates  # they are counted and said, as those of files are
-    return replace(made, duplicates=found, notes=found.sentences("images"))
+    if (found := copied(made)) is None:
+        return made
+    copies = found.duplicates  # they are counted and said, as those of files are
+    return replace(made, duplicates=copies, notes=copies.sentences("images"))
 
 
 def _part(pixels: Tensor, labels: Any, owners: Any, origin: str) -> Part:
