@@ -45,7 +45,7 @@ SECTIONS: dict[str, Any] = {
     "model": {"name": "small_cnn", "width": 4, "blocks": 2},
     "task": {},
     "algorithm": {"name": "fedavg"},
-    "train": {"epochs": 1, "batch": 16, "lr": 0.05},
+    "train": {"batch": 16, "lr": 0.05},
     "rounds": {"rounds": 2},
 }
 # Everything that fine-tuning adds to plain training, in one program.

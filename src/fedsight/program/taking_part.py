@@ -88,7 +88,7 @@ def _of_choice(program: Program) -> Iterator[Problem]:
         cause = "which sites are there changes with virtual time, and no time passes"
         yield Problem("timing", cause, _TIME)
     yield from _of_masks(program)
-    if chosen.asks_loss and not program.algorithm.phases(program.train.epochs):
+    if chosen.asks_loss and not program.algorithm.phases(program.train.length):
         cause = "sites are chosen by their training losses, and this algorithm trains nothing"
         yield Problem("participation.name", cause, "set participation.name = 'uniform'")
 
