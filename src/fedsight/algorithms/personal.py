@@ -42,7 +42,7 @@ class FedPer(Algorithm):
 class FedRep(Algorithm):
     """A shared body and a personal head: the head is trained first, then the body."""
 
-    # local epochs of the head; train.epochs applies to the body; none: 1
+    # local epochs of the head; train.epochs applies to the body; None: 1
     head_epochs: int | None = Field(None, ge=1, le=100_000)
     # local steps of the head, where train.steps are those of the body
     head_steps: int | None = Field(None, ge=1, le=1_000_000)

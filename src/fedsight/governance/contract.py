@@ -257,10 +257,11 @@ class Contract(Settings):
         their updates differ. Where a batch holds all images of some sites, theirs are the same
         in each round, and the difference of two rounds is that of the others' updates.
         """
+        if not self._limits_lists(program):
+            return
         noised = "example_dp" in self.noised(program)  # DP-SGD draws images by itself
         drawn = noised or program.train.sampling == "independent"
-        alike = program.train.steps is not None and drawn
-        if self._limits_lists(program) and not alike:
+        if program.train.steps is None or not drawn:
             raise _refusal(
                 "lists",
                 "what a site trains in this program depends on its number of images, and from two "

@@ -26,11 +26,10 @@ class Group(Settings):
 class Train(Settings):
     """Local training at a site: `[train]`."""
 
-    # passes over the site's images in a round; none: 1, or as many as `steps` makes
+    # passes over the site's images in a round; None: 1, unless `steps` is set
     epochs: int | None = Field(None, ge=1, le=100_000)
-    # instead of epochs: exactly so many local steps in a round at every site, whatever its number
-    # of images; each has exactly `batch`, drawn from one pass after the other, also where a site
-    # has fewer
+    # in place of epochs: local steps in a round, as many at every site; each has exactly `batch`
+    # images, from one pass after the other, at a site with fewer images, too
     steps: int | None = Field(None, ge=1, le=1_000_000)
     # images in a step; a single one that an epoch leaves over joins the last step
     batch: int = Field(32, ge=1)
