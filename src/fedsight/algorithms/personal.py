@@ -64,5 +64,6 @@ class FedRep(Algorithm):
         found = lengths.problems(program, "head", self.head_epochs, self.head_steps)
         if program.train.steps is not None and self.head_steps is None and not found:
             cause = "train.steps are those of the body, and the head needs its own"
-            found = [Problem("algorithm.head_steps", cause, "set it, for example to as many")]
+            cure = "set it, for example to the value of train.steps"
+            found = [Problem("algorithm.head_steps", cause, cure)]
         return found

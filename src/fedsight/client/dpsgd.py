@@ -32,7 +32,7 @@ class PrivateSteps:
     def train(self, lesson: Lesson) -> Progress:
         """Train for `lesson.epochs` passes, or `lesson.steps` steps.
 
-        The number of steps depends only on the number of images, and no loss is reported.
+        Their number depends on nothing but the number of images, and no loss is reported.
         """
         samples, optimizer, plan = lesson.samples, lesson.optimizer, self._plan
         expected = float(min(plan.batch, samples))

@@ -367,7 +367,7 @@ class Client(BoundModel):
                     read=read,
                     samples=len(site.data),
                     epochs=phase.length,
-                    steps=phase.length if program.train.steps else None,
+                    steps=None if program.train.steps is None else phase.length,
                     batch=program.train.batch,
                     optimizer=make_optimizer(chosen, program.train, local.lr, self.network),
                     correct=correct,
