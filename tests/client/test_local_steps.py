@@ -235,7 +235,7 @@ def test_passes_are_counted_by_the_images_seen() -> None:
 @pytest.mark.parametrize(
     ("sections", "where", "cause"),
     [
-        ({"train": {"steps": 3, "epochs": 1}}, "train.steps", "train.epochs says"),
+        ({"train": {"steps": 3, "epochs": 2}}, "train.steps", "train.epochs says"),
         (
             {"train": {"steps": 3}, "algorithm": {"name": "fedrep"}},
             "algorithm.head_steps",
@@ -269,6 +269,8 @@ def test_settings_that_do_not_go_together(sections: dict[str, Any], where: str, 
 
 
 def test_one_stated_epoch_and_none_stated_are_the_same_training() -> None:
-    one, none = (federations.program(train=train) for train in ({"epochs": 1}, {}))
-    assert one.train.length == none.train.length == 1
-    assert none.check() == []
+    assert Train() == Train(epochs=1)
+    assert Train().table() == Train(epochs=1).table()
+    assert Train(steps=3).epochs is None
+    both = Train(steps=3, epochs=1)
+    assert [problem.where for problem in both.check()] == ["train.steps"]

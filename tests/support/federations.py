@@ -45,7 +45,7 @@ SECTIONS: dict[str, Any] = {
     "model": {"name": "small_cnn", "width": 4, "blocks": 2},
     "task": {},
     "algorithm": {"name": "fedavg"},
-    "train": {"batch": 16, "lr": 0.05},
+    "train": {"epochs": 1, "batch": 16, "lr": 0.05},
     "rounds": {"rounds": 2},
 }
 # Everything that fine-tuning adds to plain training, in one program.
@@ -180,6 +180,8 @@ def program(**sections: Any) -> Program:
     tables: dict[str, Any] = {}
     for name, table in SECTIONS.items():
         given = sections.pop(name, {})
+        if given.get("steps"):  # in place of epochs
+            table = {key: value for key, value in table.items() if key != "epochs"}
         keeps = given.get("name", table.get("name")) == table.get("name")
         tables[name] = {**table, **given} if keeps else given
     data = Tiny(**tables.pop("data"))

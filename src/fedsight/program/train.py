@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_serializer
+from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
 from fedsight.core.errors import Problem
 from fedsight.core.part_lists import written
@@ -56,6 +56,14 @@ class Train(Settings):
     augment: Annotated[tuple[Augmentation, ...], BeforeValidator(read), Field(strict=False)] = ()
     # of cohorts, the order of images, augmentation and dropout; None: the program's seed
     seed: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _counted(cls, given: Any) -> Any:
+        """Where nothing says how long a round is, it is an epoch: as if that were written."""
+        if not isinstance(given, Mapping) or given.get("steps") is not None:
+            return given
+        return {**given, "epochs": 1} if given.get("epochs") is None else given
 
     @field_serializer("augment")
     def _written(self, augment: tuple[Augmentation, ...]) -> list[Any]:
