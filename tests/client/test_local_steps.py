@@ -67,7 +67,7 @@ def test_a_site_without_images_takes_no_step() -> None:
 
 def test_independent_draws_do_not_depend_on_how_often_an_image_is_there() -> None:
     """PyTorch's whole numbers below n are drawn ones modulo n, so the images that a site draws are
-    the same if it has all of them twice: so are its updates then, to the last bit."""
+    the same if it has all of them twice, and so is what it learns from them."""
     train = Train(sampling="independent")
     drawn = [
         torch.cat(list(unending(40, n, 7, generator(3), order_of(train, torch.zeros(n))))) % 9
