@@ -148,7 +148,7 @@ def test_a_model_still_tells_sites_apart_by_what_their_images_are(
 ) -> None:
     """What is left: sites learn nothing from a model that is certain of their class, which is that
     of the only image of three of them. One sum is the update of the other one."""
-    train = {**ALIKE, "lr": 0.002}  # so that secure.clip changes nothing
+    train = {**ALIKE, "lr": 0.02}  # so that secure.clip changes nothing
     federation = opened(attack, tmp_path, monkeypatch, train, more=MORE, each=1)
     whole = known(federation.program)
     vector = whole.initial.clone()
