@@ -79,9 +79,7 @@ def test_it_forces_a_job_in_each_round_where_its_process_alone_counts(
 
 
 @pytest.mark.parametrize("away", AWAY)
-def test_ours_counts_each_time_that_it_comes_back(
-    tmp_path: Path, clock: Clock, away: Away
-) -> None:
+def test_ours_counts_each_time_that_it_comes_back(tmp_path: Path, clock: Clock, away: Away) -> None:
     assert jobs(tmp_path, clock, away) <= FREE_RESTARTS
     there = presence.presence(tmp_path, "mallory")
     assert there is not None

@@ -281,7 +281,7 @@ def test_what_an_operator_did_is_kept_while_another_process_shortens_the_file(
     assert ("revoked" in found) is locked
 
 
-# What is shown of them -----------------------------------------------------------------------------
+# What is shown of them ----------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -71,11 +71,11 @@ def opened(path: Path, links: bool = True) -> BinaryIO:
     is none, too: in a folder from somebody else, a pipe would be waited for, and a link to a device
     read, without end."""
     flags = os.O_RDONLY | os.O_NONBLOCK | (0 if links else os.O_NOFOLLOW)
-    number = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(number).st_mode):
-        os.close(number)
+    file = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
         raise OSError(errno.EINVAL, "it is not a file", str(path))
-    return os.fdopen(number, "rb")
+    return file
 
 
 def content(path: Path, links: bool = True) -> bytes:

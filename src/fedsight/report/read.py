@@ -100,7 +100,9 @@ def _bytes(path: Path, required: bool = False) -> bytes | None:
         ) from None
     except OSError as error:
         if path.is_symlink():
-            raise StoreError(f"{path} is a link, not a file", "put the file itself there") from error
+            raise StoreError(
+                f"{path} is a link, not a file", "put the file itself there"
+            ) from error
         raise StoreError(
             f"{path} cannot be read: {error.strerror}", "check the file and its permissions"
         ) from error

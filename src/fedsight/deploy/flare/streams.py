@@ -4,7 +4,7 @@ FLARE allocates what the first chunk of a stream announces, and keeps chunks tha
 stream whose first chunk never comes it keeps as long as the process lives, and for each that was
 answered reliably a thread, for as long as the sender says. Chunks come in any order, in several
 threads, and some of them twice: what is kept FLARE alone knows. So it is counted where FLARE takes
-a chunk, under the lock of the stream. Our own streams are a few pieces of a few megabytes at a time.
+a chunk, under the lock of the stream. Our own streams are a few pieces of a few megabytes.
 """
 
 from __future__ import annotations
@@ -50,13 +50,11 @@ def is_sound(message: Message) -> bool:
     if get(MessageHeaderKey.TOPIC) != STREAM_DATA_TOPIC:
         return True  # about a stream of ours
     size, number = get(StreamHeaderKey.SIZE, 0), get(StreamHeaderKey.SEQUENCE)
-    return (
-        type(size) is int and 0 <= size <= MAX_STREAM and type(number) is int and number >= 0
-    )
+    return type(size) is int and 0 <= size <= MAX_STREAM and type(number) is int and number >= 0
 
 
 class Shares:
-    """What each sender has in streams here: unfinished ones, and ended ones that are still known."""
+    """What each sender has in streams here: unfinished ones, and ended ones that are known."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
