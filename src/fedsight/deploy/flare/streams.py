@@ -130,7 +130,7 @@ class Shares:
 SHARES = Shares()  # of this process
 
 
-class BoundedTask(RxTask):  # type: ignore[misc] # FLARE has no types
+class BoundedTask(RxTask):
     """A stream that FLARE receives, within the share of its sender."""
 
     def __init__(self, sid: int, origin: str, cell: Any, reliable: bool = False) -> None:
