@@ -37,15 +37,17 @@ from nvflare.fuel.f3.streaming.stream_const import (
 from nvflare.fuel.f3.streaming.stream_types import StreamError
 from nvflare.fuel.sec import audit
 
-from fedsight.deploy.flare import streams
+from fedsight.deploy.flare import routes, streams
 from fedsight.deploy.flare.process import MAX_FRAME, set_limits
 from fedsight.deploy.flare.routes import Gate
 from fedsight.deploy.flare.streams import (
     MAX_BYTES,
+    MAX_HEADERS,
     MAX_STREAM,
     MAX_STREAMS,
     BoundedTask,
     Shares,
+    weight_of,
 )
 
 JOB = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
@@ -130,7 +132,10 @@ class Receiver:
         self.calls = 0
         monkeypatch.setattr(streams, "SHARES", Shares(lambda: self.now))
         monkeypatch.setattr(RxTask, "rx_task_map", {})
-        monkeypatch.setattr(byte_receiver, "RxTask", BoundedTask if bounded else RxTask)
+        if bounded:
+            monkeypatch.setattr(byte_receiver, "RxTask", BoundedTask)
+        else:
+            monkeypatch.setattr(routes, "is_sound", lambda message: True)
         core = SimpleNamespace(
             my_info=SimpleNamespace(fqcn=COORDINATOR),
             register_request_cb=lambda **_: None,
@@ -212,9 +217,27 @@ def test_the_number_of_streams_is_bounded_too(receiver: tuple[Receiver, bool]) -
 def test_headers_count_as_what_they_take(receiver: tuple[Receiver, bool]) -> None:
     """A frame of 16 MiB may be nothing else, and FLARE keeps the headers of the first chunk."""
     found, ours = receiver
-    long = "x" * (8 << 20)
-    found.take(*(chunk(number, more=[{"a": long}], number=7) for number in range(40)))
-    assert (len(found.tasks) < MAX_BYTES // len(long)) is ours
+    for size in (100_000, 8 << 20):
+        long = [{"a": "x" * (size // 4)}, ["y" * (size // 2)], {"z" * (size // 4): 1}]
+        found.take(*(chunk(number + size, more=long, number=7) for number in range(40)))
+        assert weight_of(long) >= min(size, MAX_HEADERS)
+    held = sum(weight_of(task.headers) for task in found.tasks)
+    assert (held > 40 * MAX_HEADERS) is not ours
+    assert len(found.tasks) == (40 if ours else 80)
+
+
+def test_headers_of_many_entries_are_not_looked_through() -> None:
+    """A frame has room for millions, and each takes longer to count than to send."""
+    looked: list[int] = []
+
+    class Entries(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            looked.append(len(self))
+            return super().__iter__()
+
+    assert weight_of({"a": Entries(range(100_000))}) > MAX_HEADERS
+    assert looked == []
+    assert weight_of({"a": Entries(range(10))}) < 1 << 14
 
 
 def test_who_answers_reliably_takes_no_thread_and_little_memory(

@@ -36,6 +36,7 @@ MAX_BYTES, MAX_STREAMS = 128 << 20, 48
 FORGOTTEN_AFTER = 330.0  # seconds without a chunk; FLARE gives those that have begun up after 300
 # Of a sender's streams that have ended, and are known for a while: chunks may come again.
 MAX_ENDED, MAX_ENDED_BYTES = 1024, 16 << 20
+MAX_HEADERS = 1 << 20  # bytes of the headers of a chunk; ours have some thousands
 _ENTRY = 64  # bytes that an entry of a header takes at least
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ def is_sound(message: Message) -> bool:
     if get(MessageHeaderKey.CHANNEL) != STREAM_CHANNEL:
         return True
     if type(get(StreamHeaderKey.STREAM_ID)) is not int:
+        return False
+    if weight_of(message.headers) > MAX_HEADERS:
         return False
     if get(MessageHeaderKey.TOPIC) != STREAM_DATA_TOPIC:
         return True  # about a stream of ours
@@ -194,17 +197,17 @@ class BoundedTask(RxTask):
 
 
 def weight_of(headers: object) -> int:
-    """About how many bytes the headers of a message take, with all that is in them."""
+    """About how many bytes the headers of a message take, with all that is in them; of more than
+    `MAX_HEADERS` the rest is not looked at."""
     total, inside = 0, [headers]
-    while inside:
+    while inside and total <= MAX_HEADERS:
         value = inside.pop()
-        total += _ENTRY
         if isinstance(value, str | bytes):
             total += len(value)
-        elif isinstance(value, Mapping):
-            inside += [*value.keys(), *value.values()]
-        elif isinstance(value, list | tuple):
-            inside += value
+        elif isinstance(value, Mapping | list | tuple):
+            total += 2 * _ENTRY * len(value)
+            if total <= MAX_HEADERS:
+                inside += [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
     return total
 
 
