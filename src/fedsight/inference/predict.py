@@ -18,7 +18,7 @@ from fedsight.data.images.decode import whole
 from fedsight.data.passed_over import Tally
 from fedsight.inference.inputs import Question, questions
 from fedsight.inference.saved import Saved
-from fedsight.inference.trusted import Assessed, Cover
+from fedsight.inference.trusted import Assessed, Cover, Limits
 from fedsight.tasks.presentation import Answer
 
 
@@ -172,7 +172,7 @@ def abstaining(found: list[Prediction], cover: Cover | None) -> list[Prediction]
     ]
 
 
-def _predict(saved: Saved, group: list[Question], limits: Tensor | None) -> list[Prediction]:
+def _predict(saved: Saved, group: list[Question], limits: Limits) -> list[Prediction]:
     inputs: list[Tensor] = []
     errors: dict[int, str] = {}
     for number, one in enumerate(group):
@@ -192,7 +192,7 @@ def _predict(saved: Saved, group: list[Question], limits: Tensor | None) -> list
     return found
 
 
-def _ask(saved: Saved, inputs: list[Tensor], limits: Tensor | None) -> list[Assessed]:
+def _ask(saved: Saved, inputs: list[Tensor], limits: Limits) -> list[Assessed]:
     if not inputs:
         return []
     with torch.inference_mode():
