@@ -43,6 +43,28 @@ SAID = {
         ),
         MEAN,
     ),
+    "objects": (
+        message(
+            "Boxes: those with a score of at least {threshold} are made to find at least {asked} "
+            "of an image’s objects on average, from {held} held-out images that show some. They "
+            "find {coverage} of them in {tested} test images, with {size} boxes in an image."
+        ),
+        message(
+            "Margins: each side of a box moved outwards by {margin} of its width or height, "
+            "{asked} of the objects that are found should be inside, on average over images; {margins} "
+            "are. Of objects that no box finds this says nothing."
+        ),
+        MEAN,
+    ),
+    "pairs": (
+        message(
+            "Likeness: two people should pass as one in at most {allowed} of comparisons, on "
+            "average over pairs of people, from {held} pairs that nobody trained on. Above "
+            "{threshold} they pass in {missed} of {tested} other pairs, and people pass as "
+            "themselves in {size}."
+        ),
+        message("It is a mean: some pairs look more alike than others."),
+    ),
     "grades": (
         message(
             "Intervals: made to hold the grade of at least {asked} of {images}, from {held} "

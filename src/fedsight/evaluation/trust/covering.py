@@ -134,7 +134,18 @@ class Covers:
             levels = risk.levels(asked)
         except DataError as error:
             return {**known, "reason": error.cause, "cure": error.cure}
-        return {**known, **self._told_at(tested, levels, guarantee), "by_site": sites}
+        further = self._further(tested, risk)
+        return {**known, **self._told_at(tested, levels, guarantee), **further, "by_site": sites}
+
+    def _further(self, tested: Mapping[str, Tally], risk: Risk) -> dict[str, Any]:
+        """What the task also asks for, or why it has none."""
+        found: dict[str, Any] = {}
+        for name, coverage in self._covering.also(self._federation.program.task).items():
+            try:
+                found[name] = self._told_at(tested, risk.levels(coverage), risk.guarantee)
+            except DataError as error:
+                found[name] = {"reason": error.cause, "cure": error.cure}
+        return {"at": found} if found else {}
 
     def _told_at(
         self, tested: Mapping[str, Tally], levels: Mapping[str, Tensor], guarantee: str

@@ -119,7 +119,8 @@ class Risk:
         found = level(units, row, coverage)
         if found is None:
             raise self._none(units, coverage)
-        return torch.full((max(1, groups - 1),), found)
+        used = self.covering.rounded(part, found)
+        return torch.full((max(1, groups - 1),), used)
 
     def _of_site(self, losses: Losses, site: str | None) -> Tally:
         if not losses.sites:

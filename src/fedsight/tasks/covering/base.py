@@ -52,6 +52,10 @@ class Covering(ABC):
         """How many levels there are."""
         return STEPS
 
+    def rounded(self, part: str, level: int) -> int:
+        """A level that is used, at most this one."""
+        return level
+
     def group(self, part: str, levels: Mapping[str, Tensor]) -> int:
         """The group whose losses choose this part's level, given those of earlier parts."""
         return 0
@@ -62,6 +66,10 @@ class Covering(ABC):
             f"{units} held-out inputs are too few for sets with a coverage of {coverage:g}",
             f"hold out at least {least}, with rounds.validation, or ask for a lower coverage",
         )
+
+    def also(self, task: Task) -> Mapping[str, float]:
+        """Further coverages that the summary tells, by what the task calls them."""
+        return {}
 
     def told(self, levels: Mapping[str, Tensor]) -> dict[str, float]:
         """What the summary says of the levels [classes] that all classes share."""

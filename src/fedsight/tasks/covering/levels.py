@@ -76,12 +76,11 @@ class Tally:
             self.units[group] += 1
             self.losses[group] += lost(places, self.losses.shape[1])
 
-    def add_size(self, places: Tensor, whole: int = 1) -> None:
-        """Count the answer to one more unit, as large as the number of items [m] that are kept, in
-        parts of a `whole`."""
-        levels = len(self.sizes)
-        kept = len(places) - _below(places, levels)
-        self.sizes += UNIT * kept // max(1, whole)
+    def add_size(self, places: Tensor, whole: int = 1, lost: bool = False) -> None:
+        """Count the answer to one more unit, as large as the number of items [m] that are kept, or
+        `lost`, in parts of a `whole`."""
+        below = _below(places, len(self.sizes))
+        self.sizes += UNIT * (below if lost else len(places) - below) // max(1, whole)
         self.sized += 1
 
 
