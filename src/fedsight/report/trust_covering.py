@@ -51,8 +51,8 @@ SAID = {
         ),
         message(
             "Margins: each side of a box moved outwards by {margin} of its width or height, "
-            "{asked} of the objects that are found should be inside, on average over images; {margins} "
-            "are. Of objects that no box finds this says nothing."
+            "{asked} of the objects that are found should be inside, on average over images; "
+            "{margins} are. Of objects that no box finds this says nothing."
         ),
         MEAN,
     ),

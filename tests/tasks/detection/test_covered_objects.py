@@ -123,6 +123,10 @@ def drawn(held: int, coverage: float) -> tuple[Tensor, Tensor]:
     return both[:, 0], both[:, 1]
 
 
+def shown(losses: Tensor) -> float:
+    return float(losses.double().mean()) / UNIT
+
+
 @pytest.mark.parametrize(("held", "coverage"), [(30, 0.75), (50, 0.8)])
 def test_new_images_lose_no_more_objects_than_is_allowed(held: int, coverage: float) -> None:
     for losses in drawn(held, coverage):
@@ -138,10 +142,10 @@ def test_without_the_correction_few_images_lose_too_many_objects() -> None:
         order = torch.randperm(POPULATION, generator=draws)
         held, new = order[:7], order[7:]
         sums = answers[held].sum(0)
-        right = level(7, sums, 0.87)
-        assert right is not None
-        wrong = max(int((sums.double() <= 7 * 0.13 * UNIT).sum()) - 1, 0)
-        found.append([float(answers[new, at].double().mean()) / UNIT for at in (right, wrong)])
+        good = int((sums.double() <= 7 * 0.13 * UNIT).sum()) - 1
+        # where boxes of any score miss too much there is no answer, and nothing is promised
+        both = (level(7, sums, 0.87), None if good < 0 else good)
+        found.append([0.0 if at is None else shown(answers[new, at]) for at in both])
     right, wrong = torch.tensor(found).T
     error = 3 * float(wrong.std()) / math.sqrt(1500)
     assert float(right.mean()) <= 0.13 + error
