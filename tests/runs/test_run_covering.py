@@ -169,3 +169,51 @@ def test_grades_come_as_intervals(tmp_path: Path) -> None:
     assert np.mean(held) == pytest.approx(sets["coverage"], abs=1e-4)
     assert any(one.abstained for one in found)
     assert "Intervals: made to hold" in (run / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that has hardly learnt to detect, with an image beside it."""
+    home = tmp_path_factory.mktemp("boxes")
+    sections: dict[str, Any] = {
+        "data": {"name": "scenes", "sites": 2, "train": 24, "test": 6},
+        "split": {"name": "natural"},
+        "model": {"name": "small_detector", "width": 4},
+        "task": {"name": "detect"},
+        "train": {"epochs": 2, "batch": 4, "lr": 0.03, "clip": 2},
+        "rounds": {"rounds": 2, "validation": 0.5},
+        "trust": {"coverage": 0.05},
+    }
+    config = write_config(home, "boxes", **sections)
+    done("run", config, "--workers", "1", "--out", home / "run")
+    data = RunStore(home / "run").program()[0].data.open()
+    pixels = (data.test.images.read(torch.arange(1))[0, 0] * 255).to(torch.uint8).numpy()
+    Image.fromarray(pixels).save(home / "scene.png")
+    return home / "run"
+
+
+def test_boxes_have_margins_and_classes(boxes: Path, tmp_path: Path) -> None:
+    sets = read(boxes)["sets"]
+    assert (sets["covers"], sets["images"]) == ("objects", 12)  # half of them for the margins
+    assert 0 <= sets["margin"] <= 1
+    assert sets["coverage"] is not None
+    page = (boxes / "report.html").read_text()
+    assert "Boxes: those with a score of at least" in page
+    assert "Margins: each side" in page
+    asked = ("predict", boxes, boxes.parent / "scene.png", "--coverage", "0.05")
+    (told,) = json.loads(done(*asked, "--json", "--csv", tmp_path / "found.csv").out)
+    assert told["boxes"]
+    for one in told["boxes"]:
+        assert one["label"] in one["set"]
+        assert one["score"] >= sets["threshold"] * (1 - 1e-6)
+        inner, outer = one["box"], one["outer"]
+        assert outer[0] <= inner[0] < inner[2] <= outer[2]
+        assert outer[1] <= inner[1] < inner[3] <= outer[3]
+    rows = [*csv.DictReader((tmp_path / "found.csv").read_text().splitlines())]
+    assert [float(row["outer_left"]) for row in rows] == [one["outer"][0] for one in told["boxes"]]
+    assert json.loads(rows[0]["set"]) == told["boxes"][0]["set"]
+    done(*asked[:3], "--csv", tmp_path / "plain.csv")
+    assert "outer_left" not in (tmp_path / "plain.csv").read_text()
+    assert "which boxes are shown" in refused(3, *asked, "--confidence", "0.5")
+    assert "even the largest answers" in refused(3, *asked[:-1], "0.9")
+    assert "at least 1998 of them" in refused(3, *asked[:-1], "0.999")

@@ -180,6 +180,8 @@ class Covers:
                 continue
             name = names(site)
             own = risk.parts[first].sites.get(name)
+            if own is None and site not in self._tested[first]:
+                continue  # nothing is known of this site that is not known of all
             told: dict[str, Any] = {"images": 0 if own is None else int(own.units[0])}
             for guarantee, key in ((risk.guarantee, ""), (SITE, "own_")):
                 shows: dict[str, Any] = {"coverage": None, "size": None}
