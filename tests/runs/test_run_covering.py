@@ -146,7 +146,10 @@ def test_masks_have_a_guarantee_for_each_site_or_class(
     else:
         with pytest.raises(DataError, match="is named"):
             model.predict(image, coverage=0.8)
-        done("predict", tmp_path / "run", image, "--coverage", "0.8", "--site", "a")
+        asked = ("predict", tmp_path / "run", image, "--coverage", "0.8", "--site", "a")
+        done(*asked)
+        RunStore(tmp_path / "run").delivered.mkdir()  # as where sites chose between models
+        assert "of site 'a' chose its model" in refused(3, *asked)
         with pytest.raises(StoreError, match="no model for site 'x'"):
             fedsight.load(tmp_path / "run").for_site("x").predict(image)
 

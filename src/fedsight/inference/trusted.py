@@ -14,10 +14,12 @@ from fedsight.evaluation.trust.answers import watched
 from fedsight.evaluation.trust.risk import Risk
 from fedsight.evaluation.trust.saved import SavedTrust, kept
 from fedsight.evaluation.trust.saved_risk import kept_risk
+from fedsight.evaluation.trust.sets import SITE
 from fedsight.tasks.base import Task
 from fedsight.tasks.presentation import Answer
 
 APART = "each site has a model of its own, and the sets are made of theirs"
+COMMON = "leave out --coverage, or set trust.guarantee = 'mixture' in a new run"
 Limits = Tensor | Mapping[str, Tensor] | None
 
 
@@ -65,6 +67,9 @@ class Trusting:
         if site is not None and delivered and _kind(store, site) != SHARED:
             why_not = f"site '{site}' got a model of its own, and this is known of the common one"
             return cls(why_not=why_not, cure="leave out --site, or --coverage")
+        if site is not None and store.delivered.is_dir() and found.risk.guarantee == SITE:
+            why_not = f"the held-out inputs of site '{site}' chose its model"
+            return cls(why_not=why_not, cure=COMMON)
         return cls(site=site, risk=found.risk)
 
     @classmethod

@@ -119,7 +119,7 @@ class Covers:
         held = {part: int(one.everything.units[0]) for part, one in risk.parts.items()}
         tested = {part: self._whole(part, one) for part, one in self._tested.items()}
         known: dict[str, Any] = {
-            "method": "risk control", "covers": self._covering.kind, "guarantee": guarantee,
+            "method": "crc", "covers": self._covering.kind, "guarantee": guarantee,
             "asked": asked, "images": held[first], "tested": int(tested[first].units[0]),
             "by": self.by, "smallest": smallest(asked),
         }  # fmt: skip
