@@ -138,6 +138,8 @@ def test_masks_have_a_guarantee_for_each_site_or_class(
     done("run", config, "--workers", "1", "--out", tmp_path / "run")
     sets = read(tmp_path / "run")["sets"]
     assert 0.6 < sets["coverage"] <= 1
+    over = {"site": "over the sites", "class": "over the classes"}[guarantee]
+    assert f"on average {over}" in (tmp_path / "run" / "report.html").read_text()
     model, image = fedsight.load(tmp_path / "run"), masks.parent / "3.png"
     if guarantee == "class":
         assert set(sets["by_class"]) == set(CLASSES)

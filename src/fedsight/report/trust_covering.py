@@ -73,6 +73,19 @@ SAID = {
         ),
     ),
 }
+# where there is a level for each site or class, of which no single size or threshold can be told
+BY = {
+    "site": message(
+        "Answers: made to hold at least {asked} of the truth at each site, from its own share of "
+        "{held} held-out {images}. They hold {coverage} on average over the sites; {tested} test "
+        "{images} show it."
+    ),
+    "class": message(
+        "Answers: made to hold at least {asked} of the truth of each class, from {held} held-out "
+        "{images}. They hold {coverage} on average over the classes; {tested} test {images} show "
+        "it."
+    ),
+}
 SHARES = ("masks", "pairs")  # kinds whose answers have a size that is a share
 
 
@@ -88,9 +101,10 @@ def lines(run: Run, found: SetsRecord) -> list[Text]:
         "images": nouns(run.modality).many, "margins": percent(found.margins),
         "margin": percent(found.margin), "threshold": number(found.threshold),
     }  # fmt: skip
-    told: list[Text] = [
-        Message(one.one, tuple(values.items())) for one in SAID.get(found.covers, ())
-    ]
+    said = SAID.get(found.covers, ())
+    if found.guarantee in BY:
+        said = (BY[found.guarantee],)
+    told: list[Text] = [Message(one.one, tuple(values.items())) for one in said]
     holds = HOLDS.get(found.guarantee)
     return told if holds is None else [*told, holds]
 
