@@ -222,3 +222,37 @@ def test_boxes_have_margins_and_classes(boxes: Path, tmp_path: Path) -> None:
     assert "which boxes are shown" in refused(3, *asked, "--confidence", "0.5")
     assert "even the largest answers" in refused(3, *asked[:-1], "0.9")
     assert "at least 1998 of them" in refused(3, *asked[:-1], "0.999")
+
+
+def test_labels_come_as_sets(tmp_path: Path) -> None:
+    """A bright half of an image is a label, and an image may show both or none."""
+    rng = np.random.default_rng(0)
+    lines = ["path,label,split"]
+    for number in range(160):
+        has = rng.random(2) < 0.6
+        pixels = rng.integers(0, 160, (8, 8))
+        pixels[:4] += 60 * has[0]
+        pixels[4:] += 60 * has[1]
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{number}.png")
+        labels = "|".join(name for name, there in zip(("up", "down"), has, strict=True) if there)
+        lines.append(f"{number}.png,{labels},{'test' if number % 4 == 3 else 'train'}")
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    sections: dict[str, Any] = {
+        "data": {
+            "name": "manifest", "path": "list.csv", "label_separator": "|", "size": 8,
+            "channels": 1,
+        },
+        "split": {"name": "iid", "sites": 2},
+        "task": {"name": "multilabel"},
+        "rounds": {"rounds": 3, "validation": 0.4},
+        "trust": {"coverage": 0.8},
+    }  # fmt: skip
+    config = write_config(tmp_path, "labels", **sections)
+    done("run", config, "--workers", "1", "--out", tmp_path / "run")
+    sets = read(tmp_path / "run")["sets"]
+    assert sets["covers"] == "labels"
+    assert 0.6 < sets["coverage"] <= 1
+    assert 0 < sets["size"] <= 2
+    assert "of the labels on average" in (tmp_path / "run" / "report.html").read_text()
+    asked = ("predict", tmp_path / "run", tmp_path / "3.png", "--coverage", "0.8", "--json")
+    assert set(json.loads(done(*asked).out)[0]["set"]) <= {"up", "down"}
