@@ -47,7 +47,7 @@ SAID_IN = (
     "deploy/site/owner.py",
     "deploy/site/release.py", "deploy/site/service.py", "engines/remote/*.py",
     "engines/workers.py", "evaluation/attempts.py", "evaluation/fonts.py", "evaluation/overall.py",
-    "evaluation/generalisation/exam.py",
+    "evaluation/generalisation/exam.py", "evaluation/shortcuts/measure.py",
     "evaluation/trust/covering.py", "evaluation/trust/measure.py", "evaluation/trust/scaling.py",
     "inference/trusted.py",
     "governance/contract.py", "governance/ledger.py", "inference/drawing.py",

@@ -24,6 +24,7 @@ CURVES = "curves of the task"
 TABLES = "tables of the task"
 TRUST = "how far the answers can be trusted"
 GENERALISATION = "over-fitting and robustness"
+SHORTCUTS = "whether the model looks at the same spots at all sites"
 MAX_REASON = 200  # characters
 log = logging.getLogger(__name__)
 T = TypeVar("T")

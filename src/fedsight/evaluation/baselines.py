@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
+from fedsight.client.step import Client
 from fedsight.coordinator.callbacks import Callback, Event, RoundEnded
 from fedsight.coordinator.closing import closed
 from fedsight.coordinator.loop import Overall, Trained, run
@@ -22,6 +23,8 @@ from fedsight.evaluation.delivery.deliver import Delivered, SharedModel, deliver
 from fedsight.evaluation.evidence import Evidence, Witness
 from fedsight.evaluation.figures import Evaluator
 from fedsight.evaluation.generalisation.exam import Exam, examined
+from fedsight.evaluation.shortcuts import agreement
+from fedsight.evaluation.shortcuts.measure import why_not
 from fedsight.program.budget import Budget
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
@@ -40,6 +43,7 @@ class TrainedBaseline:
     kept: int | None = None  # the round that was kept, where rounds are compared
     delivered: Delivered | None = None  # what the site gets, if it has images to choose by
     exam: Exam | None = None  # of the model that it trained; None: nobody asked
+    alike: Sequence[int] | None = None  # how its maps agree with the shared model's; likewise
 
 
 class BaselineRound:
@@ -69,17 +73,28 @@ def work(setup: tuple[Federation, Speed, Budget, SharedModel | None], pipe: Conn
         job = pipe.recv()
         pooled = job == POOLED
         baseline = federation.all_pooled(budget) if pooled else federation.alone(job, budget)
-        found = delivered = None
+        found = delivered = alike = None
         with training(baseline, job, speed, [_RoundReporter(pipe.send)]) as (trained, engine):
             client = engine.loaded(trained.travelling)
             exam = examined(federation, Evaluator(baseline), client, None if pooled else job)
             if not pooled:
                 found = Witness(Evaluator(baseline), client).of(job)
                 if shared is not None:
+                    alike = _alike(federation, job, shared, client)
                     delivered = deliver(federation, job, shared, client, speed)
         passes = engine.seen / max(1, baseline.size(0))
         kept = trained.round if baseline.program.rounds.compared else None
-        pipe.send(TrainedBaseline(job, trained.sums, passes, found, kept, delivered, exam))
+        pipe.send(TrainedBaseline(job, trained.sums, passes, found, kept, delivered, exam, alike))
+
+
+def _alike(
+    federation: Federation, site: int, shared: SharedModel, client: Client
+) -> Sequence[int] | None:
+    """How far the site's own model, which the client has, looks where the shared one does."""
+    if why_not(federation, local=True) is not None:
+        return None
+    vector = client.layout.vector(shared.state(federation, site))
+    return agreement.compared(federation, site, client, vector)
 
 
 @contextlib.contextmanager

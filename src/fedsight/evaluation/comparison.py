@@ -24,13 +24,15 @@ from fedsight.evaluation.delivery.deliver import SharedModel
 from fedsight.evaluation.evidence import Evidence, Witness, compared
 from fedsight.evaluation.figures import Evaluator, Figures
 from fedsight.evaluation.generalisation.exam import Exam, share
+from fedsight.evaluation.shortcuts import agreement
 from fedsight.program.budget import Budget, passes_by_site, planned, spent
 from fedsight.program.federation import Federation
 from fedsight.program.kept import keep
 from fedsight.program.program import Speed
 from fedsight.program.views import listed
 
-INNER = ("evidence", "delivered", "exam")  # of what is known of a baseline, what others are made of
+# of what is known of a baseline, what others are made of
+INNER = ("evidence", "delivered", "exam", "alike")
 PARTIAL = (
     "comparison.partial.json"  # finished baselines; an interruption loses only those in progress
 )
@@ -100,6 +102,8 @@ def _finished(store: RunStore) -> dict[str, Any]:
     done = store.read_json(PARTIAL)
     try:
         for entry in done.values():
+            if "alike" in entry:
+                agreement.checked(entry["alike"])
             for told in (entry, entry.get("delivered") or {}):
                 _evidence(told)
                 if "exam" in told:
@@ -236,6 +240,8 @@ def _figures(evaluator: Evaluator, trained: TrainedBaseline) -> dict[str, Any]:
         if trained.job == POOLED:  # of a site, its figure in its own mix is compared
             exam = replace(exam, tested=share(evaluator.figures(trained.sums)))
         found["exam"] = exam.plain()
+    if trained.alike is not None:
+        found["alike"] = list(trained.alike)
     if (given := trained.delivered) is not None:
         own = _own(evaluator, trained.job, given.sums)
         found["delivered"] = {**given.choice, "score": own.get("score")}

@@ -32,6 +32,7 @@ from fedsight.evaluation.attempts import (
     GENERALISATION,
     INTERVALS,
     SAMPLES,
+    SHORTCUTS,
     SITES,
     TABLES,
     TRUST,
@@ -44,6 +45,7 @@ from fedsight.evaluation.generalisation.told import left_out, told
 from fedsight.evaluation.homogeneity import Spread, spread
 from fedsight.evaluation.overall import Final, Interval, Intervals
 from fedsight.evaluation.samples import answers
+from fedsight.evaluation.shortcuts import measure
 from fedsight.evaluation.trust.covering import covered
 from fedsight.evaluation.trust.measure import Trusted, trusted
 from fedsight.evaluation.trust.saved import keep
@@ -116,6 +118,7 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     keep(store, trust)
     summary |= trust.summary
     summary |= _generalisation(run, (final, evaluator, figures), found, attempts)
+    summary |= _shortcuts(run, final, found, attempts)
     _write_evaluation(run, evaluator, trained, figures, (sites, sure, attempts))
     store.write_json("summary.json", summary)
     notify(run.callbacks, RunEnded(summary))
@@ -138,6 +141,16 @@ def _generalisation(
         return left_out(reason)
     otherwise = left_out(overall.FAILED)
     return attempts.of(GENERALISATION, lambda: told(*at, found), otherwise)
+
+
+def _shortcuts(
+    run: Conclusion, final: Final, found: Mapping[str, Any], attempts: Attempts
+) -> dict[str, Any]:
+    """What the summary says of shortcuts; `found` are the baselines, if any."""
+    if reason := measure.why_not(run.session.federation, run.pictures):
+        return measure.left_out(reason)
+    otherwise = measure.left_out(overall.FAILED)
+    return attempts.of(SHORTCUTS, lambda: measure.shortcuts(final, found), otherwise)
 
 
 def _evidence(

@@ -37,3 +37,7 @@ class Trust(Settings):
     # whether models are measured on corrupted test images too (noise, blur, JPEG, ...), which takes
     # thirty passes over up to 500 of them for each model
     robustness: bool = False
+    # whether sites are compared in which spots of an image decide, so that a mark which only one
+    # site's images have is found and named. It takes 37 passes of up to 1,500 images; None: where
+    # that is at most a fiftieth of the passes that training takes
+    shortcuts: bool | None = None

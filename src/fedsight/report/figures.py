@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fedsight.language.message import message
-from fedsight.report import explanations, plots, tables, trust
+from fedsight.report import explanations, plots, shortcuts, tables, trust
 from fedsight.report.groups import Group
 from fedsight.report.nouns import nouns
 from fedsight.report.phrases import answer_name, known_phrase
@@ -48,6 +48,7 @@ def chapter_plots(run: Run, anchor: str) -> dict[str, Plot]:
     found["reliability"] = trust.diagram(run, f"{anchor}-reliability")
     for kind in explanations.HEIGHTS:
         found[kind] = explanations.diagram(run, kind, f"{anchor}-{kind}")
+    found |= shortcuts.plots(run, anchor)
     if evaluation is None:
         return {name: plot for name, plot in found.items() if plot is not None}
     if evaluation.confusion and len(evaluation.classes) <= tables.MOST:

@@ -17,6 +17,7 @@ from fedsight.report.record import (
     Record,
     checked_picture,
 )
+from fedsight.report.shortcut_records import ShortcutsRecord
 from fedsight.report.trust_records import (
     CalibrationRecord,
     OodRecord,
@@ -187,6 +188,7 @@ class Summary(Record):
     ood: OodRecord | None = None
     overfitting: OverfittingRecord | None = None
     robustness: RobustnessRecord | None = None
+    shortcuts: ShortcutsRecord | None = None
 
 
 class CarriedRecord(Record):

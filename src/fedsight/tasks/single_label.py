@@ -67,6 +67,7 @@ RESERVED = frozenset(
         "calibration",
         "overfitting",
         "robustness",
+        "shortcuts",
         "sets",
         "ood",
     }

@@ -1,0 +1,1 @@
+"""Shortcuts: whether the model looks at the same spots of an image whichever site it is from."""
