@@ -75,6 +75,7 @@ def test_no_byte_depends_on_what_is_delivered(
         heard[name] = site.heard
         folders = list((site.home / "recognisers").glob("*"))
         assert len(folders) == (0 if delivery is OFF else 2)
+        assert all((folder / "trust.json").is_file() for folder in folders)
     assert heard["on"] == heard["off"] == heard["alone"] == heard["others"]
     ends = [text for kind, text, _ in heard["on"] if kind == "deliver"]
     assert any('"missing": true' in text for text in ends)
@@ -97,7 +98,10 @@ def test_what_it_takes_on_the_disk_does_not_tell_when_it_was_made(
     took = occupied(site.home)
     made(site)
     assert occupied(site.home) == took
-    assert took - before >= 2 * 4 * len(vector)
+    (folder,) = (site.home / "recognisers").glob("*")
+    filled = [*folder.iterdir(), *(site.home / "received").rglob("*")]
+    assert (folder / "trust.json").is_file()
+    assert took - before >= sum(path.stat().st_size for path in filled if path.is_file())
 
 
 def test_a_contract_without_room_takes_no_model(attack: Attack, tmp_path: Path) -> None:

@@ -54,6 +54,14 @@ class OodRecord(TrustPart):
     false_alarm: Figure = None
 
 
+class GivenTrustRecord(Record):
+    """What was measured of the model that a site got, on its own test images."""
+
+    calibration: CalibrationRecord | None = None
+    sets: SetsRecord | None = None
+    ood: OodRecord | None = None
+
+
 class SitesMeanRecord(Record):
     """The mean over sites of a figure: of the models that they get, and of their own."""
 

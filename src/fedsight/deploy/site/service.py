@@ -321,7 +321,8 @@ class SiteService:
         due = self._found.lengths["vector"] // 4
         end = FinalOrder.of(fields, opened, vector, due, sent)
         # It says how long this site may train by itself: not longer than it trained for the run.
-        end = replace(end, counted=min(end.counted, self._enforcement.release.updates))
+        counted = min(end.counted, self._enforcement.release.updates)
+        end = replace(end, counted=counted, texts=self._found.texts)
 
         def keep() -> ServiceAnswer:
             self._check_same_run(joined)

@@ -93,6 +93,7 @@ class Opened:
     lengths: Lengths = field(default_factory=dict)
     # of images and labels of each part
     hashes: Mapping[str, str] = field(default_factory=dict)
+    texts: int = 0  # bytes that what a recogniser says of its answers takes, at most
     difference: Difference | None = None  # how a model comes that is made of the one before
     # the model before the first round, as it is built here
     initial: Tensor | None = field(default=None, compare=False)

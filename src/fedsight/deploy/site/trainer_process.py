@@ -38,6 +38,7 @@ from fedsight.deploy.site.trainer import (
     send,
 )
 from fedsight.engines.protected import rebuilds
+from fedsight.evaluation.trust.of_site import room
 from fedsight.governance.charges import charge
 from fedsight.privacy.noise import fresh
 from fedsight.program import coding, plugins, rules
@@ -96,8 +97,9 @@ class SiteTrainer:
         state = program.init(whole.initial[layout.shared].clone())
         difference = coding.difference_of(program, layout)
         lengths = lengths_of(layout, program.shared(state).values(), difference)
+        texts = room(program, self.client.network, len(self.federation.dataset.classes))
         self.opened = Opened(
-            declared, cost, bare, self._remembers, integers, lengths, hashes, difference,
+            declared, cost, bare, self._remembers, integers, lengths, hashes, texts, difference,
             whole.initial[layout.travelling] if rebuilds(setup.program) else None,
         )  # fmt: skip
 

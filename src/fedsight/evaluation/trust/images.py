@@ -16,6 +16,7 @@ import torch
 from fedsight.core.draws import draws
 from fedsight.data.base import Indices
 from fedsight.evaluation.evidence import some
+from fedsight.evaluation.figures import Evaluator, Mix
 from fedsight.program.federation import Federation
 from fedsight.program.site_data import SiteData
 from fedsight.program.views import View
@@ -23,6 +24,7 @@ from fedsight.program.views import View
 MOST = 5000  # images of each of the three
 LEARNT, OF_A_CLASS = 3000, 20  # training images whose features are compared; more for many classes
 HELD_OUT, TESTED = "held-out inputs", "a half of the test inputs"
+QUARTERS = 4  # of a site's test images: one is fitted to, one is covered, two are tested
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,47 @@ def trust_images(federation: Federation, apart: bool) -> TrustImages:
         _together(at, _once(fitted, seed), apart), _together(at, _once(cover, seed), apart),
         _together(federation, _once(tested, seed), apart), by,
     )  # fmt: skip
+
+
+def images_of_site(federation: Federation, site: int) -> TrustImages | None:
+    """The test images of one site in the same three parts, for a model that was chosen by its
+    held-out ones; None: it has none.
+
+    Half of them are tested. Where all sites have one test part, an image counts as the site's with
+    a probability by which they get the classes of the site's own images: those that are left are
+    independent draws from its mix (von Neumann 1951), and all that holds for images drawn like them
+    holds for the site's.
+    """
+    evaluator = Evaluator(federation)
+    number = evaluator.view(site)
+    if number is None:
+        return None
+    view, mix, seed = (
+        federation.views[number],
+        evaluator.mix_of(site),
+        federation.program.split_seed,
+    )
+    if mix is not None:
+        view = replace(view, indices=_in_mix(federation, view.indices, mix, site))
+    tested, rest = _halved(federation, [view], "tested")
+    fitted, cover = _halved(federation, rest, "fitted")
+    seed = federation.program.split_seed
+    three = (_drawn(federation.tested(one), MOST, seed) for (one,) in (fitted, cover, tested))
+    fit, covered, shown = ([data] if len(data) else [] for data in three)
+    return TrustImages(fit, covered, shown, TESTED)
+
+
+def _in_mix(federation: Federation, chosen: Indices, mix: Mix, site: int) -> Indices:
+    """Those of the test images `chosen` [n] that count as images of a site with this `mix`."""
+    labels = federation.dataset.test.labels[chosen]
+    there = np.bincount(labels, minlength=len(mix))
+    odds = np.divide(mix, there, out=np.zeros(len(mix)), where=there > 0)
+    if not odds.any():
+        return chosen[:0]
+    name = federation.partition.name(site)
+    drawn = draws(federation.program.split_seed, "trust", "mix", name).uniforms(len(chosen))
+    kept: Indices = chosen[drawn < (odds / odds.max())[labels]]
+    return kept
 
 
 def _halved(
@@ -128,6 +171,11 @@ def _together(federation: Federation, views: Sequence[View], apart: bool) -> lis
     ]
 
 
+def learnt_at(data: SiteData, classes: int, seed: int) -> SiteData:
+    """Likewise of one site's training images."""
+    return _drawn(data, min(MOST, max(LEARNT, OF_A_CLASS * classes)), seed)
+
+
 def _drawn(data: SiteData, most: int, seed: int) -> SiteData:
     """At most so many of the images, drawn evenly."""
     if len(data) <= most:
@@ -144,5 +192,6 @@ def learnt_from(federation: Federation) -> SiteData:
     """Training images of all sites, drawn evenly: LEARNT, or OF_A_CLASS for each class, but at most
     MOST."""
     whole = replace(federation, pooled=True)
-    most = min(MOST, max(LEARNT, OF_A_CLASS * len(federation.dataset.classes)))
-    return _drawn(whole.client(0), most, federation.program.split_seed)
+    return learnt_at(
+        whole.client(0), len(federation.dataset.classes), federation.program.split_seed
+    )
