@@ -49,16 +49,22 @@ def trust_images(federation: Federation, apart: bool) -> TrustImages:
     checked, seed = federation.validating, federation.program.split_seed
     if checked is not None and not federation.program.rounds.compared:
         fitted, cover = _halved(checked, checked.views, "fitted")
-        tested, by = federation.views, HELD_OUT
-        at = checked
+        tested, at = federation.views, checked
     else:
-        tested, rest = _halved(federation, federation.views, "tested")
-        fitted, cover = _halved(federation, rest, "fitted")
-        at, by = federation, TESTED
+        return parts_of_test(federation, apart)
     return TrustImages(
         _together(at, _once(fitted, seed), apart), _together(at, _once(cover, seed), apart),
-        _together(federation, _once(tested, seed), apart), by,
+        _together(federation, _once(tested, seed), apart), HELD_OUT,
     )  # fmt: skip
+
+
+def parts_of_test(federation: Federation, apart: bool) -> TrustImages:
+    """Test images of the federation's sites in these three parts, as each site divides its own."""
+    seed = federation.program.split_seed
+    tested, rest = _halved(federation, federation.views, "tested")
+    fitted, cover = _halved(federation, rest, "fitted")
+    three = [_together(federation, _once(one, seed), apart) for one in (fitted, cover, tested)]
+    return TrustImages(three[0], three[1], three[2], TESTED)
 
 
 def images_of_site(federation: Federation, site: int) -> TrustImages | None:
@@ -107,23 +113,24 @@ def _halved(
 ) -> tuple[tuple[View, ...], tuple[View, ...]]:
     """Two halves of the images of each view; what belongs together stays together.
 
-    Each group goes to the half that is smaller so far, so that many sites with few images fill
-    both; which it is where they are equal is drawn, as the order is. An image that several views
-    have, and a group's at several sites, is in the same half in all.
+    Each group goes to the half that is smaller so far; which it is where they are equal is drawn,
+    as the order is, from the site's name: so a site divides its images by itself as all sites'
+    images are divided in a simulation. An image that several views have, and a group's at several
+    sites, is in the same half in all.
     """
-    unit = federation.dataset.test.unit
-    drawn = draws(federation.program.split_seed, "trust", purpose)
+    unit, seed = federation.dataset.test.unit, federation.program.split_seed
     half_of: dict[object, int] = {}
-    sizes = [0, 0]
     found: tuple[list[View], list[View]] = ([], [])
     for view in views:
+        name = "" if view.site is None else federation.partition.name(view.site)
+        drawn, sizes = draws(seed, "trust", purpose, name), [0, 0]
         names = [unit(place) for place in view.indices.tolist()]
         members = Counter(name for name in names if name not in half_of)
         fresh = [*members.items()]
         for number in drawn.permutation(len(fresh)).tolist():
-            name, images = fresh[number]
+            member, images = fresh[number]
             half = drawn.below(2) if sizes[0] == sizes[1] else int(sizes[1] < sizes[0])
-            half_of[name] = half
+            half_of[member] = half
             sizes[half] += images
         of = np.array([half_of[name] for name in names], dtype=np.int64)
         for half in (0, 1):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -152,17 +152,10 @@ class Measured:
         before, after = torch.softmax(tested.logits.double(), 1), self._shares(tested)
         one = Reliability.of(counted(before, tested.labels))
         other = Reliability.of(counted(after, tested.labels, tested.logits.argmax(1)))
+        squares = [brier(shares, tested.labels) for shares in (before, after)]
         seed = self._federation.program.seed
         told = {
-            "ece_before": one.ece,
-            "ece": other.ece,
-            "ece_interval": list(other.interval(seed)),
-            "ece_naive": other.naive,
-            "rms": math.sqrt(max(0.0, other.square)),
-            "scaling": self.scaling.kind,
-            **(self.scaling.plain() if isinstance(self.scaling, TemperatureScaling) else {}),
-            "brier_before": brier(before, tested.labels) / UNIT / images,
-            "brier": brier(after, tested.labels) / UNIT / images,
+            **calibration_told((one, other), squares, self.scaling, seed),
             "fitted": len(self._fitted),
             "tested": images,
             "by": self._by,
@@ -234,10 +227,10 @@ class Measured:
             limits = sets.limits(guarantee, asked)
         except DataError as error:
             return {**known, "reason": error.cause, "cure": error.cure}
-        tested = self._tested.labels
-        even = torch.full((len(tested),), 1 / len(tested), dtype=torch.float64)
-        share, size = held(self._scores <= limits, tested, even)
-        told = {**known, "coverage": share, "size": size, "by_site": sites}
+        inside, images = self._scores <= limits, len(self._tested)
+        right = int(inside.gather(1, self._tested.labels[:, None]).sum())
+        size = int(inside.sum()) / images
+        told = {**known, "coverage": right / images, "size": size, "by_site": sites}
         if guarantee == "mixture":
             told["threshold"] = float(limits[0])
             told["expected"] = list(covered(len(self._cover), asked, len(self._tested)))
@@ -308,6 +301,26 @@ class Measured:
         learnt = self._asks.answers([self._learnt()], features=True)
         classes = len(self._federation.dataset.classes)
         return FeatureSums.of(learnt.features, learnt.labels, classes).fitted()
+
+
+def calibration_told(
+    both: tuple[Reliability, Reliability], squares: Sequence[int], scaling: Scaling, seed: int
+) -> dict[str, Any]:
+    """What the summary says of how right confidence is, before and after `scaling`, by the bins of
+    the tested images and their sums of squares (`brier`)."""
+    one, other = both
+    images = int(other.images.sum())
+    return {
+        "ece_before": one.ece,
+        "ece": other.ece,
+        "ece_interval": list(other.interval(seed)),
+        "ece_naive": other.naive,
+        "rms": math.sqrt(max(0.0, other.square)),
+        "scaling": scaling.kind,
+        **(scaling.plain() if isinstance(scaling, TemperatureScaling) else {}),
+        "brier_before": squares[0] / UNIT / images,
+        "brier": squares[1] / UNIT / images,
+    }
 
 
 def held(inside: Tensor, labels: Tensor, weight: Tensor) -> tuple[float, float]:
