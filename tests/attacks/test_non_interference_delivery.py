@@ -31,8 +31,10 @@ def held(site: AttackedSite, of: Program) -> None:
     assert "declared" in site.join(of)
     site.train(vector, round=1)
     site.measure(vector, round=2)
+    site.calibrate(vector + 1, 3)
     site.deliver(vector + 1, 3, accepted=1)
     made(site)
+    site.calibrate(vector + 1, 3, 1.0)
     site.deliver(vector + 1, 3, accepted=1)
     site.deliver(vector + 2, 3, accepted=1)  # another model of the same run
     site.deliver(torch.full_like(vector, float("nan")), 2, accepted=1)

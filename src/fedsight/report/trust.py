@@ -93,6 +93,10 @@ def lines(run: Run) -> list[Text]:
     for part in (run.summary.sets, run.summary.ood):
         if part is not None and part.reason:
             found.append(message("Left out: {reason}.", reason=known_phrase(part.reason)))
+    without = {} if run.summary.sets is None else run.summary.sets.without
+    for site, reason in sorted(without.items()):
+        told = {"site": site, "reason": known_phrase(reason)}
+        found.append(message("Without site {site}: {reason}.", **told))
     return found
 
 

@@ -28,6 +28,7 @@ class TrustPart(Record):
     tested: Count = None
     reason: str = ""
     by_site: dict[str, SiteTrustRecord] = Field(default_factory=dict)
+    without: dict[str, str] = Field(default_factory=dict)  # why sites are not in it
 
 
 class CalibrationRecord(TrustPart):

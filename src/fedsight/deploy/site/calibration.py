@@ -2,8 +2,8 @@
 parts of its test images, under its owner's rules.
 
 The coordinator chooses the model, which has to be one for a run, and a temperature. Which images
-are summed follows from the site's name and the program's seed. What leaves passes the door
-(`deploy/site/release.py`), and counts as two sets of figures.
+are summed follows from their names and the site's, not from the program. What leaves passes the
+door (`deploy/site/release.py`), and counts as two sets of figures.
 """
 
 from __future__ import annotations

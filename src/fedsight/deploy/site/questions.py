@@ -47,7 +47,7 @@ KINDS: dict[str, Kind] = {
         "again, gets the same bytes",
     ),
     "calibrate": Kind(
-        "parts of the test images, which follow from the site's name and the program's seed",
+        "parts of the test images, which follow from their names and the site's",
         "`contract.figures`: exact sums, or none; none under masks or noise, of models with "
         "parameters that stay at the site, or if a part has fewer images than "
         "`contract.test_images`; a protected site's failure is an answer without sums",

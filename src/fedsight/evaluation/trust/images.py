@@ -116,15 +116,18 @@ def _halved(
     Each group goes to the half that is smaller so far; which it is where they are equal is drawn,
     as the order is, from the site's name: so a site divides its images by itself as all sites'
     images are divided in a simulation. An image that several views have, and a group's at several
-    sites, is in the same half in all.
+    sites, is in the same half in all. No program decides it: two that divided a site's images
+    otherwise would tell one image by the difference of their sums.
     """
-    unit, seed = federation.dataset.test.unit, federation.program.split_seed
+    part, seed = federation.dataset.test, _seed(federation)
     half_of: dict[object, int] = {}
     found: tuple[list[View], list[View]] = ([], [])
     for view in views:
         name = "" if view.site is None else federation.partition.name(view.site)
         drawn, sizes = draws(seed, "trust", purpose, name), [0, 0]
-        names = [unit(place) for place in view.indices.tolist()]
+        order = sorted(view.indices.tolist(), key=part.images.name)
+        view = replace(view, indices=np.array(order, dtype=np.int64))
+        names = [part.unit(place) for place in order]
         members = Counter(name for name in names if name not in half_of)
         fresh = [*members.items()]
         for number in drawn.permutation(len(fresh)).tolist():
@@ -134,8 +137,14 @@ def _halved(
             sizes[half] += images
         of = np.array([half_of[name] for name in names], dtype=np.int64)
         for half in (0, 1):
-            found[half].append(replace(view, indices=view.indices[of == half]))
+            found[half].append(replace(view, indices=np.sort(view.indices[of == half])))
     return tuple(found[0]), tuple(found[1])
+
+
+def _seed(federation: Federation) -> int:
+    """The seed by which images that are summed are chosen: never the program's, which is chosen by
+    whoever asks."""
+    return 0
 
 
 def _once(views: tuple[View, ...], seed: int) -> tuple[View, ...]:
@@ -169,7 +178,7 @@ def _together(federation: Federation, views: Sequence[View], apart: bool) -> lis
         indices = torch.cat([data.indices for data in found])
         found = [replace(one, indices=indices, origins=torch.cat([data.origins for data in found]))]
     ends = np.cumsum([0, *(len(data) for data in found)])
-    places = _places(int(ends[-1]), MOST, federation.program.split_seed)
+    places = _places(int(ends[-1]), MOST, _seed(federation))
     own = np.split(places, np.searchsorted(places, ends[1:-1]))
     return [
         some(data, torch.from_numpy(chosen - start))
