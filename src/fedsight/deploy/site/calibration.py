@@ -8,7 +8,6 @@ door (`deploy/site/release.py`), and counts as two sets of figures.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from fedsight.deploy.site.answers import Answer
 from fedsight.deploy.site.figures import FAILED, FigureRules, withheld
 from fedsight.deploy.site.release import FREE
 from fedsight.deploy.site.trainer import CalibrateStep, Opened, SumStep
+from fedsight.evaluation.trust.calibration import OCTAVES
 from fedsight.evaluation.trust.measure import MASKED, NOISED, OFF, TASK, UNLABELLED
 from fedsight.evaluation.trust.remote import MANY, OWN
 from fedsight.evaluation.trust.sums import MOST_CLASSES
@@ -27,6 +27,7 @@ from fedsight.governance.contract import Contract
 from fedsight.governance.entries import EntryKind
 from fedsight.program.program import Program
 
+HOTTEST = 2.0**OCTAVES
 EXACT = "contract.figures: these sums have no noise, and only exact figures may leave without"
 
 
@@ -69,8 +70,9 @@ class CalibrationRules:
     def step(self, round: int, vector: Tensor, fields: Mapping[str, Any]) -> CalibrateStep:
         """What the trainer is asked; SiteError if the temperature is not one."""
         heat = fields.get("temperature")
-        if heat is not None and not (type(heat) is float and math.isfinite(heat) and heat > 0):
-            raise SiteError("the temperature is not a number above 0", "update the coordinator")
+        if heat is not None and not (type(heat) is float and 1 / HOTTEST <= heat <= HOTTEST):
+            cause = f"the temperature is not a number from 1/{HOTTEST:g} to {HOTTEST:g}"
+            raise SiteError(cause, "update the coordinator")
         return CalibrateStep(round, vector, heat, self._contract.test_images)
 
     def asks(self, step: SumStep) -> tuple[EntryKind, tuple[Any, ...]]:
