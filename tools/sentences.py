@@ -48,6 +48,7 @@ SAID_IN = (
     "deploy/site/release.py", "deploy/site/service.py", "engines/remote/*.py",
     "engines/workers.py", "evaluation/attempts.py", "evaluation/fonts.py", "evaluation/overall.py",
     "evaluation/generalisation/exam.py",
+    "evaluation/trust/covering.py",
     "evaluation/trust/measure.py", "evaluation/trust/of_site.py", "evaluation/trust/remote.py",
     "evaluation/trust/scaling.py", "deploy/site/calibration.py",
     "inference/trusted.py",

@@ -46,6 +46,7 @@ from fedsight.evaluation.generalisation.told import left_out, told
 from fedsight.evaluation.homogeneity import Spread, spread
 from fedsight.evaluation.overall import Final, Interval, Intervals
 from fedsight.evaluation.samples import answers
+from fedsight.evaluation.trust.covering import covered
 from fedsight.evaluation.trust.measure import Trusted, trusted
 from fedsight.evaluation.trust.remote import trusted_remote
 from fedsight.evaluation.trust.saved import keep
@@ -130,6 +131,8 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
 
 def _trusted(run: Conclusion, final: Final, trained: loop.Trained) -> Trusted:
     """How far the answers can be trusted, by the images here or by the sums of the sites."""
+    if (found := covered(final, run.pictures)) is not None:
+        return found
     if run.sums is None:
         return trusted(final, run.pictures)
     model, round = trained.travelling, trained.checkpoint.round

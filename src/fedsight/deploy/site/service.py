@@ -272,9 +272,7 @@ class SiteService:
         if sizes:
             extras = messages.unpack(self._incoming.take("extras", count(fields, "mark")), sizes)
         step = TrainStep(
-            Order(round, model, extras),
-            count(fields, "accepted"),
-            count(fields, "durable"),
+            Order(round, model, extras), count(fields, "accepted"), count(fields, "durable")
         )
         kept = self._opened.kept if self._opened else None
         integers = self._found.integers if self._found else {}
@@ -383,6 +381,8 @@ class SiteService:
     def _join(self, program: Program, owner: OwnerSettings, run: str) -> ServiceAnswer:
         self._joined = self._found = None
         memory = self._enforcement.begin_run(program, owner, run)
+        if self._opened is None or self._opened.memory != memory:
+            self._begun = 0  # that was a round of another run
         job_lease.claim(memory, self._token)
         self._opened = OpenData(program, owner, self._name, memory, self._token, None)
         self._secagg.join(program, owner, run, self._enforcement.release)

@@ -7,7 +7,7 @@ came of it: a guarantee would be void otherwise.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -119,7 +119,7 @@ def _halved(
     sites, is in the same half in all. No program decides it: two that divided a site's images
     otherwise would tell one image by the difference of their sums.
     """
-    part, seed = federation.dataset.test, _seed(federation)
+    part, seed, unit = federation.dataset.test, _seed(federation), _unit(federation)
     half_of: dict[object, int] = {}
     found: tuple[list[View], list[View]] = ([], [])
     for view in views:
@@ -127,7 +127,7 @@ def _halved(
         drawn, sizes = draws(seed, "trust", purpose, name), [0, 0]
         order = sorted(view.indices.tolist(), key=part.images.name)
         view = replace(view, indices=np.array(order, dtype=np.int64))
-        names = [part.unit(place) for place in order]
+        names = [unit(place) for place in order]
         members = Counter(name for name in names if name not in half_of)
         fresh = [*members.items()]
         for number in drawn.permutation(len(fresh)).tolist():
@@ -145,6 +145,15 @@ def _seed(federation: Federation) -> int:
     """The seed by which images that are summed are chosen: never the program's, which is chosen by
     whoever asks."""
     return 0
+
+
+def _unit(federation: Federation) -> Callable[[int], object]:
+    """What the test image at a place belongs to; where images are compared with one another, to
+    the person that it shows."""
+    test = federation.dataset.test
+    if not federation.program.task.whole:
+        return test.unit
+    return lambda place: int(test.labels[place])
 
 
 def _once(views: tuple[View, ...], seed: int) -> tuple[View, ...]:
