@@ -47,7 +47,8 @@ class CalibrationRules:
         ledger, which counts the questions, is not asked here."""
         program, found, rounds = self._program, self._opened(), self._program.rounds.rounds
         assert found is not None
-        declared, least = found.declaration, self._contract.test_images
+        declared, test_images = found.declaration, self._contract.test_images
+        images = declared.test
         if not 1 <= round <= rounds:
             return f"the program has {rounds} rounds; it cannot have ended with round {round}"
         reasons = {
@@ -61,17 +62,17 @@ class CalibrationRules:
             EXACT: self._contract.release != "exact",
         }
         few = (
-            f"contract.test_images: the site has {declared.test} test images, and figures are "
-            f"summed over at least {least}"
+            f"contract.test_images: the site has {images} test images, and figures are "
+            f"summed over at least {test_images}"
         )
-        reasons[few] = declared.test < least
+        reasons[few] = images < test_images
         return next((reason for reason, holds in reasons.items() if holds), "")
 
     def step(self, round: int, vector: Tensor, fields: Mapping[str, Any]) -> CalibrateStep:
         """What the trainer is asked; SiteError if the temperature is not one."""
         heat = fields.get("temperature")
         if heat is not None and not (type(heat) is float and 1 / HOTTEST <= heat <= HOTTEST):
-            cause = f"the temperature is not a number from 1/{HOTTEST:g} to {HOTTEST:g}"
+            cause = "the temperature is not among those that are compared"
             raise SiteError(cause, "update the coordinator")
         return CalibrateStep(round, vector, heat, self._contract.test_images)
 
