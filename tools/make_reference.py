@@ -120,8 +120,9 @@ RUN_FILES = {
     "intervals or `no_interval`, why there is none, why sites released no figures, and what could "
     "not be computed (`failed`)",
     "comparison.json": "after `compare`: each site alone, pooled, and federated, and the model "
-    "that each site got, with its figure",
-    "delivered/": "after `compare`: the model that each site chose, by name of the site",
+    "that each site got, with its figure and what is known of its answers (`trust`)",
+    "delivered/": "after `compare`: the model that each site chose, by name of the site, and in "
+    "`trust` what `predict --site --coverage` needs for it",
     "comparison.partial.json": "finished baselines, so that `resume` need not repeat them",
     "explanations.json": "after `explain --measure`: of each method deletion, insertion, the "
     "`gains` over random regions and edges, its likeness with shuffled weights, with 95 % "

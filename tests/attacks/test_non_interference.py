@@ -52,13 +52,13 @@ PAIRS = [(task, mechanism) for task in sorted(MODELS) for mechanism in sorted(RE
 class Question:
     """One of a malicious coordinator's questions."""
 
-    kind: str  # train, again, measure, adopt, deliver, restart
+    kind: str  # train, again, measure, calibrate, adopt, deliver, restart
     scale: float = 1.0  # of the model's parameters
     round: int = 1
     accepted: int = 0
 
 
-WORDS = ["train", "train", "train", "again", "measure", "adopt", "deliver", "restart"]
+WORDS = ["train", "train", "train", "again", "measure", "calibrate", "adopt", "deliver", "restart"]
 questions = st.builds(
     Question,
     kind=st.sampled_from(WORDS),
@@ -138,6 +138,8 @@ def held(site: AttackedSite, of: Program, federation: Federation, asked: list[Qu
             site.join(of)
         elif one.kind == "measure":
             site.measure(start * one.scale, round=one.round)
+        elif one.kind == "calibrate":
+            site.calibrate(start * one.scale, one.round, [None, 1.0][one.accepted % 2])
         elif one.kind == "adopt":
             kept = torch.full((max(1, len(federation.initial[layout.kept])),), one.scale)
             site.adopt(kept)

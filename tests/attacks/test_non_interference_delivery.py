@@ -31,8 +31,10 @@ def held(site: AttackedSite, of: Program) -> None:
     assert "declared" in site.join(of)
     site.train(vector, round=1)
     site.measure(vector, round=2)
+    site.calibrate(vector + 1, 3)
     site.deliver(vector + 1, 3, accepted=1)
     made(site)
+    site.calibrate(vector + 1, 3, 1.0)
     site.deliver(vector + 1, 3, accepted=1)
     site.deliver(vector + 2, 3, accepted=1)  # another model of the same run
     site.deliver(torch.full_like(vector, float("nan")), 2, accepted=1)
@@ -75,6 +77,7 @@ def test_no_byte_depends_on_what_is_delivered(
         heard[name] = site.heard
         folders = list((site.home / "recognisers").glob("*"))
         assert len(folders) == (0 if delivery is OFF else 2)
+        assert all((folder / "trust.json").is_file() for folder in folders)
     assert heard["on"] == heard["off"] == heard["alone"] == heard["others"]
     ends = [text for kind, text, _ in heard["on"] if kind == "deliver"]
     assert any('"missing": true' in text for text in ends)
@@ -97,7 +100,10 @@ def test_what_it_takes_on_the_disk_does_not_tell_when_it_was_made(
     took = occupied(site.home)
     made(site)
     assert occupied(site.home) == took
-    assert took - before >= 2 * 4 * len(vector)
+    (folder,) = (site.home / "recognisers").glob("*")
+    filled = [*folder.iterdir(), *(site.home / "received").rglob("*")]
+    assert (folder / "trust.json").is_file()
+    assert took - before >= sum(path.stat().st_size for path in filled if path.is_file())
 
 
 def test_a_contract_without_room_takes_no_model(attack: Attack, tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ import fedsight
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError, StoreError
 from fedsight.evaluation.trust import measure
-from fedsight.evaluation.trust.saved import SavedTrust, kept
+from fedsight.evaluation.trust.images import images_of_site
+from fedsight.evaluation.trust.saved import SavedTrust, kept, place_of
 from fedsight.evaluation.trust.scaling import TemperatureScaling
+from fedsight.program.federation import federate
 from fedsight.report import generalisation
 from fedsight.report.read import read as read_run
 from fedsight.report.trust import lines
@@ -103,16 +105,59 @@ def test_the_command_prints_sets_or_names_what_is_enough(run: Path, tmp_path: Pa
         fedsight.load(run).predict(torch.zeros(1, 8, 8), coverage=1.5)
 
 
-def test_a_site_that_got_another_model_has_no_sets_of_the_common_one(run: Path) -> None:
-    given = read(run)["delivered_by_site"]
-    for site, kind in given.items():
-        theirs = fedsight.load(run).for_site(site)
-        if kind == "shared":
-            assert theirs.predict(torch.zeros(1, 8, 8), coverage=0.6)[0].classes is not None
-        else:
-            with pytest.raises(DataError, match="a model of its own"):
-                theirs.predict(torch.zeros(1, 8, 8), coverage=0.6)
-            assert theirs.predict(torch.zeros(1, 8, 8))[0].unlike is None
+def test_a_site_that_got_another_model_has_sets_of_that_one(run: Path) -> None:
+    """Those that the comparison tells are found again image by image."""
+    store, given = RunStore(run), read(run)["delivered_by_site"]
+    federation = federate(store.program()[0])
+    told = json.loads((run / "comparison.json").read_text())["delivered"]
+    assert len(given) == len(told) > 1
+    for number, (site, kind) in enumerate(sorted(given.items())):
+        theirs, sets = fedsight.load(run).for_site(site), told[site]["trust"]["sets"]
+        images = images_of_site(federation, number)
+        assert images is not None
+        (tested,) = images.tested
+        pixels = federation.dataset.test.images.read(tested.indices)
+        found = theirs.predict(pixels, coverage=0.6)
+        labels = [theirs.classes[at] for at in tested.labels().tolist()]
+        right = [label in (one.classes or ()) for label, one in zip(labels, found, strict=True)]
+        assert len(right) == sets["tested"]
+        if kind != "shared":  # its sets are those of all sites' images
+            assert sum(right) / len(right) == pytest.approx(sets["coverage"])
+        place = place_of(store.delivered, site)
+        assert place.is_dir()
+        with pytest.raises(DataError, match="too few") as error:
+            theirs.predict(pixels, coverage=0.999)
+        wanted = "at least 3996 test images" if kind != "shared" else "at least 999"
+        assert wanted in error.value.cure
+    page = (run / "report.html").read_text()
+    assert "The model that a site got" in page
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"secure": {"name": "secagg"}},
+        {
+            "privacy": {"name": "central", "noise_multiplier": 1.0},
+            "rounds": {"weighting": "uniform", "validation": 0.4},
+        },
+    ],
+)
+def test_what_stays_at_a_site_is_measured_whatever_protects_what_travels(
+    tmp_path: Path, sections: dict[str, Any]
+) -> None:
+    config = write_config(tmp_path, **{**HELD, **sections}, trust={"coverage": 0.6})
+    done("compare", config, "--workers", "2", "--out", tmp_path / "run")
+    told = json.loads((tmp_path / "run" / "comparison.json").read_text())["delivered"]
+    assert all(one["trust"]["sets"]["coverage"] is not None for one in told.values())
+    model = fedsight.load(tmp_path / "run")
+    (one,) = model.for_site(next(iter(told))).predict(torch.zeros(1, 8, 8), coverage=0.6)
+    assert one.classes is not None
+    with pytest.raises(DataError, match="no prediction sets"):
+        model.predict(torch.zeros(1, 8, 8), coverage=0.6)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "The model that a site got" in page
+    assert "The common model’s answers" not in page
 
 
 def test_the_report_says_for_whom_sets_hold(run: Path) -> None:

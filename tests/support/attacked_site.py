@@ -194,6 +194,19 @@ class AttackedSite:
             answers.append(self.ask("deliver", {**header, "vector": sent})[0])
         return answers
 
+    def calibrate(
+        self, vector: Tensor, round: int = 3, temperature: float | None = None
+    ) -> tuple[dict[str, Any], bytes]:
+        """Ask how far the answers of a final model can be trusted; header, and all numbers."""
+        header = {"round": round, "attempt": next(self._numbers), "temperature": temperature}
+        sent = self.send("vector", [vector])
+        fields, _ = self.ask("calibrate", {**header, "vector": sent})
+        body, due = b"", fields.get("bytes", 0)
+        while len(body) < due:
+            piece = {"ticket": fields["ticket"], "start": len(body), "stop": due}
+            body += self.ask("fetch", piece)[1]
+        return fields, body
+
     def measure(self, vector: Tensor, round: int = 1, accepted: int = 0) -> dict[str, Any]:
         """Ask for figures; `accepted`: the last round whose memory counts."""
         header = {

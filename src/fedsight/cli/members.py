@@ -19,6 +19,7 @@ from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.overview import SiteRow, sites
 from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
+from fedsight.governance.entries import SUMS
 from fedsight.language.english import from_english
 from fedsight.language.message import Text, message
 from fedsight.runs.listing import Listed, listed, state_words
@@ -185,8 +186,8 @@ def show_departures(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     )
     for site, lines in logs.items():
         cells = []
-        for kind in ("update", "figures"):
-            found = [int(line.get("bytes", 0)) for line in lines if line.get("event") == kind]
+        for kinds in (("update",), SUMS):
+            found = [int(line.get("bytes", 0)) for line in lines if line.get("event") in kinds]
             cells += [str(len(found)), f"{sum(found):,}"]
         table.add_row(escape(site), *cells)
     show(table)

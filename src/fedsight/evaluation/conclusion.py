@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from fedsight.client.memory import MemoryStore
 from fedsight.coordinator import loop
@@ -48,12 +50,15 @@ from fedsight.evaluation.samples import answers
 from fedsight.evaluation.shortcuts import measure
 from fedsight.evaluation.trust.covering import covered
 from fedsight.evaluation.trust.measure import Trusted, trusted
+from fedsight.evaluation.trust.remote import trusted_remote
 from fedsight.evaluation.trust.saved import keep
 from fedsight.program.budget import spent
 from fedsight.program.program import Speed
 from fedsight.tasks.presentation import Curve, Table
 
 Command = Literal["run", "compare"]
+# Asks sites about the model after a round, as `trusted_remote` does.
+Sums = Callable[[Tensor, int, float | None, int], tuple[Mapping[int, Tensor], Mapping[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ class Conclusion:
 
     Without `pictures` the evaluation shows no images: a remote coordinator has none. `withheld`
     says by site why it has released no figures; the sites `noised` have added noise to theirs.
-    `before` see a round before it is recorded, and may end the run without it.
+    `before` see a round before it is recorded, and may end the run without it. `sums` asks sites
+    how far the final model's answers can be trusted.
     """
 
     session: Session
@@ -74,6 +80,7 @@ class Conclusion:
     withheld: Mapping[str, str] = field(default_factory=dict)
     noised: Sequence[str] = ()
     before: Sequence[Callback] = ()
+    sums: Sums | None = None
 
 
 def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
@@ -114,7 +121,7 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     )
     summary["score_interval"] = list(sure.known["score"]) if "score" in sure.known else None
     left_out = Trusted.left_out(overall.FAILED)
-    trust = attempts.of(TRUST, lambda: _trust(final, run.pictures), left_out)
+    trust = attempts.of(TRUST, lambda: _trusted(run, final, trained), left_out)
     keep(store, trust)
     summary |= trust.summary
     summary |= _generalisation(run, (final, evaluator, figures), found, attempts)
@@ -125,9 +132,14 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     return summary
 
 
-def _trust(final: Final, local: bool) -> Trusted:
-    """What is known of how far the answers can be trusted, whatever the task."""
-    return covered(final, local) or trusted(final, local)
+def _trusted(run: Conclusion, final: Final, trained: loop.Trained) -> Trusted:
+    """How far the answers can be trusted, by the images here or by the sums of the sites."""
+    if (found := covered(final, run.pictures)) is not None:
+        return found
+    if run.sums is None:
+        return trusted(final, run.pictures)
+    model, round = trained.travelling, trained.checkpoint.round
+    return trusted_remote(final.federation, partial(run.sums, model, round))
 
 
 def _generalisation(

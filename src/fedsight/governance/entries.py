@@ -9,7 +9,11 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-EntryKind = Literal["declaration", "update", "figures", "released", "sum", "refused", "clock"]
+EntryKind = Literal[
+    "declaration", "update", "figures", "losses", "scores", "released", "sum", "refused", "clock"
+]
+# Sums over test images, of which `contract.evaluations` permits so many.
+SUMS: frozenset[EntryKind] = frozenset(("figures", "losses", "scores"))
 _RARE = ("personal", "why")  # fields that are written only where they say something
 GENESIS = hashlib.sha256(b"FedSight ledger 1").hexdigest()  # the hash before the first entry
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from fedsight.core.errors import DeployError, StoreError
 from fedsight.governance import entries
-from fedsight.governance.entries import LedgerEntry, canonical
+from fedsight.governance.entries import SUMS, LedgerEntry, canonical
 from fedsight.governance.ledger_file import LedgerFile
 
 CLOCK_TOLERANCE = timedelta(minutes=5)  # how far the clock may go back between two entries
@@ -115,7 +115,7 @@ class Ledger:
         with self._opened() as table:
             if attempts is not None:
                 self._check_attempts(entry, attempts)
-            if entry.kind == "figures":
+            if entry.kind in SUMS:
                 self._check_figures(entry, evaluations)
             if limit is not None:
                 self.check_limit(entry, limit)
@@ -282,7 +282,7 @@ class Ledger:
     def _remember(self, entry: LedgerEntry) -> None:
         self._last = entry
         self._asked[entry.asked].append(entry)
-        if entry.kind == "figures":
+        if entry.kind in SUMS:
             same = entry.number if _varies(entry) else entry.question
             self._evaluations[entry.data_set].add(same)
         if entry.kind == "sum":
@@ -318,6 +318,9 @@ class Ledger:
         """
         earlier = self._asked.get(entry.asked, [])
         if any(one.question != entry.question for one in earlier):
+            if entry.kind != "figures":
+                cause = "sums for the calibration of another model of this run have left already"
+                raise DeployError(cause, "ask about the model that the run ends with, once")
             raise DeployError(
                 f"figures of another model of round {entry.round} have left already",
                 "ask about one model in a round",

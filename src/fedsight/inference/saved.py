@@ -98,7 +98,8 @@ def load(run: Path, site: str | None = None) -> Saved:
         classes,
         program.task,
         program.name, program.fingerprint, model.table(), program.data,
-        Trusting.at(store, program.task, len(classes), site, given is not None), network.head,
+        Trusting.at(store, program.task, len(classes), site, given not in (None, path)),
+        network.head,
     )  # fmt: skip
 
 

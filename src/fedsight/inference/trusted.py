@@ -11,13 +11,15 @@ from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError, StoreError
 from fedsight.evaluation.delivery.base import SHARED
 from fedsight.evaluation.trust.answers import watched
+from fedsight.evaluation.trust.of_site import more_images
 from fedsight.evaluation.trust.risk import Risk
-from fedsight.evaluation.trust.saved import SavedTrust, kept
+from fedsight.evaluation.trust.saved import SavedTrust, kept, place_of
 from fedsight.evaluation.trust.saved_risk import kept_risk
 from fedsight.evaluation.trust.sets import SITE
 from fedsight.tasks.base import Task
 from fedsight.tasks.presentation import Answer
 
+MORE = "leave out --coverage, or have more test images like the site's own in a new run"
 APART = "each site has a model of its own, and the sets are made of theirs"
 COMMON = "leave out --coverage, or set trust.guarantee = 'mixture' in a new run"
 Limits = Tensor | Mapping[str, Tensor] | None
@@ -75,20 +77,19 @@ class Trusting:
     @classmethod
     def of(cls, store: RunStore, classes: int, site: str | None, delivered: bool) -> Trusting:
         """What the run folder knows of its model of so many classes, as `site` has it; `delivered`:
-        the site chose what it has. StoreError if a file is broken."""
+        one of several sites chose what it has. StoreError if a file is broken."""
         found = kept(store, classes)
+        # Sets for the images of all sites hold for these, whoever chose the common model.
+        common = found is not None and found.guarantee != SITE
+        if delivered and site is not None and not (common and _kind(store, site) == SHARED):
+            own = kept(RunStore(place_of(store.delivered, site)), classes)
+            return cls(own, site, _reason_at(store, site), cure=MORE)
         if found is None:
             return cls(why_not=_reason(store))
         if found.apart and site is None:
             return cls(
                 why_not=APART,
                 cure="name a site with --site",
-            )
-        if site is not None and delivered and _kind(store, site) != SHARED:
-            return cls(
-                why_not=f"site '{site}' got a model of its own, and the sets are the common "
-                "model's",
-                cure="leave out --site, or --coverage",
             )
         return cls(found, site)
 
@@ -110,7 +111,13 @@ class Trusting:
             return self.risk.levels(cover.share, self.site)
         if self.known is None:
             raise DataError(f"the run has no prediction sets: {self.why_not}", self.cure)
-        return self.known.sets.limits(self.known.guarantee, cover.share, self.site)
+        try:
+            return self.known.sets.limits(self.known.guarantee, cover.share, self.site)
+        except DataError as error:
+            if self.known.one_in is None:
+                raise
+            cure = more_images(cover.share, self.known.one_in)
+            raise DataError(error.cause, cure) from None
 
     def answers(
         self, task: Task, module: nn.Module, x: Tensor, classes: tuple[str, ...],
@@ -175,10 +182,23 @@ def _assessed(
 
 
 def _reason(store: RunStore) -> str:
-    """Why a run has measured nothing, as its summary says it."""
+    """Why a run has measured nothing, as its summary says it; or that of a site's recogniser."""
     try:
-        told = store.read_json("summary.json").get("sets") or {}
-    except StoreError:
+        facts = store.read_json("run.json")
+        if "recogniser" in facts:
+            told = facts["recogniser"]["trust"]["sets"]
+        else:
+            told = store.read_json("summary.json").get("sets") or {}
+    except (StoreError, KeyError, TypeError):
+        return Trusting.why_not
+    return str(told.get("reason") or Trusting.why_not)
+
+
+def _reason_at(store: RunStore, site: str) -> str:
+    """Likewise for the model that a site got."""
+    try:
+        told = store.read_json("comparison.json")["delivered"][site]["trust"]["sets"]
+    except (StoreError, KeyError, TypeError):
         return Trusting.why_not
     return str(told.get("reason") or Trusting.why_not)
 

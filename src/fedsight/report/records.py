@@ -20,6 +20,7 @@ from fedsight.report.record import (
 from fedsight.report.shortcut_records import ShortcutsRecord
 from fedsight.report.trust_records import (
     CalibrationRecord,
+    GivenTrustRecord,
     OodRecord,
     OverfittingRecord,
     RobustnessRecord,
@@ -385,6 +386,7 @@ class DeliveredRecord(GainRecord):
     held_out: Count = None
     by_kind: dict[str, KindRecord] = Field(default_factory=dict)
     score: Figure = None
+    trust: GivenTrustRecord | None = None
 
     def held_out_figure(self, kind: str) -> float | None:
         """The figure of the best model of `kind` on the held-out images."""

@@ -29,6 +29,19 @@ class TrustRow:
     images: int | None
 
 
+@dataclass(frozen=True)
+class GivenRow:
+    """The model that a site got: how its sets do on test images of the site, and how far
+    confidence is off."""
+
+    name: str
+    coverage: float | None
+    size: float | None
+    ece: float | None
+    images: int | None
+    reason: Words
+
+
 def measured(run: Run) -> bool:
     """Whether the section has anything to show."""
     return bool(lines(run))
@@ -69,6 +82,10 @@ def lines(run: Run) -> list[Text]:
     for part in (run.summary.sets, run.summary.ood):
         if part is not None and part.reason:
             found.append(message("Left out: {reason}.", reason=known_phrase(part.reason)))
+    without = {} if run.summary.sets is None else run.summary.sets.without
+    for site, reason in sorted(without.items()):
+        told = {"site": site, "reason": known_phrase(reason)}
+        found.append(message("Without site {site}: {reason}.", **told))
     return found
 
 
@@ -170,6 +187,18 @@ def rows(run: Run) -> list[TrustRow]:
                 one.images if one else None,
             )
         )
+    return found
+
+
+def given(run: Run) -> list[GivenRow]:
+    """Each site of whose model something is known."""
+    found = []
+    for name, one in ({} if run.comparison is None else run.comparison.delivered).items():
+        sets, sure = (one.trust.sets, one.trust.calibration) if one.trust else (None, None)
+        if sets is None or sure is None or sure.ece_before is None:
+            continue
+        why = known_phrase(sets.reason) if sets.reason else ""
+        found.append(GivenRow(name, sets.coverage, sets.size, sure.ece, sets.images, why))
     return found
 
 

@@ -28,6 +28,7 @@ class TrustPart(Record):
     tested: Count = None
     reason: str = ""
     by_site: dict[str, SiteTrustRecord] = Field(default_factory=dict)
+    without: dict[str, str] = Field(default_factory=dict)  # why sites are not in it
 
 
 class CalibrationRecord(TrustPart):
@@ -56,6 +57,14 @@ class OodRecord(TrustPart):
     """Images unlike those of the training: how many test images are called so."""
 
     false_alarm: Figure = None
+
+
+class GivenTrustRecord(Record):
+    """What was measured of the model that a site got, on its own test images."""
+
+    calibration: CalibrationRecord | None = None
+    sets: SetsRecord | None = None
+    ood: OodRecord | None = None
 
 
 class SitesMeanRecord(Record):

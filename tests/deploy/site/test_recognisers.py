@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 from fedsight.cli.app import app
 from fedsight.client.memory import MemoryStore
 from fedsight.coordinator.store import Checkpoint, RunStore
-from fedsight.core.errors import StoreError
+from fedsight.core.errors import DataError, StoreError
 from fedsight.deploy.declaration import open_site
 from fedsight.deploy.site.delivery import maker, process, recognisers
 from fedsight.deploy.site.delivery.maker import RecogniserMaker
@@ -27,6 +28,7 @@ from fedsight.deploy.site.delivery.received import Outcome, Received
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.owner import DeliverySettings, read_owner
 from fedsight.inference import predict, saved
+from fedsight.inference.trusted import Cover
 from fedsight.program.federation import Federation
 from fedsight.program.looks import look_of
 from fedsight.program.program import Program
@@ -96,6 +98,7 @@ def test_the_folder_is_ready_for_predict_and_export(make: Make, tmp_path: Path) 
         "model.safetensors",
         "run.json",
         "run.toml",
+        "trust.json",
     ]
     assert facts["kind"] == "tuned"  # the shared model has learnt nothing
     assert facts["held_out"] == 40
@@ -110,6 +113,42 @@ def test_the_folder_is_ready_for_predict_and_export(make: Make, tmp_path: Path) 
     assert saved.load(folder, "ward").fingerprint == of(tmp_path).fingerprint
     with pytest.raises(StoreError, match="oslo"):
         saved.load(folder, "oslo")
+
+
+def test_its_sets_are_made_of_test_images_that_did_not_choose_it(
+    make: Make, tmp_path: Path
+) -> None:
+    from fedsight.evaluation.delivery.at_site import halves
+    from fedsight.evaluation.trust.images import images_of_site
+
+    site = make()
+    what = of(tmp_path)
+    ended(site, what)
+    folder, facts = delivered(site)
+    federation, _ = open_site(what, read_owner(site.home / "owner.toml", None), "ward")
+    test = federation.dataset.test
+    one, other = halves(test, federation.views[0].indices, what.seed, "ward")
+    rest = federation.testing((replace(federation.views[0], indices=other),))
+    images = images_of_site(rest, 0)
+    assert images is not None
+    (tested,) = images.tested
+    (cover,) = images.cover
+    assert not {*cover.indices.tolist(), *tested.indices.tolist()} & {*one.tolist()}
+    told = facts["trust"]["sets"]
+    assert (told["images"], told["tested"]) == (len(cover), len(tested)) == (10, 20)
+    model = saved.load(folder)
+    found = predict.predict_pixels(model, test.images.read(tested.indices), cover=Cover(0.9))
+    right = [
+        model.classes[label] in (one.classes or ())
+        for label, one in zip(tested.labels().tolist(), found, strict=True)
+    ]
+    assert sum(right) / len(right) == pytest.approx(told["coverage"])
+    image = next((tmp_path / "images" / "test" / "bee").glob("*.png"))
+    asked = ["predict", str(folder), str(image), "--json", "--coverage"]
+    assert "set" in CliRunner().invoke(app, [*asked, "0.9"]).output
+    refused = CliRunner().invoke(app, [*asked, "0.99"])
+    assert isinstance(refused.exception, DataError)
+    assert "at least 792 test images" in refused.exception.cure
 
 
 def test_the_figure_is_that_of_the_model_in_the_folder(make: Make, tmp_path: Path) -> None:

@@ -10,8 +10,15 @@ import federations
 import numpy as np
 import pytest
 
+from fedsight.data.partition import Groups
 from fedsight.evaluation.trust import images as chosen
-from fedsight.evaluation.trust.images import HELD_OUT, TESTED, TrustImages, trust_images
+from fedsight.evaluation.trust.images import (
+    HELD_OUT,
+    TESTED,
+    TrustImages,
+    parts_of_test,
+    trust_images,
+)
 from fedsight.program.federation import Federation
 
 
@@ -89,12 +96,28 @@ def test_each_image_stays_with_its_site() -> None:
 
 
 def test_many_sites_with_an_image_each_fill_both_halves() -> None:
-    federation, _ = made(data={"owners": 60})
-    one = trust_images(federation, False)
+    """Each site draws by itself which half its image is in."""
+    federation, _ = made(data={"owners": 60}, split={"sites": 60})
+    federation = replace(federation, partition=Groups([np.array([at]) for at in range(60)]))
+    sites = [federation.partition.name(site) for site in range(60)]
+    dataset = replace(federation.dataset, test=replace(federation.dataset.test, sites=sites))
+    one = trust_images(replace(federation, dataset=dataset).viewed(), False)
     tested, fitted, cover = (sum(map(len, part)) for part in (one.tested, one.fitted, one.cover))
-    assert tested == 30
-    assert fitted == cover == 15
+    assert tested + fitted + cover == 60
+    assert 20 <= tested <= 40
+    assert min(fitted, cover) >= 7
     assert {place % 2 for _, place in places(one.fitted)} == {0, 1}  # not every other site
+
+
+def test_a_site_divides_its_images_as_they_are_divided_among_others() -> None:
+    federation, whole = made(data={"owners": 3})
+    for number, view in enumerate(federation.views):
+        alone = parts_of_test(federation.testing((view,)), False)
+        for mine, theirs in ((alone.fitted, whole.fitted), (alone.cover, whole.cover)):
+            own = {place for one in theirs for place, origin in
+                   zip(one.indices.tolist(), one.origins.tolist(), strict=True)
+                   if origin == number}  # fmt: skip
+            assert {place for _, place in places(mine)} == own != set()
 
 
 def test_a_group_at_several_sites_is_in_one_of_the_parts() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from fedsight.core.errors import DeployError, SiteError
 from fedsight.deploy import package
 from fedsight.deploy.declaration import without_files
 from fedsight.deploy.site.answers import AnswerStore
+from fedsight.deploy.site.calibration import CalibrationRules
 from fedsight.deploy.site.figures import FigureRules
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.memories import occupied, open_memory
@@ -24,6 +25,7 @@ from fedsight.deploy.site.named_files import refuse_files
 from fedsight.deploy.site.owner import OwnerSettings, read_owner
 from fedsight.deploy.site.refusals import Asked
 from fedsight.deploy.site.release import Release
+from fedsight.deploy.site.trainer import Opened
 from fedsight.governance.contract import ADDED_AT_SITE, Contract, is_sha256, protections
 from fedsight.governance.entries import LedgerEntry
 from fedsight.governance.ledger import Ledger
@@ -224,10 +226,14 @@ class ContractEnforcement:
         """Raise DeployError if the contract has no room for so many more bytes of a run."""
         self._current_run().contract.check_room(0, occupied(self._home) + more)
 
-    def figure_rules(self) -> FigureRules:
-        """The owner's rules about figures, for the current run."""
+    def sum_rules(
+        self, opened: Callable[[], Opened | None]
+    ) -> tuple[FigureRules, CalibrationRules]:
+        """The owner's rules about sums over test images, for the current run; `opened`: what the
+        images turned out to be like."""
         run = self._current_run()
-        return FigureRules(run.contract, run.program, lambda: run.release.evaluations)
+        figures = FigureRules(run.contract, run.program, lambda: run.release.evaluations)
+        return figures, CalibrationRules(run.contract, run.program, opened)
 
     def _current_run(self) -> _Run:
         if self._run is None:

@@ -11,12 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from fedsight.core.types import Metrics
 from fedsight.deploy.declaration import Declaration
+from fedsight.deploy.site.answers import Answer
+from fedsight.deploy.site.incoming import count
 from fedsight.deploy.site.release import FREE
+from fedsight.deploy.site.trainer import MeasureStep, SumStep
 from fedsight.engines.remote import messages
 from fedsight.governance.charges import Charge
 from fedsight.governance.contract import Contract
+from fedsight.governance.entries import EntryKind
 from fedsight.privacy import noised_sums
 from fedsight.program.program import Program
 
@@ -96,16 +102,30 @@ class FigureRules:
         # The number of sets of figures is checked by the ledger, which knows repeated questions.
         return "" if self._reason.startswith("contract.evaluations") else self._reason
 
-    def answer(self, round: int, found: Metrics) -> dict[str, Any]:
+    def step(self, round: int, vector: Tensor, fields: Mapping[str, Any]) -> MeasureStep:
+        """What the trainer is asked."""
+        return MeasureStep(round, vector, count(fields, "accepted"), self.bounds)
+
+    def asks(self, step: SumStep) -> tuple[EntryKind, tuple[Any, ...]]:
+        """The kind of the question, and what its answer depends on besides the model."""
+        return "figures", ()
+
+    def answer(self, step: SumStep, found: Metrics) -> Answer:
         """The answer made of the sums `found`; noised ones say how much noise they have."""
-        told = {}
+        round, told = step.round, {}
         if self.bounds is not None:
             noise, shared = float(self._contract.figures_noise), self._program.task.whole
             found = noised_sums.noised(found, self.bounds, noise, shared)
             told = {"noise": noise}
         if not all(messages.is_sendable(one) for one in found.values()):
-            return withheld(round, FAILED)
-        return {"round": round, "metrics": messages.metrics_table(found), **told}
+            return Answer(withheld(round, FAILED))
+        return Answer({"round": round, "metrics": messages.metrics_table(found), **told})
+
+    def instead(self, step: SumStep, work: Callable[..., Answer]) -> Answer:
+        """That of a protected site that fails: none, or zeros with noise, which `work` makes."""
+        if not isinstance(step, MeasureStep) or step.bounds is None:
+            return Answer(withheld(step.round, FAILED))
+        return work(replace(step, blank=True))
 
 
 def withheld(round: int, reason: str) -> dict[str, Any]:

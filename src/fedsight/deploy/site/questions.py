@@ -46,6 +46,16 @@ KINDS: dict[str, Kind] = {
         "with personal parameters, count each time they are computed; the latest question, asked "
         "again, gets the same bytes",
     ),
+    "calibrate": Kind(
+        "parts of the test images, which follow from their names and the site's",
+        "`contract.figures`: exact sums, or none; none under masks or noise, of models with "
+        "parameters that stay at the site, or if a part has fewer images than "
+        "`contract.test_images`; a protected site's failure is an answer without sums",
+        "an entry, no epsilon",
+        "one model and one temperature for a run; each of its two answers is one of "
+        "`contract.evaluations` over all runs; the latest question, asked again, gets the same "
+        "bytes",
+    ),
     "deliver": Kind(
         "",
         "what the site makes of the model stays there, and is made by another process, which says "
@@ -59,7 +69,12 @@ KINDS: dict[str, Kind] = {
         "",
         "any number of times",
     ),
-    "fetch": Kind("what `train` released", "it is on the disk already", "", "any number of times"),
+    "fetch": Kind(
+        "what `train` or `calibrate` released",
+        "it is on the disk already",
+        "",
+        "any number of times",
+    ),
     "wait": Kind("what was released; how long the work took", "", "", "any number of times"),
     "piece": _NOT,
     "probe": _NOT,

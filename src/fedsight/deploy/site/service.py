@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,13 @@ from fedsight.core.errors import (
     StoreError,
 )
 from fedsight.core.text import printable
-from fedsight.core.types import Metrics, Order
+from fedsight.core.types import Order
 from fedsight.deploy import package
 from fedsight.deploy.membership import kits, revocations
 from fedsight.deploy.site import adopted, job_lease, state
 from fedsight.deploy.site.answers import Answer
 from fedsight.deploy.site.background import Background, ServiceAnswer
+from fedsight.deploy.site.calibration import SumRules
 from fedsight.deploy.site.delivery.order import FinalOrder
 from fedsight.deploy.site.enforcement import (
     ContractEnforcement,
@@ -40,7 +42,7 @@ from fedsight.deploy.site.enforcement import (
     no_run,
     on_proposed_line,
 )
-from fedsight.deploy.site.figures import FAILED, FigureRules, withheld
+from fedsight.deploy.site.figures import withheld
 from fedsight.deploy.site.held_model import MISSING, HeldModel
 from fedsight.deploy.site.incoming import IncomingVectors, count
 from fedsight.deploy.site.memories import MAX_RUN_CHARACTERS, contents_of_run, folder_of
@@ -57,9 +59,10 @@ from fedsight.deploy.site.release import (
 from fedsight.deploy.site.secagg_client import Protection, SiteSecAgg
 from fedsight.deploy.site.trainer import (
     AbandonedError,
-    MeasureStep,
+    Command,
     OpenData,
     Opened,
+    SumStep,
     TrainedUpdate,
     Trainer,
     TrainStep,
@@ -102,7 +105,7 @@ class SiteService:
         self._begun = 0  # the round of the last order
         self._incoming = IncomingVectors()
         self._secagg = SiteSecAgg(home, name, self._refusals.record)
-        self._figures: FigureRules | None = None
+        self._rules: dict[str, SumRules] = {}
         self._model = HeldModel(self._incoming)
         self.handlers: Mapping[str, Callable[[dict[str, Any], bytes], ServiceAnswer]] = {
             "propose": self._propose,
@@ -110,7 +113,8 @@ class SiteService:
             "piece": self._piece,
             "probe": self._probe,
             "train": self._train,
-            "measure": self._measure,
+            "measure": partial(self._measure, "measure"),
+            "calibrate": partial(self._measure, "calibrate"),
             "deliver": self._deliver,
             "wait": self._wait,
             "fetch": self._fetch,
@@ -268,9 +272,7 @@ class SiteService:
         if sizes:
             extras = messages.unpack(self._incoming.take("extras", count(fields, "mark")), sizes)
         step = TrainStep(
-            Order(round, model, extras),
-            count(fields, "accepted"),
-            count(fields, "durable"),
+            Order(round, model, extras), count(fields, "accepted"), count(fields, "durable")
         )
         kept = self._opened.kept if self._opened else None
         integers = self._found.integers if self._found else {}
@@ -292,20 +294,20 @@ class SiteService:
             state.require_taking_part(self._home)
             self._begun = round
 
-    def _measure(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
-        """Measure the model on all test images; the result is sums, or why they are withheld."""
+    def _measure(self, kind: str, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
+        """Measure the model, or (`calibrate`) how sure it is: sums, or why they are withheld."""
         joined, round = self._current_run(), count(fields, "round")
-        assert self._figures is not None
-        rules = self._figures
+        rules = self._rules[kind]
         if why := rules.refusal(round):
-            return {**withheld(round, why), "done": True}, b""
+            return {**withheld(round, why), "ticket": 0, "done": True}, b""
         model = self._model.of(round, fields)
         if model is None:
             return MISSING, b""
-        step = MeasureStep(round, model, count(fields, "accepted"), rules.bounds)
-        question = self._question("figures", Order(round, step.vector), step.accepted, fields)
+        step = rules.step(round, model, fields)
+        of, about = rules.asks(step)
+        question = self._question(of, Order(round, model), step.accepted, fields, *about)
         work = lambda: self._measured(question, step, rules, joined)  # noqa: E731
-        return self._start("measure", (question,), work, fields)
+        return self._start(kind, (question,), work, fields)
 
     def _deliver(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Receive the model that the run ended with; what is made of it here stays here.
@@ -321,7 +323,8 @@ class SiteService:
         due = self._found.lengths["vector"] // 4
         end = FinalOrder.of(fields, opened, vector, due, sent)
         # It says how long this site may train by itself: not longer than it trained for the run.
-        end = replace(end, counted=min(end.counted, self._enforcement.release.updates))
+        counted = min(end.counted, self._enforcement.release.updates)
+        end = replace(end, counted=counted, texts=self._found.texts)
 
         def keep() -> ServiceAnswer:
             self._check_same_run(joined)
@@ -371,6 +374,8 @@ class SiteService:
         digest = digest_of(kind, run, program, round, sent, accepted, *about)
         doing = f"training in round {round}" if kind == "update" else f"measuring round {round}"
         personal = kind == "figures" and self._found is not None and self._found.personal
+        if kind in ("losses", "scores"):  # of one model for a run, whichever round it is after
+            round = 0
         return Question(kind, digest, doing, round, count(fields, "attempt"), personal)
 
     def _join(self, program: Program, owner: OwnerSettings, run: str) -> ServiceAnswer:
@@ -384,7 +389,8 @@ class SiteService:
         log_line = {"program": Asked.short(program.name), "fingerprint": program.fingerprint}
         log_line["algorithm"] = str(program.algorithm.registered)
 
-        self._figures = rules = self._enforcement.figure_rules()
+        rules, calibration = self._enforcement.sum_rules(lambda: self._found)
+        self._rules = {"measure": rules, "calibrate": calibration}
 
         def declared() -> Answer:
             opened = self._open()
@@ -419,8 +425,7 @@ class SiteService:
             if found.failure:  # which stays here
                 with contextlib.suppress(StoreError):  # which would show that it failed
                     self._log.write("failed", what=question.doing, why=found.failure)
-            sizes = {name: value.numel() for name, value in found.payload.items()}
-            facts = {"vectors": sizes, "images": found.weight, "seconds": seconds}
+            facts = {"vectors": found.sizes, "images": found.weight, "seconds": seconds}
             metrics = messages.metrics_table(found.metrics)
             header = {"round": step.order.round, "weight": found.weight, "metrics": metrics}
             return Answer(header, protection.apply(found), facts)
@@ -432,19 +437,14 @@ class SiteService:
         return {**answer.fields, "bytes": len(answer.data)}, answer.data
 
     def _measured(
-        self, question: Question, step: MeasureStep, rules: FigureRules, joined: object
+        self, question: Question, step: SumStep, rules: SumRules, joined: object
     ) -> ServiceAnswer:
         self._check_same_run(joined)
 
-        def work(step: MeasureStep = step) -> Answer:
-            found: Metrics = self._ask_trainer(step, question.doing)
-            return Answer(rules.answer(step.round, found))
+        def work(step: SumStep = step) -> Answer:
+            return rules.answer(step, self._ask_trainer(step, question.doing))
 
-        def instead() -> Answer:
-            if step.bounds is None:
-                return Answer(withheld(step.round, FAILED))
-            return work(replace(step, blank=True))
-
+        instead = lambda: rules.instead(step, work)  # noqa: E731
         try:
             answer = self._enforcement.release.answer(question, rules.charge, work, instead)
         except DeployError as error:  # the ledger does not permit it
@@ -459,7 +459,7 @@ class SiteService:
         found: Opened = self._ask_trainer(self._opened, OPENING)
         return found
 
-    def _ask_trainer(self, command: OpenData | TrainStep | MeasureStep, doing: str) -> Any:
+    def _ask_trainer(self, command: Command, doing: str) -> Any:
         """The trainer's answer; a new trainer opens the site's images first."""
         if self._opened is None:
             raise no_run()

@@ -93,6 +93,7 @@ class Opened:
     lengths: Lengths = field(default_factory=dict)
     # of images and labels of each part
     hashes: Mapping[str, str] = field(default_factory=dict)
+    texts: int = 0  # bytes that what a recogniser says of its answers takes, at most
     difference: Difference | None = None  # how a model comes that is made of the one before
     # the model before the first round, as it is built here
     initial: Tensor | None = field(default=None, compare=False)
@@ -121,6 +122,11 @@ class TrainedUpdate:
     metrics: Metrics
     failure: str = ""  # why the vectors say nothing of the images; it never leaves the site
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The length of each vector."""
+        return {name: value.numel() for name, value in self.payload.items()}
+
 
 @dataclass(frozen=True)
 class MeasureStep:
@@ -135,6 +141,22 @@ class MeasureStep:
     accepted: int
     bounds: Mapping[str, float] | None = None
     blank: bool = False
+
+
+@dataclass(frozen=True)
+class CalibrateStep:
+    """Add up what says how far the answers of the model after `round` can be trusted, over parts of
+    the site's test images; answered by whole numbers [n], or by why there are none.
+
+    Without a `temperature` these are the losses of a part of them (`FitSums`), and with it
+    histograms of two others (`CountSums`). No sums are of fewer than `least` images.
+    """
+
+    round: int
+    vector: Tensor
+    temperature: float | None
+    least: int
+    accepted: int = 0
 
 
 class _Pickler(pickle.Pickler):
@@ -160,6 +182,10 @@ def receive(pipe: Connection) -> Any:
     return pickle.loads(pipe.recv_bytes())
 
 
+SumStep = MeasureStep | CalibrateStep
+Command = OpenData | TrainStep | SumStep
+
+
 class Trainer:
     """The site's handle on its trainer process."""
 
@@ -176,7 +202,7 @@ class Trainer:
         self._closed = False
         self._lock = threading.Lock()
 
-    def ask(self, command: OpenData | TrainStep | MeasureStep, doing: str) -> Any:
+    def ask(self, command: Command, doing: str) -> Any:
         """The answer to a command; raises what the trainer raised, EngineError if it died,
         AbandonedError if it was closed.
 

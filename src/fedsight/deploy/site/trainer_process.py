@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
@@ -24,10 +25,12 @@ from fedsight.core.errors import ConfigError, EngineError, FedSightError, SiteEr
 from fedsight.core.types import Memory, Metrics, Reply
 from fedsight.data.contents import contents, stamp
 from fedsight.deploy.declaration import declare, open_site, without_weights
+from fedsight.deploy.site.figures import FAILED
 from fedsight.deploy.site.incoming import lengths_of
 from fedsight.deploy.site.job_lease import JobLease
 from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.deploy.site.trainer import (
+    CalibrateStep,
     MeasureStep,
     OpenData,
     Opened,
@@ -38,6 +41,11 @@ from fedsight.deploy.site.trainer import (
     send,
 )
 from fedsight.engines.protected import rebuilds
+from fedsight.evaluation.trust.answers import Respondent
+from fedsight.evaluation.trust.images import parts_of_test
+from fedsight.evaluation.trust.of_site import room
+from fedsight.evaluation.trust.scaling import TemperatureScaling
+from fedsight.evaluation.trust.sums import CountSums, FitSums, flat
 from fedsight.governance.charges import charge
 from fedsight.privacy.noise import fresh
 from fedsight.program import coding, plugins, rules
@@ -63,6 +71,10 @@ def permitted(
     remembers = Facts.of(whole.program, of.network).remembers
     owner.contract.check_memory(whole.program, remembers)
     return whole, of
+
+
+# Says how the site's test images are divided, and nothing of what they show.
+TOO_FEW = "contract.test_images: the parts of the test images that are summed are smaller"
 
 
 class SiteTrainer:
@@ -96,8 +108,9 @@ class SiteTrainer:
         state = program.init(whole.initial[layout.shared].clone())
         difference = coding.difference_of(program, layout)
         lengths = lengths_of(layout, program.shared(state).values(), difference)
+        texts = room(program, self.client.network, len(self.federation.dataset.classes))
         self.opened = Opened(
-            declared, cost, bare, self._remembers, integers, lengths, hashes, difference,
+            declared, cost, bare, self._remembers, integers, lengths, hashes, texts, difference,
             whole.initial[layout.travelling] if rebuilds(setup.program) else None,
         )  # fmt: skip
 
@@ -165,6 +178,24 @@ class SiteTrainer:
             return self.client.measure_each(seen, step.bounds, step.blank)
         return self.client.measure_all(seen)
 
+    def calibrate(self, step: CalibrateStep) -> Tensor | str:
+        """The sums over parts of this site's test images, added as the simulation adds them."""
+        self._require_unchanged(step.round)
+        images = parts_of_test(self.federation, apart=False)
+        asked = [images.fitted] if step.temperature is None else [images.cover, images.tested]
+        if any(sum(map(len, part)) < step.least for part in asked):
+            return TOO_FEW
+        self.client.load(step.vector, {})
+        classes = len(self.federation.dataset.classes)
+        respondent = Respondent(lambda _: self.client, self.client.network, classes)
+        answers = [respondent.answers(part) for part in asked]
+        if not all(bool(torch.isfinite(one.logits).all()) for one in answers):
+            return FAILED
+        if step.temperature is None:
+            return flat(FitSums.of(answers[0]))
+        scaling, method = TemperatureScaling(step.temperature), self.federation.program.trust.sets
+        return flat(CountSums.of(answers[0], answers[1], scaling, method))
+
 
 class Commands:
     """Answers the commands of one trainer process, for one program after the other."""
@@ -205,6 +236,8 @@ class Commands:
             return self._trainer.train(command)
         if isinstance(command, MeasureStep) and self._trainer is not None:
             return self._trainer.measure(command)
+        if isinstance(command, CalibrateStep) and self._trainer is not None:
+            return self._trainer.calibrate(command)
         raise EngineError("no images are open", "this is a bug in FedSight")
 
 

@@ -343,6 +343,30 @@ class RemoteEngine:
         self.unmeasured = self._why_unmeasured(missing, problems)
         return [done.get(view, {}) for view in range(len(views))]
 
+    def add_up(
+        self, vector: Tensor, round: int, temperature: float | None, size: int
+    ) -> tuple[dict[int, Tensor], dict[str, str]]:
+        """So many whole numbers of each view about the final model, losses or at a temperature
+        scores. Sites are asked as by `measure`. Returns also why others have sent none, by site."""
+        model, done = Model(self.federation, round, vector, None), dict[int, Tensor]()
+        wanted = {number: view.site for number, view in enumerate(self.federation.views)}
+        why = dict(self.withheld)
+
+        def one(talk: Talk, view: int) -> None:
+            header = {"round": round, "attempt": number, "temperature": temperature}
+            answer = self._asked(talk, model, "calibrate", header)
+            if "withheld" in answer:
+                raise SiteError(messages.read_reason(answer["withheld"]), "its owner decides")
+            done[view] = replies.whole_numbers(talk, answer, size)
+
+        while asked := self._askable(round, wanted, {*done}, {*why}):
+            number = next(_numbers)
+            why |= self._converse(asked, lambda talk: one(talk, asked[talk.site]), self._deadline())
+        left = {site for number, site in wanted.items() if number not in done}
+        names = [self.federation.name(site) for site in left if site is not None]
+        return done, {site: why.get(site) or self._why_absent(site) for site in names or why
+                      if names or not done}  # fmt: skip
+
     def _why_unmeasured(
         self, missing: Iterable[int | None], problems: Mapping[str, str]
     ) -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import torch
+from torch import Tensor
 
 from fedsight.aggregation.base import Aggregator
 from fedsight.aggregation.mean import decoded
@@ -20,6 +21,7 @@ from fedsight.core.types import Batch, Metrics, Order, Payload
 from fedsight.engines.base import Accepted
 from fedsight.engines.protected import reply_bytes
 from fedsight.engines.remote import messages
+from fedsight.engines.remote.conversation import Talk
 from fedsight.privacy.secagg.words import unpacked
 from fedsight.program.federation import Federation
 
@@ -117,6 +119,16 @@ def size_of(federation: Federation, total: Aggregator, answer: Mapping[str, Any]
             "it trains another model, or is malicious: compare the fingerprints",
         )
     return stated
+
+
+def whole_numbers(talk: Talk, answer: Mapping[str, Any], size: int) -> Tensor:
+    """The int64 numbers [size] that a site's answer brings; SiteError if they are not as many."""
+    sender, due = f"site '{talk.site}'", 8 * size
+    if (stated := messages.whole_number(answer, "bytes", sender)) != due:
+        cause = f"{sender} announced sums of {stated:,} bytes, and {due:,} are due"
+        raise SiteError(cause, "run the same FedSight version at the site and at the coordinator")
+    data = bytearray().join(talk.fetch(answer["ticket"], due))
+    return torch.frombuffer(data, dtype=torch.int64)
 
 
 def _check(federation: Federation, payload: Payload, reply: Accepted) -> None:

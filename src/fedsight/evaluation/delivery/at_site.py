@@ -35,6 +35,8 @@ from fedsight.evaluation.delivery.choice import LEAST, Choice, HeldOut, decided,
 from fedsight.evaluation.delivery.deliver import with_own
 from fedsight.evaluation.evidence import Evidence, Witness, compared
 from fedsight.evaluation.figures import Evaluator
+from fedsight.evaluation.trust.measure import Trusted
+from fedsight.evaluation.trust.of_site import trusted_at
 from fedsight.program.budget import Budget
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
@@ -61,10 +63,12 @@ class FinalModel:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a site gets: its tensors by name, and what is known of it, as values for JSON."""
+    """What a site gets: its tensors by name, what is known of it, as values for JSON, and how far
+    its answers can be trusted."""
 
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, Any]
+    trust: Trusted
 
 
 def choose_at_site(
@@ -98,7 +102,9 @@ def choose_at_site(
         choice = decided(at, judged.held_out, plain)
         tensors = layout.state_dict(choice.taken.vector)
         facts = {**choice.plain(), "chosen_on": judged.by, **_gain(at, site, choice)}
-        return Chosen(tensors, facts)
+        share = 2 if judged.by == HALF_OF_TEST else 1
+        trust = trusted_at(judged.measuring, site, at.load(choice.taken.vector), share)
+        return Chosen(tensors, {**facts, "trust": trust.summary}, trust)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
+from fedsight.coordinator.store import RunStore
 from fedsight.core.files import file_name, make_folder, refuse_links, write_atomically
 from fedsight.core.threads import one_thread
 from fedsight.core.types import Metrics
@@ -21,6 +22,8 @@ from fedsight.evaluation.delivery.choice import HeldOut, decided, offsets
 from fedsight.evaluation.evidence import Evidence, Witness
 from fedsight.evaluation.figures import Evaluator
 from fedsight.evaluation.generalisation.exam import Exam, examined
+from fedsight.evaluation.trust.of_site import trusted_at
+from fedsight.evaluation.trust.saved import keep, place_of
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
 
@@ -91,11 +94,17 @@ def deliver(
         refuse_links(shared.folder.parent, shared.folder.name)
         make_folder(path.parent)
         write_atomically(path, save(layout.state_dict(choice.taken.vector)))
+        trust = trusted_at(federation, site, client)
+        there_too = place_of(shared.folder, name)
+        refuse_links(shared.folder, there_too.parent.name)
+        make_folder(there_too)
+        keep(RunStore(there_too), trust)
         evaluator = Evaluator(client.federation)
         sums = _measured(evaluator, site, client)
         evidence = Witness(evaluator, client).of(site)
         exam = examined(federation, evaluator, client, site)
-        return Delivered(choice.plain(), sums, evidence, exam)
+        told = {**choice.plain(), "trust": trust.summary}
+        return Delivered(told, sums, evidence, exam)
 
 
 def delivered_path(folder: Path, site: str) -> Path:

@@ -47,57 +47,68 @@ class Answers:
         return self.some(self.origins == site)
 
 
+@dataclass(frozen=True)
 class Respondent:
-    """Asks the model that a run ended with: one for all images, or one of each site."""
+    """Asks models for their answers: `client` gives one with the model of a site loaded, or with
+    the common one (-1); None for a site that never trained. `apart`: each site has its own.
 
-    def __init__(self, final: Final, apart: bool) -> None:
-        self._final, self.apart = final, apart
-        self._clients = Members(final.federation, lambda member: Client(member, final.speed))
+    `network` is that of the common model, with so many `classes`.
+    """
+
+    client: Callable[[int], Client | None]
+    network: Network
+    classes: int
+    apart: bool = False
+
+    @classmethod
+    def of(cls, final: Final, apart: bool) -> Respondent:
+        """Asks the model that a run ended with: one for all images, or one of each site."""
+        federation = final.federation
+        clients = Members(federation, lambda member: Client(member, final.speed))
+
+        def loaded(number: int) -> Client | None:
+            site, kept = None if number < 0 else number, dict[str, Tensor]()
+            if site is not None:
+                kept = dict(final.memory.latest(federation.partition.name(site)))
+            return clients.loaded(final.vector, site, kept)
+
+        return cls(loaded, clients.of(None).network, len(federation.dataset.classes), apart)
 
     @property
     def sees_features(self) -> bool:
         """Whether all images have features that can be compared: those before one linear layer."""
-        return not self.apart and head_of(self._clients.of(None).network) is not None
+        return not self.apart and head_of(self.network) is not None
 
     @property
     def head(self) -> str:
         """The name of that layer."""
-        return next(iter(self._clients.of(None).network.head)).rpartition(".")[0]
+        return next(iter(self.network.head)).rpartition(".")[0]
 
     @cached_property
     def mixing(self) -> Tensor:
         """What its features are mixed by [features, d]."""
-        return mixing(linear_head(self._clients.of(None).network).in_features)
+        return mixing(linear_head(self.network).in_features)
 
     def answers(self, data: Sequence[SiteData], features: bool = False) -> Answers:
         """The answers to the images, one site after another; sites that never trained have none."""
-        classes = len(self._final.federation.dataset.classes)
         found = [one for images in data if (one := self._of(images, features)) is not None]
         if not found:
             none = torch.zeros(0, dtype=torch.int64)
-            return Answers(torch.zeros(0, classes), none, none, torch.zeros(0, 0))
+            return Answers(torch.zeros(0, self.classes), none, none, torch.zeros(0, 0))
         return Answers(
             torch.cat([one.logits for one in found]), torch.cat([one.labels for one in found]),
             torch.cat([one.origins for one in found]), torch.cat([one.features for one in found]),
         )  # fmt: skip
 
     def _of(self, data: SiteData, features: bool) -> Answers | None:
-        client = self._client(int(data.origins[0]) if self.apart and len(data) else -1)
+        client = self.client(int(data.origins[0]) if self.apart and len(data) else -1)
         if client is None or not len(data):
             return None
-        classes = len(self._final.federation.dataset.classes)
+        classes = self.classes
         head = head_of(client.network) if features else None
         with one_thread(), watched(head) as seen:
             both = answered(client, data, _asking(seen, None if head is None else self.mixing))
         return Answers(both[:, :classes], data.labels(), data.origins, both[:, classes:])
-
-    def _client(self, number: int) -> Client | None:
-        """A client with the model of a site, or with the common one (-1)."""
-        final, site = self._final, None if number < 0 else number
-        kept = {}
-        if site is not None:
-            kept = final.memory.latest(final.federation.partition.name(site))
-        return self._clients.loaded(final.vector, site, kept)
 
 
 def head_of(network: Network) -> nn.Linear | None:

@@ -16,6 +16,7 @@ import torch
 from fedsight.core.draws import draws
 from fedsight.data.base import Indices
 from fedsight.evaluation.evidence import some
+from fedsight.evaluation.figures import Evaluator, Mix
 from fedsight.program.federation import Federation
 from fedsight.program.site_data import SiteData
 from fedsight.program.views import View
@@ -23,6 +24,7 @@ from fedsight.program.views import View
 MOST = 5000  # images of each of the three
 LEARNT, OF_A_CLASS = 3000, 20  # training images whose features are compared; more for many classes
 HELD_OUT, TESTED = "held-out inputs", "a half of the test inputs"
+QUARTERS = 4  # of a site's test images: one is fitted to, one is covered, two are tested
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,63 @@ def trust_images(federation: Federation, apart: bool) -> TrustImages:
     checked, seed = federation.validating, federation.program.split_seed
     if checked is not None and not federation.program.rounds.compared:
         fitted, cover = _halved(checked, checked.views, "fitted")
-        tested, by = federation.views, HELD_OUT
-        at = checked
+        tested, at = federation.views, checked
     else:
-        tested, rest = _halved(federation, federation.views, "tested")
-        fitted, cover = _halved(federation, rest, "fitted")
-        at, by = federation, TESTED
+        return parts_of_test(federation, apart)
     return TrustImages(
         _together(at, _once(fitted, seed), apart), _together(at, _once(cover, seed), apart),
-        _together(federation, _once(tested, seed), apart), by,
+        _together(federation, _once(tested, seed), apart), HELD_OUT,
     )  # fmt: skip
+
+
+def parts_of_test(federation: Federation, apart: bool) -> TrustImages:
+    """Test images of the federation's sites in these three parts, as each site divides its own."""
+    seed = federation.program.split_seed
+    tested, rest = _halved(federation, federation.views, "tested")
+    fitted, cover = _halved(federation, rest, "fitted")
+    three = [_together(federation, _once(one, seed), apart) for one in (fitted, cover, tested)]
+    return TrustImages(three[0], three[1], three[2], TESTED)
+
+
+def images_of_site(federation: Federation, site: int) -> TrustImages | None:
+    """The test images of one site in the same three parts, for a model that was chosen by its
+    held-out ones; None: it has none.
+
+    Half of them are tested. Where all sites have one test part, an image counts as the site's with
+    a probability by which they get the classes of the site's own images: those that are left are
+    independent draws from its mix (von Neumann 1951), and all that holds for images drawn like them
+    holds for the site's.
+    """
+    evaluator = Evaluator(federation)
+    number = evaluator.view(site)
+    if number is None:
+        return None
+    view, mix, seed = (
+        federation.views[number],
+        evaluator.mix_of(site),
+        federation.program.split_seed,
+    )
+    if mix is not None:
+        view = replace(view, indices=_in_mix(federation, view.indices, mix, site))
+    tested, rest = _halved(federation, [view], "tested")
+    fitted, cover = _halved(federation, rest, "fitted")
+    seed = federation.program.split_seed
+    three = (_drawn(federation.tested(one), MOST, seed) for (one,) in (fitted, cover, tested))
+    fit, covered, shown = ([data] if len(data) else [] for data in three)
+    return TrustImages(fit, covered, shown, TESTED)
+
+
+def _in_mix(federation: Federation, chosen: Indices, mix: Mix, site: int) -> Indices:
+    """Those of the test images `chosen` [n] that count as images of a site with this `mix`."""
+    labels = federation.dataset.test.labels[chosen]
+    there = np.bincount(labels, minlength=len(mix))
+    odds = np.divide(mix, there, out=np.zeros(len(mix)), where=there > 0)
+    if not odds.any():
+        return chosen[:0]
+    name = federation.partition.name(site)
+    drawn = draws(federation.program.split_seed, "trust", "mix", name).uniforms(len(chosen))
+    kept: Indices = chosen[drawn < (odds / odds.max())[labels]]
+    return kept
 
 
 def _halved(
@@ -64,28 +113,38 @@ def _halved(
 ) -> tuple[tuple[View, ...], tuple[View, ...]]:
     """Two halves of the images of each view; what belongs together stays together.
 
-    Each group goes to the half that is smaller so far, so that many sites with few images fill
-    both; which it is where they are equal is drawn, as the order is. An image that several views
-    have, and a group's at several sites, is in the same half in all.
+    Each group goes to the half that is smaller so far; which it is where they are equal is drawn,
+    as the order is, from the site's name: so a site divides its images by itself as all sites'
+    images are divided in a simulation. An image that several views have, and a group's at several
+    sites, is in the same half in all. No program decides it: two that divided a site's images
+    otherwise would tell one image by the difference of their sums.
     """
-    unit = _unit(federation)
-    drawn = draws(federation.program.split_seed, "trust", purpose)
+    part, seed, unit = federation.dataset.test, _seed(federation), _unit(federation)
     half_of: dict[object, int] = {}
-    sizes = [0, 0]
     found: tuple[list[View], list[View]] = ([], [])
     for view in views:
-        names = [unit(place) for place in view.indices.tolist()]
+        name = "" if view.site is None else federation.partition.name(view.site)
+        drawn, sizes = draws(seed, "trust", purpose, name), [0, 0]
+        order = sorted(view.indices.tolist(), key=part.images.name)
+        view = replace(view, indices=np.array(order, dtype=np.int64))
+        names = [unit(place) for place in order]
         members = Counter(name for name in names if name not in half_of)
         fresh = [*members.items()]
         for number in drawn.permutation(len(fresh)).tolist():
-            name, images = fresh[number]
+            member, images = fresh[number]
             half = drawn.below(2) if sizes[0] == sizes[1] else int(sizes[1] < sizes[0])
-            half_of[name] = half
+            half_of[member] = half
             sizes[half] += images
         of = np.array([half_of[name] for name in names], dtype=np.int64)
         for half in (0, 1):
-            found[half].append(replace(view, indices=view.indices[of == half]))
+            found[half].append(replace(view, indices=np.sort(view.indices[of == half])))
     return tuple(found[0]), tuple(found[1])
+
+
+def _seed(federation: Federation) -> int:
+    """The seed by which images that are summed are chosen: never the program's, which is chosen by
+    whoever asks."""
+    return 0
 
 
 def _unit(federation: Federation) -> Callable[[int], object]:
@@ -128,13 +187,18 @@ def _together(federation: Federation, views: Sequence[View], apart: bool) -> lis
         indices = torch.cat([data.indices for data in found])
         found = [replace(one, indices=indices, origins=torch.cat([data.origins for data in found]))]
     ends = np.cumsum([0, *(len(data) for data in found)])
-    places = _places(int(ends[-1]), MOST, federation.program.split_seed)
+    places = _places(int(ends[-1]), MOST, _seed(federation))
     own = np.split(places, np.searchsorted(places, ends[1:-1]))
     return [
         some(data, torch.from_numpy(chosen - start))
         for data, chosen, start in zip(found, own, ends.tolist(), strict=False)
         if len(chosen)
     ]
+
+
+def learnt_at(data: SiteData, classes: int, seed: int) -> SiteData:
+    """Likewise of one site's training images."""
+    return _drawn(data, min(MOST, max(LEARNT, OF_A_CLASS * classes)), seed)
 
 
 def _drawn(data: SiteData, most: int, seed: int) -> SiteData:
@@ -153,5 +217,6 @@ def learnt_from(federation: Federation) -> SiteData:
     """Training images of all sites, drawn evenly: LEARNT, or OF_A_CLASS for each class, but at most
     MOST."""
     whole = replace(federation, pooled=True)
-    most = min(MOST, max(LEARNT, OF_A_CLASS * len(federation.dataset.classes)))
-    return _drawn(whole.client(0), most, federation.program.split_seed)
+    return learnt_at(
+        whole.client(0), len(federation.dataset.classes), federation.program.split_seed
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,7 @@ from fedsight.evaluation.overall import Final
 from fedsight.evaluation.trust.answers import Answers, Respondent
 from fedsight.evaluation.trust.calibration import UNIT, brier
 from fedsight.evaluation.trust.conformal import covered, histogram, smallest, threshold
-from fedsight.evaluation.trust.images import learnt_from, trust_images
+from fedsight.evaluation.trust.images import TrustImages, learnt_from, trust_images
 from fedsight.evaluation.trust.reliability import FEWEST, Reliability, counted
 from fedsight.evaluation.trust.scaling import (
     Scaling,
@@ -36,6 +36,7 @@ from fedsight.evaluation.trust.scaling import (
 from fedsight.evaluation.trust.sets import SITE, Sets
 from fedsight.evaluation.trust.unlike import Distance, FeatureSums, energy
 from fedsight.program.federation import Federation
+from fedsight.program.site_data import SiteData
 from fedsight.program.views import listed
 
 PARTS = ("calibration", "sets", "ood")  # of the summary
@@ -84,17 +85,16 @@ def trusted(final: Final, local: bool) -> Trusted:
     """Measure it for the model that a run ended with."""
     if reason := why_not(final.federation, local):
         return Trusted.left_out(reason)
-    return _Measured(final).all()
+    federation = final.federation
+    apart = federation.program.differs(federation.network)
+    return Measured(federation, Respondent.of(final, apart), trust_images(federation, apart)).all()
 
 
-class _Measured:
+class Measured:
     """The answers to all images, and what follows from them."""
 
-    def __init__(self, final: Final) -> None:
-        federation = final.federation
-        apart = federation.program.differs(federation.network)
-        images = trust_images(federation, apart)
-        self._federation, self._asks = federation, Respondent(final, apart)
+    def __init__(self, federation: Federation, asks: Respondent, images: TrustImages) -> None:
+        self._federation, self._asks = federation, asks
         self._settings, self._by = federation.program.trust, images.by
         self._near = self._settings.unlike == "distance" and self._asks.sees_features
         self._evaluator = Evaluator(federation)
@@ -105,7 +105,7 @@ class _Measured:
     def all(self) -> Trusted:
         """Everything; without images nothing."""
         if not (len(self._cover) and len(self._tested)):
-            return Trusted.left_out(FEW)
+            return Trusted.left_out(self._too_few)
         calibration, diagrams = self._calibration()
         sets, ood, tensors = self._sets_told(), *self._unlike()
         facts = {
@@ -113,11 +113,25 @@ class _Measured:
             "by": self._by,
             "apart": self._asks.apart,
             "head": self._asks.head if self._near else None,
-            "sets": {**self.sets.plain(), "guarantee": self._settings.guarantee},
+            "sets": {**self.sets.plain(), "guarantee": self.guarantee},
             "ood": ood,
             "reliability": diagrams,
         }
         return Trusted({"calibration": calibration, "sets": sets, "ood": ood}, facts, tensors)
+
+    @property
+    def _too_few(self) -> str:
+        """Why nothing is made of no images."""
+        return FEW
+
+    @property
+    def guarantee(self) -> str:
+        """For whom the sets are made."""
+        return self._settings.guarantee
+
+    def _learnt(self) -> SiteData:
+        """The images that unlike ones are compared with."""
+        return learnt_from(self._federation)
 
     @cached_property
     def _scaled(self) -> tuple[Scaling, str]:
@@ -138,17 +152,10 @@ class _Measured:
         before, after = torch.softmax(tested.logits.double(), 1), self._shares(tested)
         one = Reliability.of(counted(before, tested.labels))
         other = Reliability.of(counted(after, tested.labels, tested.logits.argmax(1)))
+        squares = [brier(shares, tested.labels) for shares in (before, after)]
         seed = self._federation.program.seed
         told = {
-            "ece_before": one.ece,
-            "ece": other.ece,
-            "ece_interval": list(other.interval(seed)),
-            "ece_naive": other.naive,
-            "rms": math.sqrt(max(0.0, other.square)),
-            "scaling": self.scaling.kind,
-            **(self.scaling.plain() if isinstance(self.scaling, TemperatureScaling) else {}),
-            "brier_before": brier(before, tested.labels) / UNIT / images,
-            "brier": brier(after, tested.labels) / UNIT / images,
+            **calibration_told((one, other), squares, self.scaling, seed),
             "fitted": len(self._fitted),
             "tested": images,
             "by": self._by,
@@ -220,10 +227,10 @@ class _Measured:
             limits = sets.limits(guarantee, asked)
         except DataError as error:
             return {**known, "reason": error.cause, "cure": error.cure}
-        tested = self._tested.labels
-        even = torch.full((len(tested),), 1 / len(tested), dtype=torch.float64)
-        share, size = _held(self._scores <= limits, tested, even)
-        told = {**known, "coverage": share, "size": size, "by_site": sites}
+        inside, images = self._scores <= limits, len(self._tested)
+        right = int(inside.gather(1, self._tested.labels[:, None]).sum())
+        size = int(inside.sum()) / images
+        told = {**known, "coverage": right / images, "size": size, "by_site": sites}
         if guarantee == "mixture":
             told["threshold"] = float(limits[0])
             told["expected"] = list(covered(len(self._cover), asked, len(self._tested)))
@@ -255,7 +262,7 @@ class _Measured:
             found: tuple[float | None, float | None] = (None, None)
             with contextlib.suppress(DataError):  # too few images
                 limits = self.sets.limits(guarantee, self._settings.coverage, name)
-                found = _held(each <= limits, labels, weight)
+                found = held(each <= limits, labels, weight)
             told |= {f"{key}coverage": found[0], f"{key}size": found[1]}
         return told
 
@@ -291,12 +298,32 @@ class _Measured:
 
     def _distance(self) -> Distance:
         """From the features of training images."""
-        learnt = self._asks.answers([learnt_from(self._federation)], features=True)
+        learnt = self._asks.answers([self._learnt()], features=True)
         classes = len(self._federation.dataset.classes)
         return FeatureSums.of(learnt.features, learnt.labels, classes).fitted()
 
 
-def _held(inside: Tensor, labels: Tensor, weight: Tensor) -> tuple[float, float]:
+def calibration_told(
+    both: tuple[Reliability, Reliability], squares: Sequence[int], scaling: Scaling, seed: int
+) -> dict[str, Any]:
+    """What the summary says of how right confidence is, before and after `scaling`, by the bins of
+    the tested images and their sums of squares (`brier`)."""
+    one, other = both
+    images = int(other.images.sum())
+    return {
+        "ece_before": one.ece,
+        "ece": other.ece,
+        "ece_interval": list(other.interval(seed)),
+        "ece_naive": other.naive,
+        "rms": math.sqrt(max(0.0, other.square)),
+        "scaling": scaling.kind,
+        **(scaling.plain() if isinstance(scaling, TemperatureScaling) else {}),
+        "brier_before": squares[0] / UNIT / images,
+        "brier": squares[1] / UNIT / images,
+    }
+
+
+def held(inside: Tensor, labels: Tensor, weight: Tensor) -> tuple[float, float]:
     """The share of sets [n, classes] that hold the true class [n], and their mean size, where
     images have a `weight` [n]; weights sum to 1."""
     right = inside.gather(1, labels[:, None]).squeeze(1).double()

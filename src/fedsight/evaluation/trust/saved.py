@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,7 +15,7 @@ from torch import Tensor
 
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import StoreError
-from fedsight.core.files import content, write_atomically
+from fedsight.core.files import content, file_name, write_atomically
 from fedsight.evaluation.trust import scaling
 from fedsight.evaluation.trust.measure import Trusted
 from fedsight.evaluation.trust.scaling import Scaling
@@ -20,6 +23,7 @@ from fedsight.evaluation.trust.sets import Sets
 from fedsight.evaluation.trust.unlike import Distance, energy
 
 FILE, TENSORS = "trust.json", "unlike.safetensors"
+PLACE = "trust"  # the folder for the models that sites got, beside these
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class SavedTrust:
 
     `head` is the name of the layer whose input the distance is measured of; None: the score is the
     energy. `limit` is None where too few images were held out. `apart`: each site has a model of
-    its own.
+    its own. `one_in`: all of this is one site's, and rests on one in so many of its test images.
     """
 
     scaling: Scaling
@@ -40,6 +44,7 @@ class SavedTrust:
     limit: float | None
     distance: Distance | None
     mixing: Tensor | None  # [features, d], what features are mixed by before that
+    one_in: int | None = None
 
     def calibrated(self, logits: Tensor) -> Tensor:
         """Probabilities [n, classes] of logits [n, classes]."""
@@ -95,10 +100,22 @@ def kept(store: RunStore, classes: int) -> SavedTrust | None:
                 raise ValueError(f"the tensors have shapes {shapes}")
         return SavedTrust(
             scaled, Sets.of(facts["sets"], classes), str(facts["sets"]["guarantee"]),
-            bool(facts["apart"]), head, limit, distance, mixing,
+            bool(facts["apart"]), head, limit, distance, mixing, _one_in(facts),
         )  # fmt: skip
     except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise StoreError(f"{path} is broken: {error!r:.200}", "run it again") from error
     except (OSError, SafetensorError, RuntimeError) as error:
         path = store.folder / TENSORS
         raise StoreError(f"{path} is broken: {error}", "run it again") from error
+
+
+def _one_in(facts: Mapping[str, Any]) -> int | None:
+    found = facts.get("one_in")
+    if not (found is None or (type(found) is int and 0 < found < 1 << 16)):
+        raise ValueError("the share of images that it rests on is not a whole number")
+    return found
+
+
+def place_of(folder: Path, site: str) -> Path:
+    """Where it is kept for the model of a site, in the folder of all of these."""
+    return folder / PLACE / file_name(site)

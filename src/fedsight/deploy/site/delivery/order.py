@@ -38,6 +38,7 @@ class FinalOrder:
     counted: int
     digest: str
     vector: Tensor | None
+    texts: int = 0  # bytes that what a recogniser says of its answers takes, at most
 
     @classmethod
     def of(
@@ -106,7 +107,7 @@ class FinalOrder:
             accepted=self.accepted,
             counted=self.counted,
             digest=self.digest,
-            bytes=2 * 4 * values,  # the model, and a recogniser
+            bytes=2 * 4 * values + self.texts,  # the model, and a recogniser
             wanted=opened.owner.delivery.choose,
         )
         order = order.with_texts()

@@ -92,7 +92,9 @@ def _delivered(received: Received, key: str, order: ReceivedOrder) -> Outcome:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     facts = {**found.facts, "time": now}
     seen = _look(federation, number)
-    made = recognisers.Recogniser(found.tensors, data.classes, data.preprocess, facts, seen)
+    made = recognisers.Recogniser(
+        found.tensors, data.classes, data.preprocess, facts, found.trust, seen
+    )
     recognisers.write(folder, program, order, made)
     place = str(folder.relative_to(home))
     told = {"program": printable(program.name, MAX_PROGRAM_NAME), "run": order.run, "folder": place}

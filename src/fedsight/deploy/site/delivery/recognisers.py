@@ -17,6 +17,8 @@ from fedsight.core.errors import StoreError
 from fedsight.core.files import make_folder, write_atomically
 from fedsight.data.base import Preprocess
 from fedsight.deploy.site.delivery.received import ReceivedOrder
+from fedsight.evaluation.trust.measure import Trusted
+from fedsight.evaluation.trust.saved import keep
 from fedsight.program.program import Program, Speed
 
 FOLDER = "recognisers"
@@ -31,6 +33,7 @@ class Recogniser:
     classes: tuple[str, ...]
     preprocess: Preprocess
     facts: Mapping[str, Any]  # how it was chosen, and how it compares
+    trust: Trusted  # how far its answers can be trusted
     look: Mapping[str, Any] | None = None  # of this site's images; None: images need none
 
 
@@ -59,6 +62,7 @@ def write(folder: Path, program: Program, order: ReceivedOrder, made: Recogniser
         store = RunStore(partial)
         write_atomically(partial / "model.safetensors", save(dict(made.tensors)))
         store.write_program(program, Speed())
+        keep(store, made.trust)
         store.write_json(
             "run.json",
             {

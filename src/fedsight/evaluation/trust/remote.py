@@ -1,0 +1,234 @@
+"""How far the common model's answers can be trusted, where the images stay at the sites.
+
+All is made of two rounds of whole-number sums (`sums.py`), as a simulation makes it of the answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsight.core.errors import DataError
+from fedsight.evaluation.trust.conformal import BINS, covered, smallest, threshold
+from fedsight.evaluation.trust.images import TESTED
+from fedsight.evaluation.trust.measure import (
+    ENDED,
+    FEW,
+    MASKED,
+    NOISED,
+    OFF,
+    TASK,
+    UNLABELLED,
+    Trusted,
+    calibration_told,
+)
+from fedsight.evaluation.trust.reliability import FEWEST, Reliability
+from fedsight.evaluation.trust.scaling import TemperatureScaling, few, plain
+from fedsight.evaluation.trust.sets import SITE, Sets
+from fedsight.evaluation.trust.sums import (
+    MOST_CLASSES,
+    CountSums,
+    FitSums,
+    S,
+    added,
+    read,
+    size,
+)
+from fedsight.program.federation import Federation
+
+OWN = "sites have parameters of their own, and these sums are of one model"
+MANY = f"deployed sites send these sums for at most {MOST_CLASSES} classes"
+ONE_HEAT = "at deployed sites one temperature is fitted, whatever trust.scaling says"
+NOBODY = "no site has released these sums"
+MADE_UP = "it sent sums that no model can have on its test images"
+
+# Asks all sites for so many numbers, of the losses or, at a temperature, of the scores: those of
+# each view by its number, and why sites have sent none, by their names.
+Ask = Callable[[float | None, int], tuple[Mapping[int, Tensor], Mapping[str, str]]]
+
+
+def why_not_remote(federation: Federation) -> str | None:
+    """Why no site is asked; None if they are."""
+    program = federation.program
+    reasons = {
+        OFF: not program.trust.measured,
+        TASK: not (program.task.scored and program.task.classed),
+        MASKED: program.secure.masks,
+        NOISED: program.privacy.protects,
+        UNLABELLED: federation.hidden is not None,
+        OWN: program.differs(federation.network) or program.data.harmonise == "site",
+        MANY: len(federation.dataset.classes) > MOST_CLASSES,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def trusted_remote(federation: Federation, ask: Ask) -> Trusted:
+    """Ask the sites, and make of their sums what can be known."""
+    if reason := why_not_remote(federation):
+        return Trusted.left_out(reason)
+    fits, without = _collected(federation, ask, FitSums, None)
+    if not fits:
+        return Trusted.left_out(_why_nobody(without))
+    fitted = added([*fits.values()])
+    images, least = int(fitted.images[0]), TemperatureScaling.fewest(0)
+    reason = "" if images >= least else few(images, least)
+    heat = 1.0 if reason else fitted.temperature
+    if federation.program.trust.scaling != TemperatureScaling.kind:
+        reason = ONE_HEAT
+    counts, more = _collected(federation, ask, CountSums, heat)
+    if not counts:
+        return Trusted.left_out(_why_nobody(more))
+    total = added([*counts.values()])
+    if not (int(total.cover.sum()) and int(total.tested.sum())):
+        return Trusted.left_out(FEW)
+    by_site = {
+        federation.partition.name(site): sums
+        for view, sums in counts.items()
+        if (site := federation.views[view].site) is not None
+    }
+    return _Summed(federation, total, by_site, (heat, images, reason)).all({**without, **more})
+
+
+def _collected(
+    federation: Federation, ask: Ask, kind: type[S], heat: float | None
+) -> tuple[dict[int, S], dict[str, str]]:
+    """The sums of this kind by view, and why other sites have none."""
+    classes = len(federation.dataset.classes)
+    came, why = ask(heat, size(kind, classes))
+    found, without = dict[int, S](), dict(why)
+    for number, numbers in came.items():
+        view, sums = federation.views[number], read(kind, numbers, classes)
+        if sums.is_possible(len(view.indices)):
+            found[number] = sums
+        elif view.site is not None:
+            without[federation.partition.name(view.site)] = MADE_UP
+    return found, without
+
+
+def _why_nobody(without: Mapping[str, str]) -> str:
+    reasons = {*without.values()}
+    return reasons.pop() if len(reasons) == 1 else NOBODY
+
+
+@dataclass(frozen=True)
+class _Summed:
+    """What follows from the sums of all sites and of each; `fit` is the temperature, the number of
+    images that it was fitted to, and why it is not what was asked."""
+
+    federation: Federation
+    total: CountSums
+    by_site: Mapping[str, CountSums]
+    fit: tuple[float, int, str]
+
+    def all(self, without: Mapping[str, str]) -> Trusted:
+        """Everything; `without`: why sites are not in it."""
+        settings, scaling = self.federation.program.trust, TemperatureScaling(self.fit[0])
+        names = {name: one.cover.sum(0) for name, one in self.by_site.items() if one.cover.any()}
+        sets = Sets(settings.sets, self.total.cover, names)
+        calibration, diagrams = self._calibration(scaling)
+        summary = {"calibration": calibration, "sets": self._sets(sets), "ood": self._unlike()}
+        if without:
+            summary = {part: {**told, "without": dict(without)} for part, told in summary.items()}
+        facts = {
+            "scaling": plain(scaling),
+            "by": TESTED,
+            "apart": False,
+            "head": None,
+            "sets": {**sets.plain(), "guarantee": settings.guarantee},
+            "ood": summary["ood"],
+            "reliability": diagrams,
+        }
+        return Trusted(summary, facts, {})
+
+    def _calibration(self, scaling: TemperatureScaling) -> tuple[dict[str, Any], dict[str, Any]]:
+        _, fitted, reason = self.fit
+        both = [Reliability.of(counts) for counts in self.total.reliable_tested]
+        told = calibration_told(
+            (both[0], both[1]), self.total.brier.tolist(), scaling, self.federation.program.seed
+        )
+        told |= {"fitted": fitted, "tested": int(self.total.tested.sum()), "by": TESTED}
+        told["by_site"] = {
+            name: _site(one) for name, one in self.by_site.items() if one.cover.any()
+        }
+        if reason:
+            told["reason"] = reason
+        return told, {"before": both[0].plain(), "after": both[1].plain()}
+
+    def _sets(self, sets: Sets) -> dict[str, Any]:
+        settings, images = self.federation.program.trust, int(self.total.cover.sum())
+        asked, tested = settings.coverage, int(self.total.tested.sum())
+        known: dict[str, Any] = {
+            "method": sets.method, "guarantee": settings.guarantee, "asked": asked,
+            "images": images, "tested": tested, "by": TESTED, "smallest": smallest(asked),
+        }  # fmt: skip
+        told = {
+            name: self._at(sets, name) for name, one in self.by_site.items() if one.tested.any()
+        }
+        if settings.guarantee == SITE:
+            each = [one for one in told.values() if one["coverage"] is not None]
+            if not each:
+                return {**known, "reason": FEW}
+            means = {
+                key: float(np.mean([one[key] for one in each])) for key in ("coverage", "size")
+            }
+            return {**known, **means, "by_site": told}
+        try:
+            limits = sets.limits(settings.guarantee, asked)
+        except DataError as error:
+            return {**known, "reason": error.cause, "cure": error.cure}
+        share, mean = _held(self.total, limits)
+        known |= {"coverage": share, "size": mean, "by_site": told}
+        if settings.guarantee == "mixture":
+            known["threshold"] = float(limits[0])
+            known["expected"] = list(covered(images, asked, tested))
+        return known
+
+    def _at(self, sets: Sets, name: str) -> dict[str, Any]:
+        """How the sets do at one site, by the guarantee that is chosen and by its own threshold."""
+        one, settings = self.by_site[name], self.federation.program.trust
+        told: dict[str, Any] = {"images": int(one.cover.sum())}
+        for guarantee, key in ((settings.guarantee, ""), (SITE, "own_")):
+            found: tuple[float | None, float | None] = (None, None)
+            with contextlib.suppress(DataError):  # too few images
+                found = _held(one, sets.limits(guarantee, settings.coverage, name))
+            told |= {f"{key}coverage": found[0], f"{key}size": found[1]}
+        return told
+
+    def _unlike(self) -> dict[str, Any]:
+        asked, total = self.federation.program.trust.false_alarm, self.total
+        images, tested = int(total.cover.sum()), int(total.tested.sum())
+        told = {
+            "score": "energy", "asked": asked, "images": images, "tested": tested, "by": TESTED
+        }  # fmt: skip
+        limit = threshold(total.energy_cover, 1 - asked)
+        if limit is None:
+            return {**told, "reason": few(images, smallest(1 - asked))}
+        if limit >= 1:
+            return {**told, "reason": ENDED}
+        beyond = int(total.energy_tested[round(limit * BINS) :].sum())
+        return {**told, "threshold": limit, "false_alarm": beyond / tested}
+
+
+def _site(one: CountSums) -> dict[str, Any]:
+    """How far confidence is off on a site's own images that the temperature was not fitted to."""
+    images = int(one.cover.sum())
+    if images < FEWEST:
+        return {"ece_before": None, "ece": None, "images": images}
+    before, after = (Reliability.of(counts).ece for counts in one.reliable_cover)
+    return {"ece_before": before, "ece": after, "images": images}
+
+
+def _held(sums: CountSums, limits: Tensor) -> tuple[float, float]:
+    """The share of tested images whose sets, by these `limits` [classes], hold the true class, and
+    the mean size of sets."""
+    bins = torch.where(limits.isfinite(), limits * BINS, BINS).round().to(torch.int64)
+    right = sum(int(row[:stop].sum()) for row, stop in zip(sums.tested, bins.tolist(), strict=True))
+    sizes = sum(int(row[:stop].sum()) for row, stop in zip(sums.held, bins.tolist(), strict=True))
+    images = int(sums.tested.sum())
+    return right / images, sizes / images

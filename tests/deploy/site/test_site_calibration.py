@@ -1,0 +1,317 @@
+"""Calibration and sets of the common model where images stay at sites: the sums are those of a
+simulation, pass the door as two sets of figures, and are left out where they would go around it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import site_services
+import torch
+from PIL import Image
+from site_services import FaultyLink, LocalLink, Places
+from torch import Tensor
+
+from fedsight.client.memory import MemoryStore
+from fedsight.coordinator.session import Session
+from fedsight.coordinator.store import RunStore
+from fedsight.deploy.declaration import gather, withheld
+from fedsight.deploy.server.joining import propose
+from fedsight.engines.remote import messages
+from fedsight.engines.remote.conversation import Link
+from fedsight.engines.remote.engine import RemoteEngine, RunRecord
+from fedsight.evaluation.conclusion import Conclusion
+from fedsight.evaluation.description import describe
+from fedsight.evaluation.overall import Final
+from fedsight.evaluation.trust.measure import MASKED, NOISED, trusted
+from fedsight.evaluation.trust.remote import MADE_UP, ONE_HEAT, OWN, trusted_remote
+from fedsight.evaluation.trust.sums import CountSums, FitSums, read, size
+from fedsight.governance.ledger import Ledger
+from fedsight.program.federation import Federation, federate
+from fedsight.program.program import Program, Speed
+from fedsight.report.page import build
+from fedsight.runs import lifecycle
+
+CLASSES = ("ant", "bee", "cat")
+TESTS = {"north": 40, "south": 30, "west": 24}  # of each class
+MARKS = itertools.count(5000)
+ENERGY = {"unlike": "energy", "coverage": 0.8, "false_alarm": 0.1}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("many")
+    for site, tests in TESTS.items():
+        for part, count in (("train", 5), ("test", tests)):
+            for label, name in enumerate(CLASSES):
+                folder = root / site / part / name
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    rng = np.random.default_rng(zlib.crc32(f"{site}{part}{name}{number}".encode()))
+                    pixels = rng.integers(0, 160, (8, 8)) + 40 * label
+                    Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+        for part in ("train", "test"):
+            (root / "all" / part).mkdir(parents=True, exist_ok=True)
+            (root / "all" / part / site).symlink_to(root / site / part)
+    return root
+
+
+@pytest.fixture
+def sites(images: Path, tmp_path: Path) -> Iterator[Places]:
+    data = {name: {"name": "folder", "path": str(images / name)} for name in TESTS}
+    (tmp_path / "sites").mkdir()
+    made = Places(tmp_path / "sites", data)
+    yield made
+    made.close()
+
+
+def owner(sites: Places, images: Path, site: str, **contract: Any) -> None:
+    data = {"name": "folder", "path": str(images / site)}
+    sites.write_owner(site, {"data": data, "contract": contract})
+
+
+def program(images: Path, **sections: Any) -> Program:
+    sections = {"trust": ENERGY, **sections}
+    return site_services.program(images, **sections)
+
+
+def joined(
+    sites: Places, of: Program, run: str, link: Link | None = None
+) -> tuple[Federation, RemoteEngine]:
+    link = link or sites.sit()
+    found, absent, _ = propose(of, run, link, {})
+    assert absent == {}
+    federation = gather(of, found)
+    noised = [site for site, declared in found.items() if declared.figures == "noised"]
+    record = RunRecord({}, {}, lambda: 0, id=run, withheld=withheld(found), noised=noised)
+    return federation, RemoteEngine(federation, link, record)
+
+
+def vector_of(federation: Federation) -> Tensor:
+    """A model that has learnt nothing, and is not the same for all classes."""
+    start = federation.initial[federation.layout.travelling].clone()
+    return start + 0.3 * torch.randn(len(start), generator=torch.Generator().manual_seed(1))
+
+
+def asked_of(engine: RemoteEngine, vector: Tensor, round: int = 2) -> Any:
+    return lambda heat, numbers: engine.add_up(vector, round, heat, numbers)
+
+
+def simulated(of: Program, vector: Tensor, tmp_path: Path) -> Any:
+    federation = federate(of)
+    final = Final(federation, Speed(device="cpu"), vector, MemoryStore(tmp_path / "memory"))
+    return trusted(final, True)
+
+
+@pytest.mark.parametrize(
+    "trust",
+    [
+        {},
+        {"sets": "aps", "guarantee": "class"},
+        {"sets": "raps", "guarantee": "site"},
+    ],
+)
+def test_sites_add_up_what_a_simulation_knows(
+    sites: Places, images: Path, tmp_path: Path, trust: dict[str, Any]
+) -> None:
+    of = program(images, trust={**ENERGY, **trust})
+    federation, engine = joined(sites, of, "same1")
+    vector = vector_of(federation)
+    found = trusted_remote(federation, asked_of(engine, vector))
+    known = simulated(of, vector, tmp_path)
+    assert found.facts == known.facts  # bit for bit: temperature, histograms, threshold, bins
+    assert found.facts["scaling"]["temperature"] != 1
+    for part in ("calibration", "sets", "ood"):
+        mine, theirs = dict(found.summary[part]), dict(known.summary[part])
+        for name, one in mine.pop("by_site", {}).items():
+            assert one == pytest.approx(theirs["by_site"][name], nan_ok=True)
+        theirs.pop("by_site", None)
+        if part == "sets" and trust.get("guarantee") == "site":  # means over the sites
+            for key in ("coverage", "size"):
+                assert mine.pop(key) == pytest.approx(theirs.pop(key))
+        assert mine == theirs
+    assert set(found.summary["sets"]["by_site"]) == set(TESTS)
+
+
+def test_a_whole_run_keeps_it_and_its_report_shows_it(
+    sites: Places, images: Path, tmp_path: Path
+) -> None:
+    of = program(images)
+    federation, engine = joined(sites, of, "whole1")
+    session, store = Session(federation), RunStore(tmp_path / "run")
+    store.create(of, Speed(), describe(session, "run"))
+    run = Conclusion(*(session, Speed(), store, "run", []), pictures=False, sums=engine.add_up)
+    summary = lifecycle.go(run, engine, None)
+    assert summary["sets"]["coverage"] >= 0.5
+    assert summary["calibration"]["temperature"] > 0
+    assert summary["ood"]["threshold"] > 0
+    assert (store.folder / "trust.json").is_file()
+    page = build([store.folder]).read_text()
+    assert "Trust by site" in page
+    for site in TESTS:
+        entries = [one for one in Ledger(sites.root / site).entries() if one.run == "whole1"]
+        assert [one.kind for one in entries if one.kind in ("losses", "scores")] == [
+            "losses",
+            "scores",
+        ]
+
+
+def test_the_owner_decides_and_the_others_make_theirs(
+    sites: Places, images: Path, tmp_path: Path
+) -> None:
+    owner(sites, images, "south", figures="none")
+    owner(sites, images, "west", test_images=20)  # a quarter of its 72 is 18
+    federation, engine = joined(sites, program(images), "few1")
+    found = trusted_remote(federation, asked_of(engine, vector_of(federation)))
+    without = found.summary["sets"]["without"]
+    assert {site: why.split(":")[0] for site, why in without.items()} == {
+        "west": "contract.test_images"
+    }
+    assert set(found.summary["sets"]["by_site"]) == {"north"}
+    for site in TESTS:
+        owner(sites, images, site, figures="noised")
+    federation, engine = joined(sites, program(images), "few2")
+    found = trusted_remote(federation, asked_of(engine, vector_of(federation)))
+    assert "contract.figures" in found.summary["sets"]["reason"]
+
+
+def ask(link: LocalLink, site: str, vector: Tensor, **fields: Any) -> tuple[dict[str, Any], bytes]:
+    """A question as any coordinator could put it; the answer's header, and its numbers."""
+    data, mark = bytes(messages.pack([vector])), next(MARKS)
+    piece = {"name": "vector", "mark": mark, "start": 0, "total": len(data)}
+    link.ask(site, "piece", piece, data, 9)
+    header = {"round": 2, "attempt": mark, "vector": mark, "temperature": None, "seconds": 30}
+    told = dict(json.loads(link.ask(site, "calibrate", {**header, **fields}, b"", 9)[0]))
+    body = b""
+    while len(body) < told.get("bytes", 0):
+        where = {"ticket": told["ticket"], "start": len(body), "stop": told["bytes"]}
+        body += bytes(link.ask(site, "fetch", where, b"", 9)[1])
+    return told, body
+
+
+def test_a_run_has_one_model_and_one_temperature(sites: Places, images: Path) -> None:
+    federation, _ = joined(sites, program(images), "once1")
+    link, vector = LocalLink(sites.seats), vector_of(federation)
+    first, data = ask(link, "south", vector)
+    assert len(data) == first["bytes"] == 8 * size(FitSums, 3)
+    for changes in ({"vector_": vector + 1}, {"vector_": vector + 1, "round": 1}):
+        given = dict(changes)
+        told, _ = ask(link, "south", given.pop("vector_"), **given)
+        assert "of another model of this run" in told["withheld"]
+    assert ask(link, "south", vector)[1] == data
+    assert "bytes" in ask(link, "south", vector, temperature=1.5)[0]
+    assert "another model" in ask(link, "south", vector, temperature=1.6)[0]["withheld"]
+    for heat in (0.0, -1.0, "1", float("inf"), True, 1e-300, 16.1):
+        assert "not among those" in ask(link, "south", vector, temperature=heat)[0]["error"]
+    joined(sites, program(images), "once1")  # another job of the same run
+    link = LocalLink(sites.seats)
+    assert "withheld" in ask(link, "south", vector + 1)[0]
+    assert ask(link, "south", vector, temperature=1.5)[1]
+
+
+def test_each_answer_is_one_of_the_owners_sets_of_figures(sites: Places, images: Path) -> None:
+    owner(sites, images, "south", evaluations=3)
+    for run, told in (("count1", [True, True]), ("count2", [True, False])):
+        federation, _ = joined(sites, program(images), run)
+        vector, link = vector_of(federation), LocalLink(sites.seats)
+        heats = (None, 1.0)
+        answers = [ask(link, "south", vector, temperature=heat)[0] for heat in heats]
+        assert ["bytes" in one for one in answers] == told
+    assert "contract.evaluations" in answers[1]["withheld"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "contract", "reason"),
+    [
+        ({"secure": {"name": "secagg"}}, {"figures": "exact"}, MASKED),
+        (
+            {"privacy": {"name": "local", "noise_multiplier": 1.0},
+             "rounds": {"weighting": "uniform"}},
+            {"figures": "exact"},
+            NOISED,
+        ),
+        ({"algorithm": {"name": "fedper"}}, {}, OWN),
+        ({"trust": {"measured": False}}, {}, "trust.measured is false"),
+        ({}, {"figures": "noised"}, "these sums have no noise"),
+        ({}, {"test_images": 91}, "the site has 90 test images"),
+    ],
+)  # fmt: skip
+def test_nothing_exact_goes_around_masks_noise_or_the_contract(
+    sites: Places,
+    images: Path,
+    sections: dict[str, Any],
+    contract: dict[str, Any],
+    reason: str,
+) -> None:
+    """Also of a site that is asked although its coordinator should not."""
+    for site in TESTS:
+        owner(sites, images, site, **contract)
+    federation, engine = joined(sites, program(images, **sections), "around1")
+    vector = federation.initial[federation.layout.travelling].clone()
+    told, data = ask(LocalLink(sites.seats), "south", vector)
+    assert reason in told["withheld"]
+    assert not data
+    assert not [one for one in Ledger(sites.root / "south").entries() if one.kind == "losses"]
+    found = trusted_remote(federation, asked_of(engine, vector))
+    assert found.summary["sets"]["reason"]
+    assert not found.facts
+
+
+def test_a_scaling_by_class_is_not_made_and_that_is_said(sites: Places, images: Path) -> None:
+    of = program(images, trust={**ENERGY, "scaling": "vector"})
+    federation, engine = joined(sites, of, "heat1")
+    found = trusted_remote(federation, asked_of(engine, vector_of(federation)))
+    assert found.summary["calibration"]["reason"] == ONE_HEAT
+    assert found.facts["scaling"]["kind"] == "temperature"
+
+
+def test_a_model_without_numbers_gets_an_answer_without_sums(sites: Places, images: Path) -> None:
+    federation, engine = joined(sites, program(images), "nan1")
+    vector = torch.full_like(vector_of(federation), float("nan"))
+    found = trusted_remote(federation, asked_of(engine, vector))
+    assert "not finite" in found.summary["sets"]["reason"]
+
+
+@pytest.mark.parametrize("field", ["losses", "cover", "tested", "held", "reliable_tested", "brier"])
+def test_sums_that_no_images_have_are_left_out_by_name(
+    sites: Places, images: Path, field: str
+) -> None:
+    """A malicious site would otherwise shift the threshold of all."""
+    kind = FitSums if field == "losses" else CountSums
+    due = 8 * size(kind, 3)
+
+    def alter(asked: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
+        if asked == "fetch" and len(body) == due:
+            numbers = torch.frombuffer(bytearray(body), dtype=torch.int64).clone()
+            view = getattr(read(kind, numbers, 3), field)
+            view += 1 << 40
+            return text, numbers.numpy().tobytes()
+        return text, body
+
+    link = FaultyLink(sites.sit(), "west", alter)
+    federation, engine = joined(sites, program(images), "false1", link)
+    engine._sizers.default_factory = lambda: replace_sizer()
+    found = trusted_remote(federation, asked_of(engine, vector_of(federation)))
+    assert found.summary["sets"]["without"] == {"west": MADE_UP}
+    wanted = {"north", "south"} if kind is CountSums else set(TESTS)
+    assert set(found.summary["sets"]["by_site"]) == wanted
+
+
+def replace_sizer() -> messages.PieceSizer:
+    """Pieces that are as large as they may be."""
+    made = messages.PieceSizer()
+    made.size = messages.PIECE
+    return made
+
+
+def test_a_site_that_is_away_is_named(sites: Places, images: Path) -> None:
+    federation, engine = joined(sites, program(images), "away1")
+    engine.absent["north"] = "site 'north' has stopped answering"
+    found = trusted_remote(federation, asked_of(engine, vector_of(federation)))
+    assert found.summary["ood"]["without"] == {"north": "site 'north' has stopped answering"}
