@@ -111,7 +111,8 @@ RUN_FILES = {
     "model.safetensors": "the trained weights by name, written at the end",
     "summary.json": "the final figures, see below; present once the run is finished",
     "trust.json": "what `predict --coverage` needs: the temperature, the histograms of scores by "
-    "class and site, the threshold for unlike images; and the bins of the reliability diagram",
+    "class and site, the threshold for unlike images; and the bins of the reliability diagram; of "
+    "other tasks the sums of losses at each level, by class and site (`risk`)",
     "unlike.safetensors": "what an image's features are compared with: how they are mixed, what "
     "makes them uncorrelated, and the means of the classes",
     "evaluation.json": "confusion matrix, curves and tables of the task, the rule by which sites "
@@ -245,7 +246,10 @@ SUMMARY = {
     "sets": "prediction sets: `method`, `guarantee`, the coverage `asked` for, `coverage` and mean "
     "`size` on test images, `expected`, between which 95 % of runs are, `images` that they come "
     "from, `smallest` number that is enough; `by_site` also by the site's own threshold "
-    "(`own_coverage`, `own_size`); or the `reason`",
+    "(`own_coverage`, `own_size`); or the `reason`. Of masks, labels, grades, boxes and faces, "
+    "which `covers` names, the share of the truth that is held, its `threshold` of probability, "
+    "score or likeness, `by_class`, for boxes the `margin` and the share that is inside it "
+    "(`margins`), and for faces each of `task.fars` in `at`",
     "ood": "unlike images: the `score`, its `threshold`, `asked` and measured `false_alarm`; or "
     "the `reason`",
     "overfitting": "`train` and `test`, shares of right answers of the `federated` and of the "

@@ -345,6 +345,6 @@ def test_an_own_model_is_stated_as_what_epsilon_does_not_cover(name: str) -> Non
 
 
 def test_a_baseline_trains_as_many_epochs_as_one_of_the_two_models() -> None:
-    assert Ditto().passes(2) == 2
-    assert Ditto(own_epochs=5).passes(2) == 5
+    assert Ditto().longest(2) == 2
+    assert Ditto(own_epochs=5).longest(2) == 5
     assert federations.program(algorithm={"name": "ditto"}).baseline().train.epochs == 1

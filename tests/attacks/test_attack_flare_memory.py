@@ -1,11 +1,14 @@
 """A malicious site exhausts the server's memory by announcements, or ends a job's process.
 
 FLARE allocates what a connection or the first chunk of a stream announces, and keeps chunks of
-which the first never comes. It ends a job's process at the server if a stream cannot be decoded.
+which the first never comes, for ever. Ours counted a stream as finished with its last chunk, which
+may come first: then FLARE waits for the others, and a sender had any number of streams. FLARE ends
+a job's process at the server if a stream cannot be decoded.
 """
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 import tracemalloc
@@ -22,19 +25,30 @@ from nvflare.fuel.f3.drivers.socket_conn import SocketConnection
 from nvflare.fuel.f3.endpoint import Endpoint
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.sfm.prefix import PREFIX_LEN, Prefix
+from nvflare.fuel.f3.streaming import byte_receiver
 from nvflare.fuel.f3.streaming.blob_streamer import BlobTask
+from nvflare.fuel.f3.streaming.byte_receiver import ByteReceiver, RxTask
 from nvflare.fuel.f3.streaming.stream_const import (
     STREAM_CHANNEL,
     STREAM_DATA_TOPIC,
     StreamDataType,
     StreamHeaderKey,
 )
+from nvflare.fuel.f3.streaming.stream_types import StreamError
 from nvflare.fuel.sec import audit
 
-from fedsight.deploy.flare import streams
+from fedsight.deploy.flare import routes, streams
 from fedsight.deploy.flare.process import MAX_FRAME, set_limits
 from fedsight.deploy.flare.routes import Gate
-from fedsight.deploy.flare.streams import MAX_BYTES, MAX_STREAM, MAX_STREAMS, OpenStreams
+from fedsight.deploy.flare.streams import (
+    MAX_BYTES,
+    MAX_HEADERS,
+    MAX_STREAM,
+    MAX_STREAMS,
+    BoundedTask,
+    Shares,
+    weight_of,
+)
 
 JOB = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 MALLORY, COORDINATOR = f"mallory.{JOB}", f"server.{JOB}"
@@ -46,16 +60,22 @@ def limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limits that every process of ours sets, for the time of a test."""
     for owner, name in (
         *((socket_conn, "MAX_FRAME_SIZE"), (cell, "_is_server_job_cell"), (audit, "Auditor")),
-        (core_cell.CoreCell, "start"),
+        *((core_cell.CoreCell, "start"), (byte_receiver, "RxTask")),
     ):
         monkeypatch.setattr(owner, name, getattr(owner, name))
     set_limits()
 
 
 def chunk(
-    stream: int, size: int, kind: int = FIRST, payload: bytes = b"x", sender: str = MALLORY
+    stream: int,
+    size: Any = 0,
+    kind: int = FIRST,
+    payload: bytes = b"x",
+    sender: str = MALLORY,
+    number: Any = 0,
+    **headers: Any,
 ) -> Message:
-    """A chunk of a stream of an answer, which a run needs."""
+    """A chunk of a stream of an answer, which a run needs; `number`: its place in the stream."""
     found = Message(
         {
             MessageHeaderKey.ORIGIN: sender,
@@ -67,7 +87,9 @@ def chunk(
             StreamHeaderKey.TOPIC: "collab:call",
             StreamHeaderKey.STREAM_ID: stream,
             StreamHeaderKey.SIZE: size,
+            StreamHeaderKey.SEQUENCE: number,
             StreamHeaderKey.DATA_TYPE: kind,
+            **headers,
         },
         payload,
     )
@@ -93,46 +115,185 @@ def test_flare_allocates_what_a_tiny_chunk_announces() -> None:
     assert allocated(receive) >= 32 << 20
 
 
-def test_ours_drops_what_exceeds_a_senders_share() -> None:
+@pytest.mark.parametrize("value", [MAX_STREAM + 1, 1 << 40, -1, None, "1", 1.5, True, [1]])
+def test_a_stream_of_an_impossible_size_or_order_is_dropped(value: Any) -> None:
     gate = Gate("server")
-    passed = [gate.refuse(chunk(n, 16 << 20)) is None for n in range(30)]
-    assert passed == [True] * (MAX_BYTES // (16 << 20)) + [False] * (30 - MAX_BYTES // (16 << 20))
-    honest = f"ward.{JOB}"  # whom that does not concern
-    assert gate.refuse(chunk(0, 16 << 20, sender=honest)) is None
+    assert gate.refuse(chunk(1, value)) is not None
+    if type(value) is not int or value < 0:
+        assert gate.refuse(chunk(1, number=value)) is not None
+    assert gate.refuse(chunk(1, MAX_STREAM)) is None
 
 
-@pytest.mark.parametrize("size", [MAX_STREAM + 1, 1 << 40, -1, None, "1", 1.5, True])
-def test_a_stream_of_an_impossible_size_is_dropped(size: Any) -> None:
-    assert Gate("server").refuse(chunk(1, size)) is not None
+class Receiver:
+    """FLARE's receiver of streams in a coordinator's process, behind our gate."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, bounded: bool) -> None:
+        self.now = 0.0
+        self.calls = 0
+        monkeypatch.setattr(streams, "SHARES", Shares(lambda: self.now))
+        monkeypatch.setattr(RxTask, "rx_task_map", {})
+        if bounded:
+            monkeypatch.setattr(byte_receiver, "RxTask", BoundedTask)
+        else:
+            monkeypatch.setattr(routes, "is_sound", lambda message: True)
+        core = SimpleNamespace(
+            my_info=SimpleNamespace(fqcn=COORDINATOR),
+            register_request_cb=lambda **_: None,
+            fire_and_forget=lambda *_, **__: {},
+        )
+        self._gate, self._receiver = Gate("server"), ByteReceiver(core)
+        self._receiver.register_callback(CellChannel.RETURN_ONLY, "*", self._called)
+
+    def _called(self, *_: Any) -> None:
+        self.calls += 1
+
+    def take(self, *chunks: Message) -> None:
+        """Chunks come, one after the other."""
+        for one in chunks:
+            if self._gate.refuse(one) is None:
+                self._receiver._data_handler(one)
+
+    @property
+    def tasks(self) -> list[RxTask]:
+        """The streams that FLARE knows."""
+        return list(RxTask.rx_task_map.values())
+
+    @property
+    def held(self) -> int:
+        """Bytes of chunks that it keeps, and of what it has allocated."""
+        found = 0
+        for task in self.tasks:
+            early = [payload for _, payload in task.out_seq_chunks.values()]
+            chunks = sum(len(one or b"") for one in (*early, *(one for _, one in task.chunks)))
+            open_size = 0 if task.completed or task.failed else task.size
+            found += max(chunks, open_size)
+        return found
 
 
-def test_what_is_finished_counts_no_longer() -> None:
-    found = OpenStreams()
-    for number in range(1000):
-        assert found.admit(chunk(number, 16 << 20), "mallory")
-        assert found.admit(chunk(number, 16 << 20, LAST), "mallory")
+@pytest.fixture(params=[False, True], ids=["FLARE's", "ours"])
+def receiver(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Receiver, bool]]:
+    """A receiver as FLARE has it, and as it is with our bounds; and which of the two it is."""
+    yield Receiver(monkeypatch, request.param), request.param
+    for task in list(RxTask.rx_task_map.values()):
+        task._remove_task()  # ends the threads of FLARE's own
 
 
-def test_chunks_whose_stream_announced_nothing_count_as_what_they_are() -> None:
-    found, payload = OpenStreams(), bytes(1 << 20)
-    assert sum(found.admit(chunk(n, 0, payload=payload), "mallory") for n in range(200)) == 128
-    found = OpenStreams()
-    assert sum(found.admit(chunk(1, 0, payload=payload), "mallory") for _ in range(200)) == 128
+MIB = bytes(1 << 20)
+KEPT: dict[str, Callable[[int], list[Message]]] = {
+    "announced": lambda n: [chunk(n, 1 << 20)],
+    "announced, and the last chunk comes early": lambda n: [
+        chunk(n, 1 << 20),
+        chunk(n, 1 << 20, LAST, number=2),
+    ],
+    "the first never comes": lambda n: [chunk(n, payload=MIB, number=5)],
+    "the last is all that comes": lambda n: [chunk(n, 0, LAST, MIB, number=5)],
+    "more than is read": lambda n: [chunk(n, payload=MIB, number=5), chunk(n, 0, LAST)],
+}
 
 
-def test_the_number_of_streams_is_bounded_too() -> None:
-    found = OpenStreams()
-    assert sum(found.admit(chunk(n, 1), "mallory") for n in range(2 * MAX_STREAMS)) == MAX_STREAMS
+@pytest.mark.parametrize("way", KEPT)
+def test_a_sender_fills_the_memory_by_streams_that_do_not_end(
+    receiver: tuple[Receiver, bool], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "MAX_STREAMS", 1000)
+    found, ours = receiver
+    for number in range(200):
+        found.take(*KEPT[way](number))
+    assert (found.held >> 20 >= 200) is not ours
+    assert found.held <= MAX_BYTES or not ours
+    before, honest = found.held, f"ward.{JOB}"  # whom that does not concern
+    found.take(chunk(0, 16 << 20, sender=honest))
+    assert found.held == before + (16 << 20)
 
 
-def test_a_stream_that_broke_off_is_forgotten_when_flare_has_given_it_up() -> None:
-    now = [0.0]
-    found = OpenStreams(lambda: now[0])
-    assert found.admit(chunk(1, MAX_STREAM), "mallory")
-    assert found.admit(chunk(2, MAX_STREAM), "mallory")
-    assert not found.admit(chunk(3, MAX_STREAM), "mallory")
-    now[0] = streams.FORGOTTEN_AFTER + 1
-    assert found.admit(chunk(3, MAX_STREAM), "mallory")
+def test_the_number_of_streams_is_bounded_too(receiver: tuple[Receiver, bool]) -> None:
+    found, ours = receiver
+    found.take(*(chunk(number) for number in range(200)))
+    assert len(found.tasks) == (MAX_STREAMS if ours else 200)
+
+
+def test_headers_count_as_what_they_take(receiver: tuple[Receiver, bool]) -> None:
+    """A frame of 16 MiB may be nothing else, and FLARE keeps the headers of the first chunk."""
+    found, ours = receiver
+    for size in (100_000, 8 << 20):
+        long = [{"a": "x" * (size // 4)}, ["y" * (size // 2)], {"z" * (size // 4): 1}]
+        found.take(*(chunk(number + size, more=long, number=7) for number in range(40)))
+        assert weight_of(long) >= min(size, MAX_HEADERS)
+    held = sum(weight_of(task.headers) for task in found.tasks)
+    assert (held > 40 * MAX_HEADERS) is not ours
+    assert len(found.tasks) == (40 if ours else 80)
+
+
+def test_headers_of_many_entries_are_not_looked_through() -> None:
+    """A frame has room for millions, and each takes longer to count than to send."""
+    looked: list[int] = []
+
+    class Entries(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            looked.append(len(self))
+            return super().__iter__()
+
+    assert weight_of({"a": Entries(range(100_000))}) > MAX_HEADERS
+    assert looked == []
+    assert weight_of({"a": Entries(range(10))}) < 1 << 14
+
+
+def test_who_answers_reliably_takes_no_thread_and_little_memory(
+    receiver: tuple[Receiver, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLARE knows such streams for an hour, if the sender says so, with a thread for each."""
+    monkeypatch.setattr(streams, "MAX_ENDED", 20)
+    found, ours = receiver
+    said = {StreamHeaderKey.RETRY_TIMEOUT: 3500.0, StreamHeaderKey.RETRY_WAIT: 5.0}
+    before = threading.active_count()
+    for number in range(60):
+        found.take(chunk(number, 1, LAST, **{StreamHeaderKey.RELIABLE: True}, **said))
+    assert all(task.completed for task in found.tasks)
+    assert len(found.tasks) == (20 if ours else 60)
+    timers = sum(isinstance(one, threading.Timer) for one in threading.enumerate())
+    assert timers == (0 if ours else 60), before
+    if ours:
+        found.now += 3506.0
+        found.take(chunk(99, 1, LAST, **{StreamHeaderKey.RELIABLE: True}))
+        assert [task.sid for task in found.tasks] == [99]
+
+
+def test_what_is_finished_counts_no_longer_in_whatever_order_it_came(
+    receiver: tuple[Receiver, bool],
+) -> None:
+    found, _ = receiver
+    for number, order in enumerate([*itertools.permutations(range(3))] * 60):
+        chunks = [
+            chunk(number, 3 << 20, LAST if at == 2 else FIRST, MIB, number=at) for at in range(3)
+        ]
+        found.take(*(chunks[at] for at in order))
+        found.take(chunks[0]) if number % 2 else None  # it begins again, or is answered as known
+        for task in found.tasks:
+            task.stop(StreamError("as when its reader has waited for too long"))
+    found.take(chunk(9999, 16 << 20))
+    assert any(task.sid == 9999 for task in found.tasks)
+
+
+def test_a_chunk_that_comes_twice_counts_once(receiver: tuple[Receiver, bool]) -> None:
+    found, _ = receiver
+    found.take(*(chunk(1, payload=MIB, number=3) for _ in range(200)))
+    found.take(*(chunk(1, payload=MIB) for _ in range(200)))
+    found.take(chunk(2, MAX_STREAM))
+    assert [task.sid for task in found.tasks] == [1, 2]
+
+
+def test_a_stream_that_broke_off_is_given_up(receiver: tuple[Receiver, bool]) -> None:
+    """FLARE gives up those that somebody reads, and no others."""
+    found, ours = receiver
+    found.take(*(chunk(number, payload=MIB, number=4) for number in range(40)))
+    assert found.held == 40 << 20
+    found.now = streams.FORGOTTEN_AFTER + 1
+    found.take(chunk(99, 1))
+    assert found.held == (1 if ours else (40 << 20) + 1)
+    found.take(chunk(0, payload=MIB, number=5))
+    assert found.held == (1 if ours else (41 << 20) + 1), "what comes late is not kept"
 
 
 # -- frames ----------------------------------------------------------------------------------------

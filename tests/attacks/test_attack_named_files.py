@@ -31,6 +31,12 @@ NAME = "site-00"  # of the first site of a split
 Attack = Callable[..., AttackedSite]
 
 
+def read_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sites that leave the files in which a program names."""
+    monkeypatch.setattr(enforcement, "without_files", dict)
+    monkeypatch.setattr(enforcement, "refuse_files", lambda *_: None)
+
+
 def told(attack: Attack, tmp_path: Path, file: Path) -> dict[str, object]:
     """What a site answers to a program that names `file`."""
     images = draw(tmp_path / f"images-{file.stem}", noise_images(6))
@@ -56,7 +62,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 def test_the_answer_tells_of_a_file_where_programs_are_read_as_they_come(
     attack: Attack, tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(enforcement, "without_files", dict)
+    read_as_they_come(monkeypatch)
     there, absent = (told(attack, tmp_path, file) for file in files)
     assert "the program has the fingerprint" in str(there["error"])
     assert "error" not in absent
@@ -102,7 +108,7 @@ def secret(tmp_path: Path) -> Path:
 def test_a_value_of_a_file_leaves_where_the_earlier_run_is_looked_for(
     attack: Attack, tmp_path: Path, secret: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(enforcement, "without_files", dict)
+    read_as_they_come(monkeypatch)
     monkeypatch.setattr(ClosedForm, "fresh", lambda self: self)
     assert "patient 4711" in joined(attack, tmp_path, secret)
 
@@ -146,7 +152,7 @@ def traces(tmp_path: Path) -> tuple[Path, Path]:
 def test_a_trace_is_read_where_programs_are_read_as_they_come(
     attack: Attack, tmp_path: Path, traces: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(enforcement, "without_files", dict)
+    read_as_they_come(monkeypatch)
     there, absent = (told_of_trace(attack, tmp_path, file) for file in traces)
     assert "the program has the fingerprint" in str(there["error"])
     assert "the program is for a simulation" in str(absent["error"]), "other words: it is not there"

@@ -4,7 +4,8 @@
 whatever folder it leads to. Files that are kept before a run is extended may be links as well, to
 something private that goes back with the folder, and so may `delivered`, through which models are
 written, too. In a sweep or a series, the folder of a run may be a link to one of the user's own,
-which `--force` removes. And two locks of one name, or two writers of one
+which `--force` removes. A report shows the configuration of its run, which may be a link to any
+TOML file of the user. And two locks of one name, or two writers of one
 file of events, are met by waiting for the right moment.
 """
 
@@ -22,12 +23,13 @@ import federations
 import pytest
 import tomli_w
 import torch
+from command_line import done, write_config
 
 from fedsight.client import memory
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.coordinator.store import RunStore
-from fedsight.core import locks
+from fedsight.core import files, locks
 from fedsight.core.errors import FedSightError, StoreError
 from fedsight.deploy.membership import federation as membership
 from fedsight.deploy.membership.federation import FederationFolder
@@ -35,6 +37,7 @@ from fedsight.evaluation.comparison import compare
 from fedsight.evaluation.delivery import deliver
 from fedsight.evaluation.delivery.deliver import SharedModel
 from fedsight.program.program import Speed
+from fedsight.report import page, read
 from fedsight.runs import extension, series
 from fedsight.runs.sweeps import plan
 from fedsight.runs.sweeps.plan import Cell, SweepPlan
@@ -276,3 +279,30 @@ def test_what_an_operator_did_is_kept_while_another_process_shortens_the_file(
     operators[0].join()
     found = [event["event"] for event in folder.events()]
     assert ("revoked" in found) is locked
+
+
+# What is shown of them ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Path:
+    """A run from elsewhere, whose configuration is a link to a private file of the user's."""
+    done("run", write_config(tmp_path, rounds={"rounds": 1}), "--out", tmp_path / "run")
+    (tmp_path / "credentials.toml").write_text('token = "s3cr3t"\n')
+    (tmp_path / "run" / "run.toml").unlink()
+    (tmp_path / "run" / "run.toml").symlink_to(tmp_path / "credentials.toml")
+    return tmp_path / "run"
+
+
+def test_a_private_file_is_not_in_the_report(shown: Path) -> None:
+    """The report lies in the folder, and goes back with it."""
+    with pytest.raises(StoreError, match=r"run\.toml is a link, not a file") as caught:
+        page.build([shown])
+    assert caught.value.cure
+    (shown / "run.toml").unlink()
+    assert "s3cr3t" not in page.build([shown]).read_text()
+
+
+def test_it_was_shown(shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read, "content", lambda path, links: files.content(path))
+    assert "s3cr3t" in page.build([shown]).read_text()

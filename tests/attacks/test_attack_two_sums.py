@@ -15,7 +15,6 @@ record of lists ends; an owner who names the programs does.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,88 +22,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attacked_site import AttackedSite, InlineTrainer, draw, known, noise_images, program
+from four_masked_sites import NAMES, Attack, Federation, like
 from secagg_rounds import MaliciousCoordinator, binding, lists, update
-from site_services import LocalLink
 from torch import Tensor
 
 from fedsight.core.errors import DeployError, SiteError
-from fedsight.core.types import Order
-from fedsight.deploy.declaration import gather
-from fedsight.deploy.server.joining import propose
-from fedsight.deploy.site.trainer import TrainedUpdate
-from fedsight.engines.base import collect
-from fedsight.engines.remote.engine import RemoteEngine, RunRecord
 from fedsight.governance.contract import Contract
 from fedsight.privacy.secagg import messages as m
 from fedsight.privacy.secagg.graph import parameters
-from fedsight.program.program import Program
-
-Attack = Callable[..., AttackedSite]
-NAMES = ("a", "b", "c", "d")
-TARGET = "d"
-CONTRACT = {"require": ["secure_aggregation"], "figures": "none"}
-
-
-def like(images: Path, **sections: Any) -> Program:
-    """A masked program with these settings; where the images are is no part of its fingerprint."""
-    return program(images, secure={"name": "secagg", "dropout": 0.25}, **sections)
-
-
-class Federation:
-    """Four sites, and a coordinator that asks some of them at a time for the first round."""
-
-    def __init__(
-        self,
-        attack: Attack,
-        root: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        more: int = 0,
-        **contract: Any,
-    ) -> None:
-        """`more`: images that the target has beyond the 6 of each of the others."""
-        self.trained: list[Tensor] = []  # the updates before they are masked
-        asks = InlineTrainer.ask
-
-        def spy(trainer: InlineTrainer, command: Any, doing: str) -> Any:
-            found = asks(trainer, command, doing)
-            if isinstance(found, TrainedUpdate):
-                self.trained.append(found.payload["delta"].clone())
-            return found
-
-        monkeypatch.setattr(InlineTrainer, "ask", spy)
-        self.sites: dict[str, AttackedSite] = {}
-        for number, name in enumerate(NAMES):
-            count = 6 + more if name == TARGET else 6
-            images = draw(root / f"images-{name}", noise_images(count, number))
-            self.sites[name] = attack(name, images, **CONTRACT, **contract)
-        self.images = root / "images-a"
-        self.program: Program = self.like()
-
-    def like(self, **sections: Any) -> Program:
-        """The program, with other settings."""
-        return like(self.images, **sections)
-
-    def sum(
-        self,
-        names: Iterable[str],
-        run: str = "run1",
-        round: int = 1,
-        vector: Tensor | None = None,
-    ) -> Tensor:
-        """The sum of the round's updates from `vector` over some sites, without masks."""
-        link = LocalLink({name: self.sites[name].service for name in names})
-        declared, absent, _ = propose(self.program, run, link, {})
-        assert not absent
-        federation = gather(self.program, declared)
-        engine = RemoteEngine(federation, link, RunRecord({}, {}, lambda: 0, id=run))
-        whole = known(self.program)
-        given = whole.initial if vector is None else vector
-        order = Order(round, given[whole.layout.travelling])
-        cohort = range(len(link.sites))
-        outcome = collect(engine, order, cohort, lambda _: None, lambda: None)
-        assert not outcome.rejected
-        return outcome.total.plain()["delta"]
 
 
 @pytest.fixture
@@ -135,13 +60,16 @@ def test_ours_serve_one_list_whatever_is_forgotten(federation: Federation, run: 
     assert "contract.sums: round 1 of this program was summed over 1 other list" in lines[-1]["why"]
 
 
-ANOTHER: dict[str, Any] = {"train": {"batch": 8}, "rounds": {"deadline": 601.0}}
+WHOLE: dict[str, Any] = {"train": {"batch": 8}}  # all of a site's images in a step
+ALIKE: dict[str, Any] = {"train": {"batch": 8, "steps": 1, "sampling": "independent"}}
+LATER: dict[str, Any] = {"rounds": {"deadline": 601.0}}
 Repetition = Callable[[Federation, Iterable[str]], Tensor]
 
 
 def of_another_program(federation: Federation, names: Iterable[str]) -> Tensor:
     """The sum of the first round of a program that waits a second longer."""
-    federation.program = federation.like(**ANOTHER)
+    sections = WHOLE if federation.program.train.steps is None else ALIKE
+    federation.program = federation.like(**sections, **LATER)
     return federation.sum(names)
 
 
@@ -157,7 +85,7 @@ REPEATED = pytest.mark.parametrize("repeated", [of_another_program, of_another_r
 def test_sums_that_count_as_different_are_subtracted_where_lists_are_not_limited(
     federation: Federation, repeated: Repetition
 ) -> None:
-    federation.program = federation.like(train={"batch": 8})
+    federation.program = federation.like(**WHOLE)
     found = federation.sum(NAMES) - repeated(federation, NAMES[:3])
     closest = min(float((found - one).abs().max()) for one in federation.trained[:4])
     assert closest < 1e-7 < 1e-3 < found.abs().max()
@@ -167,8 +95,9 @@ def test_sums_that_count_as_different_are_subtracted_where_lists_are_not_limited
 def test_one_list_of_sites_for_all_rounds_and_programs_leaves_nothing_to_subtract(
     attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeated: Repetition
 ) -> None:
-    named = [like(tmp_path).fingerprint, like(tmp_path, **ANOTHER).fingerprint]
+    named = [like(tmp_path, **one).fingerprint for one in (ALIKE, {**ALIKE, **LATER})]
     federation = Federation(attack, tmp_path, monkeypatch, lists=1, programs=named)
+    federation.program = federation.like(**ALIKE)
     federation.sum(NAMES)
     with pytest.raises(SiteError, match="only 0 sites agreed on who survived"):
         repeated(federation, NAMES[:3])
@@ -191,7 +120,8 @@ OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_over_one_list_a_site_with_more_images_is_left_by_two_programs(
     attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, otherwise: str
 ) -> None:
-    monkeypatch.setattr(Contract, "_check_named", lambda self, program: None)
+    for check in ("_check_named", "_check_alike"):
+        monkeypatch.setattr(Contract, check, lambda self, program: None)
     federation = Federation(attack, tmp_path, monkeypatch, MORE, lists=1)
     sums = []
     for sections in OTHERWISE[otherwise]:
@@ -211,60 +141,22 @@ def test_over_one_list_a_site_with_more_images_is_left_by_two_programs(
 def test_ours_take_part_in_the_programs_that_the_owner_names(
     attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, otherwise: str
 ) -> None:
+    monkeypatch.setattr(Contract, "_check_alike", lambda self, program: None)  # named ones suffice
     first, second = OTHERWISE[otherwise]
     named = [like(tmp_path, **first).fingerprint]
     federation = Federation(attack, tmp_path, monkeypatch, MORE, lists=1, programs=named)
     federation.program = federation.like(**first)
     federation.sum(NAMES)
-    assert _refusals(federation, federation.like(**second)) == {"contract.programs"}
+    assert federation.refusals(federation.like(**second)) == {"contract.programs"}
 
 
 def test_lists_are_limited_only_for_programs_that_are_named(
     attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation = Federation(attack, tmp_path, monkeypatch, lists=1)
-    assert _refusals(federation, federation.program) == {"contract.lists"}
+    assert federation.refusals(federation.program) == {"contract.lists"}
     ridge = {"algorithm": {"name": "ridge"}, "rounds": {"rounds": 1}}
-    assert not _refusals(federation, federation.like(**ridge)), "its sums know no steps or weights"
-
-
-@pytest.mark.parametrize("batch", [6, 9])
-def test_vectors_tell_apart_who_takes_more_steps_and_nobody_else(
-    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
-) -> None:
-    """What no contract refuses, and the owner of a named program sees to.
-
-    Without biases and with an output of zero, twice the first weights are twice the features, and
-    twice the first step of the output's weights. Not so the second step, which only the target
-    takes, in batches that it draws, unless one takes in all of its images.
-    """
-    settings: dict[str, Any] = {"train": {"batch": batch, "lr": 0.5}}
-    named = [like(tmp_path, **settings).fingerprint]
-    federation = Federation(attack, tmp_path, monkeypatch, MORE, lists=1, programs=named)
-    federation.program = federation.like(**settings)
-    whole = known(federation.program)
-    first, *_, output = [e for e in whole.layout.entries if e.name.endswith("weight")]
-    assert output.name in whole.network.head
-    single = whole.initial.clone()
-    for entry in whole.layout.entries:
-        if entry == output or entry.name.endswith("bias"):
-            entry.view(single).zero_()
-    double = single.clone()
-    first.view(double).mul_(2)
-    one, two = (
-        output.view(federation.sum(NAMES, round=number, vector=vector))
-        for number, vector in ((1, single), (2, double))
-    )
-    left = float((two - 2 * one).abs().max())
-    assert left > 1e-3 if batch == 6 else left < 1e-6
-    assert float(one.abs().max()) > 0.01
-
-
-def _refusals(federation: Federation, of: Program) -> set[str]:
-    """The clauses by which sites refuse a program."""
-    link = LocalLink({name: site.service for name, site in federation.sites.items()})
-    absent = propose(of, "run2", link, {})[1]
-    return {clause for why in absent.values() for clause in re.findall(r"contract\.\w+", why)[:1]}
+    assert not federation.refusals(federation.like(**ridge)), "its sums know no steps or weights"
 
 
 def test_a_round_is_repeated_with_the_same_sites(federation: Federation) -> None:

@@ -65,7 +65,10 @@ def test_from_the_first_image_to_the_last_template(home: Path, tmp_path: Path) -
         said = done("faces", "enrol", run, gallery, person, staff / person / "0.png").out
         assert "1 template added, 1 in total" in said
     assert (tmp_path / "g.key").stat().st_mode & 0o077 == 0
-    assert "threshold" in done("faces", "calibrate", run, gallery, staff, "--far", "0.1").out
+    assert (
+        "threshold"
+        in done("faces", "calibrate", run, gallery, staff, "--far", "0.1", "--estimate").out
+    )
     asked = ("faces", "verify", run, gallery, "20", staff / "20" / "0.png")
     said = refused(7, *asked, "--far", "0.2")  # which the run has a threshold for
     assert "is for a false accept rate of 0.1, not 0.2" in said
@@ -95,7 +98,7 @@ def test_from_the_first_image_to_the_last_template(home: Path, tmp_path: Path) -
     more = [staff / "21" / f"{number}.png" for number in (1, 2)]
     said = done("faces", "enrol", run, gallery, "21", *more).out
     assert "another number of templates per person (1); choose it again" in said
-    done("faces", "calibrate", run, gallery, staff, "--far", "0.1")
+    done("faces", "calibrate", run, gallery, staff, "--far", "0.1", "--estimate")
     assert "again" not in done("faces", "enrol", run, gallery, "22", *more, more[0]).out
     refused(7, "faces", "verify", run, gallery, "20", staff / "20" / "0.png")
     refused(7, "faces", "delete", gallery, "20")
@@ -122,6 +125,23 @@ def test_a_passphrase_instead_of_a_key(
     refused(3, "faces", "list", gallery, "--key", gallery)
 
 
+def test_a_guarantee_is_for_those_who_are_enrolled(home: Path, tmp_path: Path) -> None:
+    run, gallery, staff = home / "one", tmp_path / "g", home / "staff"
+    image = staff / "20" / "0.png"
+    done("faces", "enrol", run, gallery, "20", image)
+    asked = ("faces", "verify", run, gallery, "20", image, "--json")
+    assert json.loads(done(*asked, "--far", "0.2").out)["guaranteed"] is False  # two are tested
+    calibrate = ("faces", "calibrate", run, gallery, staff, "--far", "0.2")
+    assert "of at most 0.2, from 12 comparisons" in done(*calibrate).out
+    assert json.loads(cli(*asked).out)["guaranteed"] is True
+    assert "guaranteed for those" in done("faces", "enrol", run, gallery, "21", image).out
+    assert json.loads(cli(*asked).out)["guaranteed"] is False
+    done(*calibrate)
+    assert "guaranteed for those" in done("faces", "delete", gallery, "21").out
+    done(*calibrate, "--estimate")
+    assert json.loads(cli(*asked).out)["guaranteed"] is False
+
+
 def test_what_cannot_be_told_is_refused(home: Path, tmp_path: Path) -> None:
     run, gallery, image = home / "one", tmp_path / "g", home / "staff" / "20" / "0.png"
     refused(7, "faces", "list", gallery)
@@ -131,8 +151,11 @@ def test_what_cannot_be_told_is_refused(home: Path, tmp_path: Path) -> None:
     assert not gallery.exists()
     done("faces", "enrol", run, gallery, "20", image)
     assert "--far" in refused(7, "faces", "verify", run, gallery, "20", image, "--far", "0.5")
-    said = refused(3, "faces", "calibrate", run, gallery, home / "staff", "--far", "0.001")
-    assert "too few to estimate" in said
+    few = ("faces", "calibrate", run, gallery, home / "staff", "--far", "0.001")
+    assert "too few to estimate" in refused(3, *few, "--estimate")
+    said = refused(3, *few)
+    assert "4 people are too few to guarantee" in said
+    assert "at least 999, one folder each" in said
     refused(3, "predict", run, tmp_path / "nothing.png")
     assert "faces enrol" in refused(4, "predict", run, image)
 

@@ -57,7 +57,7 @@ def test_with_partial_work_a_sites_own_model_trains_fewer_epochs_too() -> None:
 def test_every_sample_comes_once_an_epoch_and_none_is_left_single(
     samples: int, epochs: int, size: int, seed: int
 ) -> None:
-    made = list(batches(samples, epochs, size, generator(seed)))
+    made = list(batches(epochs, samples, size, generator(seed)))
     sizes = [len(batch) for batch in made]
     per_epoch = len(made) // epochs
     for epoch in range(epochs):
@@ -67,13 +67,13 @@ def test_every_sample_comes_once_an_epoch_and_none_is_left_single(
     if samples > 1 and size > 1:
         assert min(sizes) > 1
     assert per_epoch == -(-samples // size) - (1 < size < samples and samples % size == 1)
-    again = list(batches(samples, epochs, size, generator(seed)))
+    again = list(batches(epochs, samples, size, generator(seed)))
     assert all(torch.equal(a, b) for a, b in zip(made, again, strict=True))
 
 
 def test_epochs_and_rounds_are_shuffled_differently() -> None:
-    first, second = batches(50, 2, 50, generator(0, "round", 1))
-    (third,) = batches(50, 1, 50, generator(0, "round", 2))
+    first, second = batches(2, 50, 50, generator(0, "round", 1))
+    (third,) = batches(1, 50, 50, generator(0, "round", 2))
     assert len({tuple(order.tolist()) for order in (first, second, third)}) == 3
 
 
@@ -152,7 +152,7 @@ def test_body_and_head_learn_in_their_own_phases_only(tiny_federation: Make) -> 
     for number, (learns, rests) in enumerate(
         [(layout.personal, layout.travelling), (layout.travelling, layout.personal)]
     ):
-        only = replace(federation.program.algorithm.phases(1)[number], epochs=1)
+        only = replace(federation.program.algorithm.phases(1)[number], length=1)
         try:
             type(federation.program.algorithm).phases = lambda self, epochs, only=only: [only]
             worker.step(order, 0, {})

@@ -75,7 +75,7 @@ def test_cosine_over_all_steps_is_pytorchs_own() -> None:
 
 @given(samples=st.integers(1, 90), size=st.integers(1, 20))
 def test_steps_are_counted_as_batches_are_made(samples: int, size: int) -> None:
-    made = list(batches(samples, 1, size, generator(0)))
+    made = list(batches(1, samples, size, generator(0)))
     assert GradientSteps(torch.no_grad).steps(samples, size) == len(made)
 
 

@@ -41,6 +41,10 @@ CASES: dict[str, dict[str, Any]] = {
     "scaffold": {"algorithm": {"name": "scaffold"}},
     "scaffold, cohort": {"algorithm": {"name": "scaffold"}, "rounds": {"rounds": 4, "cohort": 2}},
     "fednova, float16": {"algorithm": {"name": "fednova"}, "codec": {"up": {"steps": ["float16"]}}},
+    "fednova, steps": {
+        "algorithm": {"name": "fednova"},
+        "train": {"steps": 3, "sampling": "independent"},
+    },
     "fedbn, BatchNorm": {"algorithm": {"name": "fedbn"}, **BATCH_NORM},
     "fedbn, cohort": {"algorithm": {"name": "fedbn"}, "rounds": {"rounds": 4, "cohort": 2}},
     "ditto, cohort": {"algorithm": {"name": "ditto"}, "rounds": {"rounds": 4, "cohort": 2}},

@@ -27,6 +27,11 @@ CASES = {
         "algorithm": {"name": "fednova"},
         "split": {"name": "quantity", "sites": 3, "min_samples": 8},
     },
+    "fednova, as many steps at unequal sites": {
+        "algorithm": {"name": "fednova"},
+        "split": {"name": "quantity", "sites": 3, "min_samples": 8},
+        "train": {"steps": 5, "sampling": "independent"},
+    },
     "fedexp": {"algorithm": {"name": "fedexp"}, "codec": {"up": {"steps": ["float16"]}}},
     "codecs, feedback": {
         "codec": {

@@ -5,10 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tomli_w
+from attacked_site import draw, noise_images, program
 
 import fedsight
-from fedsight.core.errors import RefusedError, SiteError
+from fedsight.core.errors import DeployError, RefusedError, SiteError
 from fedsight.deploy.package import hash_of, installed, require_same, require_unchanged, stated
+from fedsight.deploy.site.delivery import process
+from fedsight.deploy.site.delivery.received import Received, ReceivedOrder
+from fedsight.deploy.site.folder import open_images
+from fedsight.deploy.site.owner import read_owner
 
 
 def test_a_changed_line_a_new_module_and_another_name_change_the_hash(tmp_path: Path) -> None:
@@ -87,3 +93,23 @@ def test_another_package_is_refused(table: object, said: str) -> None:
     with pytest.raises(RefusedError) as caught:
         require_same(table, "lyon")
     assert caught.value.cause.startswith(f"site 'lyon' {said}, and the coordinator ")
+
+
+def test_code_that_the_owner_has_not_listed_opens_no_image(tmp_path: Path) -> None:
+    """Neither when a site starts, nor when it makes its recogniser."""
+    home = tmp_path / "ward"
+    home.mkdir()
+    images = draw(tmp_path / "images", noise_images(6))
+    data = {"name": "folder", "path": str(images)}
+    (home / "owner.toml").write_text(
+        tomli_w.dumps({"data": data, "contract": {"packages": ["e" * 64]}})
+    )
+    with pytest.raises(DeployError, match=r"contract\.packages") as caught:
+        open_images(read_owner(home / "owner.toml", None))
+    assert caught.value.cure
+    what = program(images)
+    order = ReceivedOrder(
+        "run", what.fingerprint, what.table(), "ward", "memory", 1, 0, 0, "e" * 64, 0
+    )
+    with pytest.raises(DeployError, match=r"contract\.packages"):
+        process._delivered(Received(home), "key", order)

@@ -59,6 +59,8 @@ PRIVATE = {"name": "example", "clip": 1.0, "epsilon": 4.0, "noise_multiplier": 0
             36,
         ),
         ({"split": SIX, "train": {"epochs": 2}, "rounds": {"rounds": 4, "cohort": 2}}, None),
+        ({"train": {"steps": 7, "batch": 20}, "rounds": {"rounds": 2}}, 7),
+        ({"split": SIX, "train": {"steps": 5}, "rounds": {"rounds": 4, "cohort": 2}}, None),
     ],
 )
 def test_every_arm_sees_as_many_images_as_the_federation(sections: Any, passes: Any) -> None:
@@ -73,9 +75,9 @@ def test_every_arm_sees_as_many_images_as_the_federation(sections: Any, passes: 
     budget = spent(federation, diary.lines)
     images = len(federation.dataset.train)
     assert budget.passes == pytest.approx(seen / images)
-    if passes is not None:
-        assert budget == planned(federation) == Budget(3, passes)
     rounds = federation.program.rounds.rounds
+    if passes is not None:
+        assert budget == planned(federation) == Budget(rounds, passes)
     # Where a single image is left over in a round, it is left out.
     assert images_seen(federation.all_pooled(budget)) == pytest.approx(seen, abs=2 * rounds)
     for site in range(federation.population):

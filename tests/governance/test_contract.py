@@ -326,3 +326,28 @@ def test_one_list_of_sites_is_summed_where_only_masks_protect() -> None:
         assert Contract(require=masks, sums=2).most_sums(noise) == 2
         assert Contract(epsilon=3.0, sums=1).most_sums(noise) == 1
         assert Contract(require=masks, lists=3).sum_limit(noise) == SumLimit(1, 3)
+
+
+def training(steps: int | None, sampling: str, privacy: str = "none", noise: float = 1.0) -> Any:
+    """A program that trains so many steps on images drawn in this way."""
+    found = program(noise, privacy)
+    found.train = SimpleNamespace(steps=steps, sampling=sampling)
+    found.algorithm = SimpleNamespace(phases=lambda length: [length])
+    return found
+
+
+def test_lists_are_limited_for_programs_in_which_all_sites_train_alike() -> None:
+    contract = Contract(lists=1, programs=("ab" * 32,))
+    contract.check_program(training(3, "independent"))
+    for unlike in (
+        training(None, "independent"),
+        training(3, "shuffled"),
+        training(3, "balanced"),
+        training(3, "shuffled", "example", 1e-9),  # noise of any size hides nothing
+    ):
+        assert "depends on its number of images" in refusal(contract, unlike)
+        Contract(programs=("ab" * 32,)).check_program(unlike)
+    bounded = Contract(lists=1, programs=("ab" * 32,), min_noise_multiplier=0.5)
+    bounded.check_program(training(3, "shuffled", "example"))
+    bounded.check_program(training(None, "shuffled", "local"))  # it hides the whole site
+    assert "depends on its number" in refusal(bounded, training(None, "shuffled", "example"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from fedsight.core.errors import DataError, StoreError
 from fedsight.inference.gallery import Gallery
-from fedsight.inference.recognition import calibrate, enrol, mean
+from fedsight.inference.recognition import calibrate, enrol, guarantee, mean
 from fedsight.tasks.faces import verification
 
 FAR = 0.01
@@ -99,3 +101,54 @@ def test_a_rate_that_cannot_be_told_is_refused_and_the_old_threshold_stays() -> 
     assert (kept.threshold, kept.far) == (0.5, 0.1)
     with pytest.raises(StoreError, match="nobody is enrolled"):
         calibrate(gallery(), crowd(50, 2, seed=4), FAR)
+
+
+def alike(count: int, draws: torch.Generator) -> list[Tensor]:
+    """People in all directions, with five images each that hardly differ."""
+    centres = torch.nn.functional.normalize(torch.randn(count, 1, 8, generator=draws), dim=-1)
+    images = centres + 0.01 * torch.randn(count, 5, 8, generator=draws)
+    return list(torch.nn.functional.normalize(images, dim=-1))
+
+
+def realised(
+    rule: Callable[[Gallery, list[Tensor], float], int], people: int, far: float
+) -> Tensor:
+    """The share of strangers who pass for somebody enrolled, for each of many draws of all."""
+    draws, found = torch.Generator().manual_seed(0), []
+    for _ in range(250):
+        kept = Gallery("model")
+        for number, vectors in enumerate(alike(3, draws)):
+            enrol(kept, str(number), vectors[:1])
+        rule(kept, alike(people, draws), far)
+        assert kept.threshold is not None
+        enrolled = torch.tensor([one[0] for one in kept.people.values()])
+        strangers = torch.cat(alike(100, draws))
+        found.append(float((strangers @ enrolled.T >= kept.threshold).double().mean()))
+    return torch.tensor(found)
+
+
+def test_strangers_pass_no_more_often_than_is_guaranteed() -> None:
+    """The people who are compared may be few: the rate holds on average over all draws of them."""
+    for people, far in ((9, 0.1), (12, 0.1), (4, 0.2)):
+        found = realised(guarantee, people, far)
+        assert float(found.mean()) <= far + 3 * float(found.std()) / len(found) ** 0.5
+
+
+def test_an_estimate_from_few_people_lets_more_pass_than_was_asked() -> None:
+    """Many comparisons of three people say little of others: the attack on the guarantee."""
+    found = realised(calibrate, 3, 0.1)
+    assert float(found.mean()) > 1.5 * 0.1 + 3 * float(found.std()) / len(found) ** 0.5
+
+
+def test_too_few_people_for_a_guarantee_name_how_many_are_enough() -> None:
+    kept, draws = gallery(1), torch.Generator().manual_seed(0)
+    kept.threshold = 0.5
+    people = [torch.nn.functional.normalize(one[:, :4], dim=-1) for one in alike(99, draws)]
+    with pytest.raises(DataError, match="98 people are too few") as error:
+        guarantee(kept, people[:98], FAR)
+    assert "at least 99," in error.value.cure
+    assert kept.threshold == 0.5
+    assert guarantee(kept, people, FAR) == 99 * 5
+    assert kept.guaranteed
+    with pytest.raises(StoreError, match="nobody is enrolled"):
+        guarantee(gallery(), people, FAR)

@@ -134,7 +134,6 @@ def test_the_report_says_for_whom_sets_hold(run: Path) -> None:
             },
             "noise protects",
         ),
-        ({"task": {"name": "ordinal"}}, "one class by its score"),
     ],
 )
 def test_what_is_left_out_has_a_reason(

@@ -180,6 +180,8 @@ def program(**sections: Any) -> Program:
     tables: dict[str, Any] = {}
     for name, table in SECTIONS.items():
         given = sections.pop(name, {})
+        if given.get("steps"):  # in place of epochs
+            table = {key: value for key, value in table.items() if key != "epochs"}
         keeps = given.get("name", table.get("name")) == table.get("name")
         tables[name] = {**table, **given} if keeps else given
     data = Tiny(**tables.pop("data"))

@@ -66,7 +66,7 @@ class Mean:
 class Phase:
     """A phase of local training in which only some slices are trained."""
 
-    epochs: int
+    length: int  # epochs, or local steps where the program says `train.steps`
     trains: frozenset[Kind]
 
 
@@ -229,21 +229,23 @@ class Algorithm(Settings):
         """The kind of a tensor; personal ones stay at the site. By default nothing changes."""
         return kind
 
-    def phases(self, epochs: int) -> list[Phase]:
-        """The phases of one round's local training."""
-        return [Phase(epochs, EVERYTHING)]
+    def phases(self, length: int) -> list[Phase]:
+        """The phases of one round's local training, of the `length` that the program states: of
+        epochs, or of steps (`train.steps`)."""
+        return [Phase(length, EVERYTHING)]
 
-    def own_phases(self, epochs: int) -> list[Phase]:
+    def own_phases(self, length: int) -> list[Phase]:
         """The phases in which the site's own model is trained, after the shared one (`owns`).
 
         It begins where it last ended, the first time at the order's model, and never travels.
         """
         return []
 
-    def passes(self, epochs: int) -> int:
-        """How many epochs a round trains one model; of the shared and the own one the more."""
-        both = self.phases(epochs), self.own_phases(epochs)
-        return max(sum(phase.epochs for phase in phases) for phases in both)
+    def longest(self, length: int) -> int:
+        """How many epochs or steps a round trains one model; of the shared and the own one the
+        more."""
+        both = self.phases(length), self.own_phases(length)
+        return max(sum(phase.length for phase in phases) for phases in both)
 
     def init(self, vector: Tensor) -> State:
         """The server's state before the first round."""

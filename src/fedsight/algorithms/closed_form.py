@@ -157,6 +157,7 @@ class ClosedForm(Algorithm):
             )
             found.append(Problem("train.augment", cause, "leave it out"))
         ignored = {
+            "train.steps": program.train.steps is not None,
             "train.sampling": program.train.sampling != "shuffled",
             "task.class_weights": program.task.table().get("class_weights") is not None,
             "task.calibration": bool(program.task.table().get("calibration")),

@@ -31,9 +31,9 @@ class KeptNetworks(Algorithm):
         """All layers are personal."""
         return kind if name == self.beside else Kind.PERSONAL
 
-    def phases(self, epochs: int) -> list[Phase]:
+    def phases(self, length: int) -> list[Phase]:
         """The layers are trained, and nothing else."""
-        return [Phase(epochs, frozenset({Kind.PERSONAL}))]
+        return [Phase(length, frozenset({Kind.PERSONAL}))]
 
     def finish(self, vector: torch.Tensor, local: Local) -> tuple[Payload, Memory]:
         """Nothing but the sums travels."""

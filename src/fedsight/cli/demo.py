@@ -45,8 +45,7 @@ def demo_command(
     from fedsight.report.page import build
     from fedsight.runs.progress import Screen
 
-    changes = [f"name={demo.NAME}", f"split.sites={sites}", f"rounds.rounds={rounds}"]
-    program, speed = config.example("fashion", changes)
+    program, speed = config.example("fashion", demo.changes(sites, rounds))
     screen = Screen()
     with _folder(keep) as folder, demo.prefork_process():
         screen.say(

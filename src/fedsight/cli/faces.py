@@ -21,6 +21,10 @@ app = typer.Typer(
     help="Recognise people with a run of the task `faces`; the gallery stays on this machine.",
 )
 VARIABLE = "FEDSIGHT_PASSPHRASE"
+UNGUARANTEED = message(
+    "the false accept rate was guaranteed for those who were enrolled before; choose the threshold "
+    "again: fedsight faces calibrate"
+)
 NOT_THE_PERSON = 10  # exit code of `verify` for an answer of no: no family of errors has it
 
 RunArgument = Annotated[
@@ -87,6 +91,7 @@ def enrol_command(
     vectors = model.vectors(find_files(images, "image"))
     with locked(gallery):
         kept = model.open(read(gallery, secret)) if gallery.exists() else Gallery(model.digest)
+        guaranteed = kept.guaranteed
         enrol(kept, name, vectors)
         write(gallery, kept, secret)
     count = len(kept.people[name])
@@ -107,6 +112,8 @@ def enrol_command(
                 numbers=", ".join(map(str, kept.calibrated)),
             )
         )
+    elif guaranteed:
+        echo(UNGUARANTEED)
 
 
 @app.command("verify")
@@ -136,8 +143,11 @@ def verify_command(
     found = model.matches(kept, model.vectors([image])[0], far)
     match = next(one for one in found if one.name == name)
     if as_json:
-        limit = model.threshold(kept, far)
-        echo(json.dumps({"path": str(image), **match.table(), "threshold": limit}))
+        limit = {
+            "threshold": model.threshold(kept, far),
+            "guaranteed": model.guarantees(kept, far),
+        }
+        echo(json.dumps({"path": str(image), **match.table(), **limit}))
     else:
         threshold = f"{model.threshold(kept, far):.3f}"
         values = {"match": _line(match), "threshold": threshold}
@@ -194,29 +204,46 @@ def calibrate_command(
     key: Key = None,
     passphrase: Phrase = False,
     far: FarOption = 0.01,
+    estimate: Annotated[
+        bool,
+        typer.Option(
+            "--estimate",
+            help="Choose by the comparisons alone: needs fewer people, and may let more pass.",
+        ),
+    ] = False,
     site: SiteOption = None,
 ) -> None:
     """Choose the gallery's threshold on people of this site, neither trained on nor enrolled.
 
-    Each of them needs as many images as the enrolled people have templates.
+    A stranger drawn like them then passes for the people who are enrolled now in no more than this
+    share of comparisons, on average; a rate of 0.01 takes 99 people. With --estimate each of them
+    needs as many images as the enrolled people have templates.
 
     Example: fedsight faces calibrate runs/faces staff.gallery volunteers/ --far 0.01
     """
     from fedsight.inference.gallery import locked, read, write
-    from fedsight.inference.recognition import Recogniser, calibrate
+    from fedsight.inference.recognition import Recogniser, calibrate, guarantee
 
     model, secret = Recogniser(run, site), _secret(gallery, key, passphrase)
     people = model.volunteers(folder)
     with locked(gallery):
         kept = model.open(read(gallery, secret))
-        compared = calibrate(kept, people, far)
+        compared = (calibrate if estimate else guarantee)(kept, people, far)
         write(gallery, kept, secret)
+    values = {"threshold": f"{kept.threshold:.3f}", "rate": far, "n": compared}
+    if estimate:
+        echo(
+            message(
+                "threshold {threshold} for a false accept rate of {rate:g}, from {n} comparisons",
+                **values,
+            )
+        )
+        return
     echo(
         message(
-            "threshold {threshold} for a false accept rate of {rate:g}, from {n} comparisons",
-            threshold=f"{kept.threshold:.3f}",
-            rate=far,
-            n=compared,
+            "threshold {threshold} for a false accept rate of at most {rate:g}, from {n} "
+            "comparisons",
+            **values,
         )
     )
 
@@ -239,10 +266,14 @@ def delete_command(gallery: File, name: Name, key: Key = None, passphrase: Phras
 
     Example: fedsight faces delete staff.gallery "Ada L."
     """
-    from fedsight.inference.gallery import erase
+    from fedsight.inference.gallery import erase, read
 
-    count = erase(gallery, name, _secret(gallery, key, passphrase))
+    secret = _secret(gallery, key, passphrase)
+    guaranteed = read(gallery, secret).guaranteed
+    count = erase(gallery, name, secret)
     echo(plural("{name}: {n} template deleted", "{name}: {n} templates deleted", count, name=name))
+    if guaranteed:
+        echo(UNGUARANTEED)
 
 
 def _secret(gallery: Path, key: Path | None, passphrase: bool) -> Secret:

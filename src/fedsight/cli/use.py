@@ -59,7 +59,7 @@ Coverage = Annotated[
     typer.Option(
         metavar="X",
         help="Show a set of labels for each that holds the true one with this probability, such "
-        "as 0.9.",
+        "as 0.9; or a mask, labels, grades or boxes that miss no more than the rest on average.",
         show_default=False,
     ),
 ]
@@ -229,7 +229,7 @@ def _print_table(modality: str, found: Sequence[Prediction], top: int) -> None:
     for heading in [*headings, message("set")] if sets else headings:
         table.add_column(str(heading))
     for one in found:
-        last = [escape(", ".join(one.classes or ()) or "–")] if sets else []
+        last = [_set(one)] if sets else []
         if one.answer is None:
             why = escape(str(from_english(one.error or "")))
             table.add_row(escape(one.where), f"[red]{why}[/red]", "", *last)
@@ -237,6 +237,17 @@ def _print_table(modality: str, found: Sequence[Prediction], top: int) -> None:
         shares = "\n".join(f"{p:.1%}" for _, p in one.answer.shown(top))
         table.add_row(escape(one.where), _label(one, top), shares, *last)
     Console().print(table)
+
+
+def _set(one: Prediction) -> str:
+    """The labels of an answer with a coverage; those of a mask with their shares of the image."""
+    from rich.markup import escape
+
+    marked = {} if one.answer is None else one.answer.details.get("marked", {})
+    shares = [
+        f"{name} {marked[name]:.1%}" if name in marked else name for name in one.classes or ()
+    ]
+    return escape(", ".join(shares) or "–")
 
 
 def _label(one: Prediction, top: int) -> Text | str:

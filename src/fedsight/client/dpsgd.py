@@ -14,7 +14,7 @@ from fedsight.client.per_image import PerImage, Single
 from fedsight.client.training import GradientSteps, Lesson, LocalTraining, Progress
 from fedsight.core.rng import derive
 from fedsight.privacy.base import Plan
-from fedsight.privacy.mechanisms.example import Example, steps
+from fedsight.privacy.mechanisms.example import Example, steps_of_pass
 from fedsight.privacy.noise import MakeNoise, added
 from fedsight.program.federation import Federation
 
@@ -30,14 +30,15 @@ class PrivateSteps:
         self._plan = plan
 
     def train(self, lesson: Lesson) -> Progress:
-        """Train for `lesson.epochs` passes.
+        """Train for `lesson.epochs` passes, or `lesson.steps` steps.
 
-        The number of steps depends only on the number of images, and no loss is reported.
+        Their number depends on nothing but the number of images, and no loss is reported.
         """
         samples, optimizer, plan = lesson.samples, lesson.optimizer, self._plan
         expected = float(min(plan.batch, samples))
         deviation = self._mechanism.at(plan, samples) * self._clip
-        count = steps(plan, samples) // plan.passes * lesson.epochs
+        count = lesson.epochs * steps_of_pass(plan, samples)
+        count = count if lesson.steps is None else lesson.steps
         values = [parameter.detach() for parameter in optimizer.parameters]
         whole = [parameter.detach() for parameter in lesson.model.parameters()]
         gradients = PerImage(lesson.task, lesson.model, optimizer, self._hides)
@@ -58,7 +59,7 @@ class PrivateSteps:
 
     def steps(self, samples: int, batch: int) -> int:
         """Those that are accounted."""
-        return steps(self._plan, samples) // self._plan.passes
+        return steps_of_pass(self._plan, samples)
 
 
 def local_training(

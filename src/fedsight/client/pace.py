@@ -32,9 +32,10 @@ class Pace:
         """The pace of a site with so many images, or of the batches in `share`; `own`: that of its
         own model."""
         algorithm = program.algorithm
-        phases = (algorithm.own_phases if own else algorithm.phases)(program.train.epochs)
-        epochs = sum(phase.epochs for phase in phases)
-        steps = epochs * training.steps(images, program.train.batch)
+        phases = (algorithm.own_phases if own else algorithm.phases)(program.train.length)
+        steps = sum(phase.length for phase in phases)
+        if program.train.steps is None:  # they are epochs
+            steps *= training.steps(images, program.train.batch)
         if share is not None:
             steps = len(share)
         return cls(program.train, round, program.rounds.rounds, steps)

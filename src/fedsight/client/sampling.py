@@ -1,4 +1,4 @@
-"""The order in which a site's images are seen in an epoch (`train.sampling`)."""
+"""The order in which a site's images are seen in a pass over them (`train.sampling`)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from fedsight.program.train import Train
 
 
 def order_of(train: Train, labels: Tensor) -> Callable[[Generator], Tensor]:
-    """What draws the positions [n] of an epoch, for images with the class numbers `labels` [n]."""
+    """What draws the positions [n] of a pass, for images with the class numbers `labels` [n]."""
     if train.sampling == "balanced":
         return lambda draws: balanced(labels, draws)
+    if train.sampling == "independent":
+        return lambda draws: torch.randint(len(labels), (len(labels),), generator=draws)
     return lambda draws: torch.randperm(len(labels), generator=draws)
 
 

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from fedsight.client.optimizers import make_optimizer
-from fedsight.client.training import batches
+from fedsight.client.training import batches, unending
 from fedsight.core.layout import Entry, Kind
 from fedsight.core.types import Batch
 from fedsight.models.base import Network
@@ -35,7 +35,7 @@ def suits(program: Program, kinds: set[Kind]) -> bool:
         and not (algorithm.beyond or algorithm.asks_loss)
         and not (program.task.prepares or program.task.counts_labels)
     )
-    phases = algorithm.phases(train.epochs)
+    phases = algorithm.phases(train.length)
     return (
         plain
         and uniform
@@ -92,9 +92,9 @@ class Stacked:
             grad_and_value(partial(_loss, self.program.task, self.network.module)),
             randomness="different",
         )
+        made, samples = unending if train.steps else batches, images[0].y.shape[0]
         drawn = [
-            list(batches(images[0].y.shape[0], train.epochs, train.batch, draws, order))
-            for order, draws in orders
+            list(made(train.length, samples, train.batch, draws, order)) for order, draws in orders
         ]
         number = torch.arange(clients, device=x.device)[:, None]
         masks = [one.unlabelled for one in images if one.unlabelled is not None]

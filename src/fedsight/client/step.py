@@ -26,13 +26,7 @@ from fedsight.client.penalty import Penalised
 from fedsight.client.release import Leaving
 from fedsight.client.sampling import order_of
 from fedsight.client.site import Round, Site, mean_loss
-from fedsight.client.training import (
-    Lesson,
-    LocalTraining,
-    Progress,
-    learning,
-    spanned,
-)
+from fedsight.client.training import Lesson, LocalTraining, Progress, learning, spanned
 from fedsight.core.devices import drawing, moved, release_memory
 from fedsight.core.errors import ConfigError, EngineError, SiteError
 from fedsight.core.layout import Kind
@@ -198,7 +192,7 @@ class Client(BoundModel):
         hides, seeded = self._hides, program.train_seed
         draws = secret_generator() if hides else generator(seeded, *path, "batches")
         round = Round(order.round, known, draws, noise, blank)
-        phases = program.algorithm.phases(program.train.epochs)
+        phases = program.algorithm.phases(program.train.length)
         with drawing(self._device, None if hides else derive(seeded, *path, "dropout")):
             self._learn_public(draws, local)
             learnt = self._trained(round, phases, local)
@@ -254,7 +248,7 @@ class Client(BoundModel):
         self._place(self._sent(order), memory)
         pace = Pace.of(program, order.round, self._training, len(site.data), own=True)
         own = replace(round, site=replace(site, pace=pace.at), noise=partial(round.noise, "own"))
-        phases = program.algorithm.own_phases(program.train.epochs)
+        phases = program.algorithm.own_phases(program.train.length)
         self._trained(own, phases, self._local(order, memory, pace.start), own=True)
         return {"personal": self.vector[self.own].to("cpu", copy=True)}
 
@@ -372,7 +366,8 @@ class Client(BoundModel):
                     loss=loss,
                     read=read,
                     samples=len(site.data),
-                    epochs=phase.epochs,
+                    epochs=phase.length,
+                    steps=None if program.train.steps is None else phase.length,
                     batch=program.train.batch,
                     optimizer=make_optimizer(chosen, program.train, local.lr, self.network),
                     correct=correct,

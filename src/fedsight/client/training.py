@@ -39,7 +39,7 @@ class Lesson:
     task: Task
     read: Callable[[Tensor, Generator], Batch]  # positions [b], draws of augmentation -> batch
     samples: int  # images of the site
-    epochs: int
+    epochs: int  # passes over the images
     batch: int  # images in a step
     optimizer: Optimizer  # of the parameters that learn
     correct: Correct  # gradients as the algorithm wants them
@@ -47,6 +47,7 @@ class Lesson:
     draws: Generator  # of the order of images and of augmentation
     noise: MakeNoise  # that protects
     blank: bool = False  # whether no image is to be read: steps that noise alone takes
+    steps: int | None = None  # exactly so many, each of exactly `batch` images, in place of epochs
     # batches of positions in place of `epochs` whole passes
     given: Iterable[Tensor] | None = None
     order: Callable[[Generator], Tensor] | None = None  # positions of an epoch; None: shuffled
@@ -89,7 +90,7 @@ class GradientSteps:
         losses, sizes = [], []
         given = lesson.given
         if given is None:
-            given = batches(lesson.samples, lesson.epochs, lesson.batch, lesson.draws, lesson.order)
+            given = _made(lesson)
         for step, positions in enumerate(given, start=lesson.done):
             batch = lesson.read(positions, lesson.draws)
 
@@ -115,9 +116,16 @@ class GradientSteps:
         return len(_starts(samples, batch))
 
 
+def _made(lesson: Lesson) -> Iterator[Tensor]:
+    drawn = lesson.samples, lesson.batch, lesson.draws, lesson.order
+    if lesson.steps is not None:
+        return unending(lesson.steps, *drawn)
+    return batches(lesson.epochs, *drawn)
+
+
 def batches(
-    samples: int,
     epochs: int,
+    samples: int,
     size: int,
     draws: Generator,
     order: Callable[[Generator], Tensor] | None = None,
@@ -127,6 +135,34 @@ def batches(
     for _ in range(epochs):
         drawn = torch.randperm(samples, generator=draws) if order is None else order(draws)
         yield from _cut(drawn, size)
+
+
+def unending(
+    steps: int,
+    samples: int,
+    size: int,
+    draws: Generator,
+    order: Callable[[Generator], Tensor] | None = None,
+) -> Iterator[Tensor]:
+    """So many batches of exactly `size` positions, cut from one pass after the other.
+
+    A pass is drawn as in `batches`, when the first batch needs it: where `size` divides `samples`,
+    those of a whole pass are the batches of an epoch. Where a pass ends within a batch, the next
+    one fills it up, and more of them where all images together are fewer than `size`. So a batch
+    may hold an image twice.
+    """
+    if not samples:
+        return
+    rest = torch.empty(0, dtype=torch.int64)
+    for _ in range(steps):
+        parts, due = [rest], size - len(rest)
+        while due > 0:
+            drawn = torch.randperm(samples, generator=draws) if order is None else order(draws)
+            parts.append(drawn)
+            due -= samples
+        rest = torch.cat(parts)
+        yield rest[:size]
+        rest = rest[size:]
 
 
 def _cut(order: Tensor, size: int) -> Iterator[Tensor]:

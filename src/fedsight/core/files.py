@@ -11,7 +11,7 @@ import shutil
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from fedsight.core.errors import DeployError, StoreError
@@ -66,12 +66,21 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def content(path: Path) -> bytes:
-    """The bytes of a file. OSError for what is none, too: in a folder from somebody else, a pipe
-    would be waited for, and a link to a device read, without end."""
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is not a file", str(path))
+def opened(path: Path, links: bool = True) -> BinaryIO:
+    """A file, open for reading; with `links`, also one that `path` is a link to. OSError for what
+    is none, too: in a folder from somebody else, a pipe would be waited for, and a link to a device
+    read, without end."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | (0 if links else os.O_NOFOLLOW)
+    file = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
+    return file
+
+
+def content(path: Path, links: bool = True) -> bytes:
+    """The bytes of a file; OSError as `opened` raises it."""
+    with opened(path, links) as file:
         return file.read()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fedsight.core.files import opened
+
 _EXTRACT = "extract it, and give what is inside"
 _AS_CSV = "save the sheet as CSV (UTF-8), and give that file"
 _AS_TABLE = "save it as CSV, or with datasets' save_to_disk for data.name = 'huggingface'"
@@ -35,7 +37,7 @@ def mistaken(path: Path) -> tuple[str, str] | None:
     None for a text, for a file that cannot be read, and for what is not known.
     """
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             head = file.read(_HEAD)
     except (OSError, ValueError):
         return None

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedsight.core.files import opened
 from fedsight.data.base import listed_reasons
 from fedsight.data.images import dicom, formats
 
@@ -63,7 +64,7 @@ def reason_for(path: str) -> str:
     if len(suffix) <= _LONGEST and re.search(r"[^\W\d]", suffix) and suffix.isprintable():
         return suffix
     try:
-        with Path(path).open("rb") as file:
+        with opened(Path(path)) as file:
             head = file.read(_HEAD)
     except OSError:
         return BARE

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedsight.core.errors import DataError
+from fedsight.core.files import content
 
 
 @contextlib.contextmanager
@@ -21,7 +22,7 @@ def reading(name: str | Path, cure: str = "restore the file") -> Iterator[None]:
 def file_bytes(path: Path, cure: str = "restore the file") -> bytes:
     """The content of a file; DataError if it cannot be read."""
     with reading(path, cure):
-        return path.read_bytes()
+        return content(path)
 
 
 def file_text(path: Path) -> str:

@@ -44,6 +44,13 @@ class DemoFederation(NamedTuple):
     sites: list[SiteFolder]
 
 
+def changes(sites: int, rounds: int) -> list[str]:
+    """What the demo changes in the example of the sample."""
+    sizes = [f"split.sites={sites}", f"rounds.rounds={rounds}"]
+    # What real sites set aside for validation stays there.
+    return [f"name={NAME}", *sizes, "rounds.validation=0"]
+
+
 def prefork_process() -> AbstractContextManager[None]:
     """Meanwhile, all processes that are started here are forked from one prefork process.
 

@@ -44,6 +44,7 @@ from fedsight.evaluation.generalisation.told import left_out, told
 from fedsight.evaluation.homogeneity import Spread, spread
 from fedsight.evaluation.overall import Final, Interval, Intervals
 from fedsight.evaluation.samples import answers
+from fedsight.evaluation.trust.covering import covered
 from fedsight.evaluation.trust.measure import Trusted, trusted
 from fedsight.evaluation.trust.saved import keep
 from fedsight.program.budget import spent
@@ -111,7 +112,7 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     )
     summary["score_interval"] = list(sure.known["score"]) if "score" in sure.known else None
     left_out = Trusted.left_out(overall.FAILED)
-    trust = attempts.of(TRUST, lambda: trusted(final, run.pictures), left_out)
+    trust = attempts.of(TRUST, lambda: _trust(final, run.pictures), left_out)
     keep(store, trust)
     summary |= trust.summary
     summary |= _generalisation(run, (final, evaluator, figures), found, attempts)
@@ -119,6 +120,11 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     store.write_json("summary.json", summary)
     notify(run.callbacks, RunEnded(summary))
     return summary
+
+
+def _trust(final: Final, local: bool) -> Trusted:
+    """What is known of how far the answers can be trusted, whatever the task."""
+    return covered(final, local) or trusted(final, local)
 
 
 def _generalisation(

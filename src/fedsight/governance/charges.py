@@ -54,6 +54,6 @@ def charge(mechanism: Mechanism, plan: Plan, images: int) -> Charge:
     if times > MOST_TIMES:
         raise DeployError(
             f"the program would take more than {MOST_TIMES:.0e} steps in a round",
-            "lower train.epochs",
+            "lower train.epochs or train.steps",
         )
     return found.table(), times

@@ -102,7 +102,8 @@ class Contract(Settings):
     sums: int | None = Field(None, ge=1)
     # over how many different lists of sites updates may be summed by secure aggregation, in all
     # rounds of all programs on the data set together; None: any number. With 1 no site can be left
-    # out of a later sum, and none can join. Programs that train are then those in `programs` only
+    # out of a later sum, and none can join. Programs that train are then those in `programs` only,
+    # with train.steps and train.sampling = "independent", so that all sites train alike
     lists: int | None = Field(None, ge=1)
     runs: int = Field(1000, ge=1)  # maximum number of runs that the site keeps a memory of
     # what runs may occupy at the site together, with the ledger, in gigabytes
@@ -200,6 +201,7 @@ class Contract(Settings):
             self._check_noise(program, stated)
         self._check_multiplier(program)
         self._check_named(program)
+        self._check_alike(program)
 
     def _check_noise(self, program: Program, stated: Sequence[str]) -> None:
         """Raise DeployError unless the cost of the program's noise can be counted."""
@@ -239,15 +241,40 @@ class Contract(Settings):
         images than others train or count otherwise. In the difference of two sums over one list all
         others cancel.
         """
-        if self.lists is None or self.programs or not program.algorithm.phases(1):
-            return
-        if not HIDES_SITE & self.noised(program):
+        if self._limits_lists(program) and not self.programs:
             raise _refusal(
                 "lists",
                 "the contract names no programs, and another one could have a single site train "
                 "differently: the difference of the two sums would tell of that site alone",
                 "list the fingerprints of the permitted programs in contract.programs; ",
             )
+
+    def _check_alike(self, program: Program) -> None:
+        """Raise DeployError, where lists are limited, for a program in which what a site trains
+        depends on how many images it has.
+
+        Where sites with more images take more steps, two models can be chosen between which only
+        their updates differ. Where a batch holds all images of some sites, theirs are the same
+        in each round, and the difference of two rounds is that of the others' updates.
+        """
+        if not self._limits_lists(program):
+            return
+        noised = "example_dp" in self.noised(program)  # DP-SGD draws images by itself
+        drawn = noised or program.train.sampling == "independent"
+        if program.train.steps is None or not drawn:
+            raise _refusal(
+                "lists",
+                "what a site trains in this program depends on its number of images, and from two "
+                "models it could be told apart by that in the sums",
+                "set train.steps instead of train.epochs, and train.sampling = 'independent' (or "
+                "DP-SGD whose noise the contract bounds), and list the new fingerprint in "
+                "contract.programs; ",
+            )
+
+    def _limits_lists(self, program: Program) -> bool:
+        """Whether nothing but one list keeps the program's sums from being subtracted."""
+        trains = self.lists is not None and bool(program.algorithm.phases(1))
+        return trains and not HIDES_SITE & self.noised(program)
 
     def noised(self, program: Program) -> frozenset[str]:
         """The protections of `program` by noise that the site adds and whose strength the contract

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from fedsight.core.errors import StoreError
 from fedsight.core.files import make_folder, write_atomically
 from fedsight.data.base import Preprocess
 from fedsight.data.images.decode import whole
+from fedsight.data.images.fit import Placement
 from fedsight.evaluation.fonts import CJK_CURE as CURE
 from fedsight.evaluation.fonts import cjk_font, plain
-from fedsight.evaluation.marks import marked
+from fedsight.evaluation.marks import COLOURS, marked
 from fedsight.inference.predict import Prediction
 
 
@@ -30,9 +32,26 @@ def draw_all(found: Sequence[Prediction], folder: Path, preprocess: Preprocess) 
     written = free_paths(folder, [one.path.stem for one in shown])
     require_apart(written, [one.path for one in found], "--draw")
     for one, path in zip(shown, written, strict=True):
-        marks = one.answer.marks if one.answer else ()
-        write_png(marked(opened(one.path, preprocess), marks), path)
+        image, answer = opened(one.path, preprocess), one.answer
+        if answer is not None and answer.mask is not None:
+            image = tinted(image, answer.mask.any(0).numpy(), preprocess)
+        write_png(marked(image, answer.marks if answer else ()), path)
     return written
+
+
+def tinted(image: Image.Image, mask: npt.NDArray[np.bool_], preprocess: Preprocess) -> Image.Image:
+    """The image with the pixels of a mask [h, w] in the network's input in a colour."""
+    at = Placement.of(image.size, preprocess)
+    rows, columns = (
+        np.floor((np.arange(size) + 0.5 - at.source[axis]) * at.scale[axis]) + at.target[axis]
+        for axis, size in ((1, image.height), (0, image.width))
+    )
+    height, width = mask.shape
+    y, x = (one.clip(0, size - 1).astype(int) for one, size in ((rows, height), (columns, width)))
+    chosen = mask[y][:, x] & (y == rows)[:, None] & (x == columns)  # not what was cut off
+    pixels = np.array(image.convert("RGB"))
+    pixels[chosen] = (pixels[chosen] + np.array(COLOURS["found"])) // 2
+    return Image.fromarray(pixels)
 
 
 def free_paths(folder: Path, stems: Sequence[str]) -> list[Path]:

@@ -44,6 +44,7 @@ class Gallery:
     far: float | None = None  # the false accept rate that the threshold was chosen for
     # how many templates people had when it was chosen
     calibrated: list[int] = field(default_factory=list)
+    guaranteed: bool = False  # whether that rate is guaranteed, for those who were enrolled then
     # identifies its key in a key file
     number: str = field(default_factory=lambda: secrets.token_hex(16), compare=False)
 
@@ -204,6 +205,7 @@ def erase(path: Path, name: str, secret: Secret) -> int:
             write(path, gallery, secret)  # a change of the key was interrupted
         count = len(gallery.templates(name))
         del gallery.people[name]
+        gallery.guaranteed = False  # the rate was that of all who were enrolled
         if isinstance(secret, KeyFile):
             secret.add(gallery.number)
         write(path, gallery, secret)

@@ -18,7 +18,7 @@ from fedsight.data.images.decode import whole
 from fedsight.data.passed_over import Tally
 from fedsight.inference.inputs import Question, questions
 from fedsight.inference.saved import Saved
-from fedsight.inference.trusted import Assessed, Cover
+from fedsight.inference.trusted import Assessed, Cover, Limits
 from fedsight.tasks.presentation import Answer
 
 
@@ -98,6 +98,9 @@ def predict(
     if confidence is not None and not 0 <= confidence <= 1:
         raise DataError(f"the confidence {confidence} is not from 0 to 1", "give for example 0.5")
     if confidence is not None and saved.task.takes == "boxes":
+        if cover is not None:
+            cause = "--confidence and --coverage both say which boxes are shown"
+            raise DataError(cause, "give one of them")
         saved = replace(saved, task=saved.task.showing(confidence))
         confidence = None
     asked = questions(saved, paths, passed_over)
@@ -172,7 +175,7 @@ def abstaining(found: list[Prediction], cover: Cover | None) -> list[Prediction]
     ]
 
 
-def _predict(saved: Saved, group: list[Question], limits: Tensor | None) -> list[Prediction]:
+def _predict(saved: Saved, group: list[Question], limits: Limits) -> list[Prediction]:
     inputs: list[Tensor] = []
     errors: dict[int, str] = {}
     for number, one in enumerate(group):
@@ -192,7 +195,7 @@ def _predict(saved: Saved, group: list[Question], limits: Tensor | None) -> list
     return found
 
 
-def _ask(saved: Saved, inputs: list[Tensor], limits: Tensor | None) -> list[Assessed]:
+def _ask(saved: Saved, inputs: list[Tensor], limits: Limits) -> list[Assessed]:
     if not inputs:
         return []
     with torch.inference_mode():
@@ -208,7 +211,14 @@ def _in_file(answer: Answer, path: Path, goal: Preprocess) -> Answer:
     size = (width, height)
     marks = tuple(replace(mark, box=returned(mark.box, size, goal)) for mark in answer.marks)
     boxes = [
-        {**one, "box": [round(value, 2) for value in returned(tuple(one["box"]), size, goal)]}
+        {
+            **one,
+            **{
+                key: [round(value, 2) for value in returned(tuple(one[key]), size, goal)]
+                for key in ("box", "outer")
+                if key in one
+            },
+        }
         for one in answer.details.get("boxes", ())
     ]
     return replace(answer, marks=marks, details={**answer.details, "boxes": boxes})

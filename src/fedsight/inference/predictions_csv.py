@@ -15,6 +15,8 @@ COLUMNS = (
     "path", "line", "label", "probability", "sure", "calibrated", "unlike", "set", "error",
 )  # fmt: skip
 BOX_COLUMNS = ("path", "label", "probability", "left", "top", "right", "bottom", "error")
+# where a coverage was asked for: the classes that the object may have, and the box that holds it
+OUTER = ("set", "outer_left", "outer_top", "outer_right", "outer_bottom")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets compute (OWASP, CSV Injection)
 
 Cell = str | float | None
@@ -24,23 +26,25 @@ def write_csv(found: Sequence[Prediction], boxes: bool, path: Path) -> None:
     """Write `found` to `path`, UTF-8, whole or not at all; StoreError if that is not possible.
 
     One row each in COLUMNS; with `boxes` one row for each box in BOX_COLUMNS, in pixels of the
-    file, and one without a label for an image in which nothing is found. `sure` is yes or no where
+    file, and one without a label for an image in which nothing is found; where a coverage was asked
+    for they have those of OUTER too. `sure` is yes or no where
     a confidence was asked for; `calibrated`, `unlike` (yes or no) and `set` (a JSON list of labels,
     the most probable first) are what the run knows of its answers. A text that a spreadsheet would
     take for a formula begins with '.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(BOX_COLUMNS if boxes else COLUMNS)
+    outer = boxes and any(one.classes is not None for one in found)
+    writer.writerow((*BOX_COLUMNS, *OUTER) if outer else BOX_COLUMNS if boxes else COLUMNS)
     for one in found:
-        for row in _box_rows(one) if boxes else [_row(one)]:
+        for row in _box_rows(one, outer) if boxes else [_row(one)]:
             writer.writerow([_safe(cell) for cell in row])
     make_folder(path.parent)
     write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def _row(one: Prediction) -> tuple[Cell, ...]:
-    held = None if one.classes is None else json.dumps(one.classes, ensure_ascii=False)
+    held = None if one.classes is None else _listed(one.classes)
     return (
         str(one.path), one.line, one.label, one.probability, _said(one.sure), one.calibrated,
         _said(one.unlike), held, one.error,
@@ -51,12 +55,17 @@ def _said(value: bool | None) -> str | None:
     return None if value is None else "yes" if value else "no"
 
 
-def _box_rows(one: Prediction) -> Iterator[tuple[Cell, ...]]:
+def _box_rows(one: Prediction, outer: bool) -> Iterator[tuple[Cell, ...]]:
     found = [] if one.answer is None else one.answer.details.get("boxes", ())
     for box in found:
-        yield (str(one.path), box["label"], box["score"], *box["box"], None)
+        further = (_listed(box["set"]), *box["outer"]) if outer else ()
+        yield (str(one.path), box["label"], box["score"], *box["box"], None, *further)
     if not found:
-        yield (str(one.path), *(None,) * 6, one.error)
+        yield (str(one.path), *(None,) * 6, one.error, *(None,) * (len(OUTER) if outer else 0))
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return json.dumps(labels, ensure_ascii=False)
 
 
 def _safe(cell: Cell) -> Cell:

@@ -17,10 +17,14 @@ from torch import Tensor
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError, ModelError, StoreError
 from fedsight.data.images.decode import decode
+from fedsight.evaluation.trust.conformal import smallest
+from fedsight.evaluation.trust.risk import level
 from fedsight.inference.gallery import Gallery
 from fedsight.inference.inputs import find_files
 from fedsight.inference.saved import Saved, load
 from fedsight.models.embedding import Embedding
+from fedsight.tasks.covering.levels import Tally
+from fedsight.tasks.covering.pairs import places, threshold
 from fedsight.tasks.faces import verification
 
 BATCH = 64
@@ -75,7 +79,7 @@ class Recogniser:
         return torch.cat(found)
 
     def threshold(self, gallery: Gallery, far: float | None = None) -> float:
-        """The gallery's own, or else the run's for `far` (None: 0.01).
+        """The gallery's own, or else the run's for `far` (None: 0.01), guaranteed if possible.
 
         StoreError if the gallery's is for another rate, or if the run measured none.
         """
@@ -88,6 +92,9 @@ class Recogniser:
                 )
             return gallery.threshold
         far = FAR if far is None else far
+        known = self._guaranteed(gallery, far)
+        if known is not None:
+            return known
         value = self._summary.get(f"threshold_at_{far:g}")
         if value is None:
             raise StoreError(
@@ -97,14 +104,32 @@ class Recogniser:
             )
         return float(value)
 
+    def guarantees(self, gallery: Gallery, far: float | None = None) -> bool:
+        """Whether the rate of `threshold` is guaranteed: for strangers drawn like the people that
+        the gallery's was chosen on, or that the run held out."""
+        if gallery.threshold is not None:
+            return gallery.guaranteed
+        return self._guaranteed(gallery, FAR if far is None else far) is not None
+
+    def _guaranteed(self, gallery: Gallery, far: float) -> float | None:
+        """The run's guaranteed threshold; None where it has none, or people have several templates:
+        it is one of pairs of images."""
+        risk = self.saved.trust.risk
+        if risk is None or any(len(one) != 1 for one in gallery.people.values()):
+            return None
+        try:
+            return threshold(int(risk.levels(1 - far, self.saved.trust.site)["answer"][0]))
+        except DataError:
+            return None
+
     def matches(self, gallery: Gallery, vector: Tensor, far: float | None = None) -> list[Match]:
         """All enrolled people by similarity of `vector` [d] to the mean of their templates, best
         first."""
-        threshold = self.threshold(gallery, far)
+        least = self.threshold(gallery, far)
         found = []
         for name, templates in gallery.people.items():
             score = float(vector @ mean(torch.tensor(templates)))
-            found.append(Match(name, score, score >= threshold))
+            found.append(Match(name, score, score >= least))
         return sorted(found, key=lambda match: -match.score)
 
     def volunteers(self, folder: Path) -> list[Tensor]:
@@ -121,10 +146,11 @@ def mean(templates: Tensor) -> Tensor:
 
 
 def calibrate(gallery: Gallery, people: Sequence[Tensor], far: float) -> int:
-    """Choose the gallery's threshold for `far` on people [n, d] who are not in it.
+    """Estimate the gallery's threshold for `far` on people [n, d] who are not in it.
 
-    Comparisons follow the rule used for matching: each image against means of another person's
-    images, as many as the gallery's people have templates. If their numbers of templates differ,
+    With few people it may let twice as many pass: see `guarantee`. Comparisons follow the rule used
+    for matching: each image against means of another person's images, as many as the gallery's
+    people have templates. If their numbers of templates differ,
     each number is weighted by how often it occurs. Returns the number of comparisons, for the
     number of templates with the fewest.
 
@@ -133,10 +159,7 @@ def calibrate(gallery: Gallery, people: Sequence[Tensor], far: float) -> int:
     """
     occurs = Counter(len(templates) for templates in gallery.people.values())
     if not occurs:
-        raise StoreError(
-            "nobody is enrolled, and the threshold depends on how many templates people have",
-            "enrol somebody first",
-        )
+        raise _nobody()
     impostors, fewest = np.zeros(verification.BINS), 0
     for size, times in sorted(occurs.items()):
         counts = _impostors(people, size)
@@ -153,8 +176,47 @@ def calibrate(gallery: Gallery, people: Sequence[Tensor], far: float) -> int:
         fewest = min(found, fewest or found)
     both = np.stack([np.zeros_like(impostors), impostors])
     gallery.threshold, gallery.far = verification.threshold_at(both, far), far
-    gallery.calibrated = sorted(occurs)
+    gallery.calibrated, gallery.guaranteed = sorted(occurs), False
     return fewest
+
+
+def guarantee(gallery: Gallery, people: Sequence[Tensor], far: float) -> int:
+    """Choose the gallery's threshold so that a stranger drawn like these people [n, d] passes for
+    the people in it in at most a share `far` of comparisons, on average over all draws.
+
+    Conformal risk control (Angelopoulos et al. 2022, equation 4), in which the people are the
+    units: the loss of one is the share of comparisons of his images with those who are enrolled
+    that are accepted. It holds for the gallery as it is, whatever the model. Returns the number of
+    comparisons.
+
+    Raises StoreError if nobody is enrolled, and DataError with the smallest number of people that
+    is enough.
+    """
+    if not gallery.people:
+        raise _nobody()
+    enrolled = torch.stack([mean(torch.tensor(one)) for one in gallery.people.values()])
+    tally = Tally.nothing(1)
+    for vectors in people:
+        tally.add(0, places(vectors @ enrolled.T).flatten())
+    shown = int(tally.units[0])
+    found = level(shown, tally.losses[0], 1 - far)
+    if found is None:
+        raise DataError(
+            f"{shown} people are too few to guarantee a false accept rate of {far:g}",
+            f"give at least {smallest(1 - far)}, one folder each; or ask for a higher rate with "
+            "--far, or for an estimate, which may let more pass, with --estimate",
+        )
+    gallery.threshold, gallery.far = threshold(found), far
+    gallery.calibrated = sorted({len(templates) for templates in gallery.people.values()})
+    gallery.guaranteed = True
+    return sum(len(vectors) for vectors in people) * len(enrolled)
+
+
+def _nobody() -> StoreError:
+    return StoreError(
+        "nobody is enrolled, and the threshold depends on how many templates people have",
+        "enrol somebody first",
+    )
 
 
 def _impostors(people: Sequence[Tensor], size: int) -> npt.NDArray[np.float64]:
@@ -179,6 +241,7 @@ def enrol(gallery: Gallery, name: str, vectors: Tensor) -> None:
     if not name.strip():
         raise DataError("a person needs a name", "give one")
     gallery.people.setdefault(name, []).extend(vectors.tolist())
+    gallery.guaranteed = False  # the rate was that of those who were enrolled before
 
 
 def _digest(network: Embedding, saved: Saved) -> str:

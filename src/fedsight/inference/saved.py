@@ -88,7 +88,7 @@ def load(run: Path, site: str | None = None) -> Saved:
                 raise StoreError(cause, "restore it from a copy, or run it again")
             vector[program.own(layout)] = own
         elif site is not None and not program.model.groups and program.data.harmonise != "site":
-            _require_shared(store, sites, site)
+            _require_shared(store, sites, site, program.trust.guarantee == "site")
     if not bool(torch.isfinite(vector).all()):  # its answers would look like any others
         raise StoreError(f"{path} holds weights that are not finite", "run it again")
     layout.bind(network.module, vector)
@@ -98,7 +98,7 @@ def load(run: Path, site: str | None = None) -> Saved:
         classes,
         program.task,
         program.name, program.fingerprint, model.table(), program.data,
-        Trusting.of(store, len(classes), site, given is not None), network.head,
+        Trusting.at(store, program.task, len(classes), site, given is not None), network.head,
     )  # fmt: skip
 
 
@@ -137,9 +137,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise StoreError(f"{path} is broken: {error}", "run it again") from error
 
 
-def _require_shared(store: RunStore, names: Sequence[str], site: str) -> None:
-    """StoreError unless the sites of the run chose models, of which this one got the shared one."""
-    if not store.delivered.is_dir():
+def _require_shared(store: RunStore, names: Sequence[str], site: str, own_sets: bool) -> None:
+    """StoreError unless the sites of the run chose models, of which this one got the shared one, or
+    have sets of their own of it."""
+    if not store.delivered.is_dir() and not own_sets:
         raise StoreError(
             f"the sites of {store.folder} share one model; '{site}' has none of its own",
             "leave out --site",

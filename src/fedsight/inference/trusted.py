@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -11,9 +11,16 @@ from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError, StoreError
 from fedsight.evaluation.delivery.base import SHARED
 from fedsight.evaluation.trust.answers import watched
+from fedsight.evaluation.trust.risk import Risk
 from fedsight.evaluation.trust.saved import SavedTrust, kept
+from fedsight.evaluation.trust.saved_risk import kept_risk
+from fedsight.evaluation.trust.sets import SITE
 from fedsight.tasks.base import Task
 from fedsight.tasks.presentation import Answer
+
+APART = "each site has a model of its own, and the sets are made of theirs"
+COMMON = "leave out --coverage, or set trust.guarantee = 'mixture' in a new run"
+Limits = Tensor | Mapping[str, Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,26 @@ class Trusting:
     known: SavedTrust | None = None
     site: str | None = None
     why_not: str = "its files do not say"
+    risk: Risk | None = None  # for tasks whose answers are no set of classes
     cure: str = "leave out --coverage, or hold images out in a new run, by rounds.validation"
+
+    @classmethod
+    def at(
+        cls, store: RunStore, task: Task, classes: int, site: str | None, delivered: bool
+    ) -> Trusting:
+        """As `of`, for any task."""
+        found = kept_risk(store, task.covering, classes)
+        if found is None:
+            return cls.of(store, classes, site, delivered)
+        if found.apart and site is None:
+            return cls(why_not=APART, cure="name a site with --site")
+        if site is not None and delivered and _kind(store, site) != SHARED:
+            why_not = f"site '{site}' got a model of its own, and this is known of the common one"
+            return cls(why_not=why_not, cure="leave out --site, or --coverage")
+        if site is not None and store.delivered.is_dir() and found.risk.guarantee == SITE:
+            why_not = f"the held-out inputs of site '{site}' chose its model"
+            return cls(why_not=why_not, cure=COMMON)
+        return cls(site=site, risk=found.risk)
 
     @classmethod
     def of(cls, store: RunStore, classes: int, site: str | None, delivered: bool) -> Trusting:
@@ -55,7 +81,7 @@ class Trusting:
             return cls(why_not=_reason(store))
         if found.apart and site is None:
             return cls(
-                why_not="each site has a model of its own, and the sets are made of theirs",
+                why_not=APART,
                 cure="name a site with --site",
             )
         if site is not None and delivered and _kind(store, site) != SHARED:
@@ -66,8 +92,9 @@ class Trusting:
             )
         return cls(found, site)
 
-    def limits(self, cover: Cover | None) -> Tensor | None:
-        """The largest scores [classes] of sets with this coverage; None: no sets are asked for.
+    def limits(self, cover: Cover | None) -> Limits:
+        """The largest scores [classes] of sets with this coverage, or the levels of answers that
+        have it; None: none are asked for.
 
         Raises DataError where the run has none of this coverage.
         """
@@ -76,18 +103,27 @@ class Trusting:
         if not 0 < cover.share < 1:
             cause = f"the coverage {cover.share:g} is not between 0 and 1"
             raise DataError(cause, "give for example 0.9")
+        if self.risk is not None:
+            if cover.abstain and not self.risk.covering.abstains:
+                cause = "an answer of this task is not one label or none"
+                raise DataError(cause, "leave out --abstain")
+            return self.risk.levels(cover.share, self.site)
         if self.known is None:
             raise DataError(f"the run has no prediction sets: {self.why_not}", self.cure)
         return self.known.sets.limits(self.known.guarantee, cover.share, self.site)
 
     def answers(
         self, task: Task, module: nn.Module, x: Tensor, classes: tuple[str, ...],
-        limits: Tensor | None,
+        limits: Limits,
     ) -> list[Assessed]:  # fmt: skip
         """The task's answers for normalised images [b, c, h, w]."""
         known = self.known
+        if self.risk is not None and isinstance(limits, Mapping):
+            covered = self.risk.covering.answers(task, module, x, classes, limits)
+            return [Assessed(one.answer, classes=one.classes) for one in covered]
         if known is None:
             return [Assessed(one) for one in task.answers(module, x, classes)]
+        assert not isinstance(limits, Mapping)  # `known` gives no levels
         outputs: list[Tensor] = []
         head = _head(known, module)
         handle = module.register_forward_hook(lambda _, given, out: outputs.append(out))

@@ -43,7 +43,8 @@ class Timing(Settings):
     delay_seconds: float = Field(0.0, ge=0)  # the constant, the mean (exponential), or the median
     delay_sigma: float = Field(1.0, ge=0, le=5)  # of the lognormal delay's logarithm
     dropout: float = Field(0.0, ge=0, lt=1)  # probability that a site's answer never comes
-    # a site that would be late trains as many whole epochs as it can before rounds.deadline
+    # a site that would be late trains as many whole epochs, or steps, as it can before
+    # rounds.deadline
     partial: bool = False
     # tables with `sites` (names or patterns) and those of images_per_second, bytes_per_second,
     # delay_seconds and dropout in which they differ; the last one that names a site counts

@@ -38,7 +38,8 @@ class Plan:
     cohort: int | None  # clients per round; None: all
     rounds: int
     batch: int = 1  # images per step
-    passes: int = 1  # over a site's images per round
+    passes: int = 1  # over a site's images per round, unless `steps` is set
+    steps: int | None = None  # local steps per round at every site; None: those of `passes`
     sizes: tuple[int, ...] = ()  # the distinct numbers of images at the sites
     told: bool = False  # whether each site of a round learns which others take part in it
     # Under secure aggregation: values of an update, largest absolute value, sites in a sum, how

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedsight.program.virtual_time import VirtualTime
+from fedsight.program.workload import passes_of
 
 if TYPE_CHECKING:
     from fedsight.program.federation import Federation
-    from fedsight.program.program import Program
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,12 @@ class Budget:
         return math.isclose(self.passes, self.rounds * epochs, rel_tol=1e-9)
 
 
-def epochs_of(program: Program) -> int:
-    """The passes over its images that a site takes in a round: over all phases of a model."""
-    return program.algorithm.passes(program.train.epochs)
-
-
 def planned(federation: Federation) -> Budget:
     """The budget if every site takes part in every round that was planned."""
     rounds = federation.program.rounds.rounds
-    return Budget(rounds, float(rounds * epochs_of(federation.program)))
+    sizes = list(map(federation.size, range(federation.population)))
+    seen = sum(passes_of(federation.program, images) * images for images in sizes)
+    return Budget(rounds, rounds * seen / max(1, sum(sizes)))
 
 
 def spent(federation: Federation, history: Iterable[Mapping[str, Any]]) -> Budget:
@@ -81,6 +78,6 @@ def _sites(federation: Federation, lines: list[Mapping[str, Any]]) -> dict[str, 
     passes = dict.fromkeys(sizes, 0.0)
     for line in lines:
         for name in sizes.keys() & line["sites"]:
-            # A slow site may have done fewer epochs.
-            passes[name] += epochs_of(time.lessened(line["round"], name, sizes[name]))
+            # A slow site may have done fewer epochs or steps.
+            passes[name] += passes_of(time.lessened(line["round"], name, sizes[name]), sizes[name])
     return {name: (passes[name], size) for name, size in sizes.items()}

@@ -28,6 +28,7 @@ from fedsight.program import (
     public,
     taking_part,
     validation,
+    workload,
 )
 from fedsight.program.budget import Budget
 from fedsight.program.coding import added_specs, part_specs
@@ -204,8 +205,9 @@ class Federation:
 
     def span(self, round: int, images: int) -> tuple[int, int] | None:
         """Which images of the endless sequence of passes a baseline's round takes; None: all of
-        them `train.epochs` times."""
-        if self.budget is None or self.budget.whole(self.program.train.epochs):
+        them `train.epochs` times, or in `train.steps`."""
+        train = self.program.train
+        if self.budget is None or (train.steps is None and self.budget.whole(train.length)):
             return None
         return self.budget.span(round, images)
 
@@ -373,16 +375,17 @@ class Federation:
         sizes: frozenset[int] = frozenset()
         if program.privacy.unit == "example":
             sizes = frozenset(map(self.size, range(self.population)))
-        algorithm, epochs = program.algorithm, program.train.epochs
-        phases = [*algorithm.phases(epochs), *algorithm.own_phases(epochs)]
+        algorithm, length = program.algorithm, workload.length(program)
+        fixed = program.train.steps is not None
         hides = program.privacy.covers_bounded_integers and algorithm.bounds_images
         return Plan(
             self.population,
             program.rounds.cohort,
             program.rounds.rounds if self.budget is None else self.budget.rounds,
             program.train.batch,
-            sum(phase.epochs for phase in phases),
-            tuple(sorted(sizes)),
+            passes=1 if fixed else length,
+            steps=length if fixed else None,
+            sizes=tuple(sorted(sizes)),
             told=program.secure.masks,
             units=tuple(algorithm.units.items()) if hides else (),
         )

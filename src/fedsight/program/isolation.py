@@ -39,7 +39,7 @@ def problems(program: Program, dataset: Dataset, network: Network) -> list[Probl
         return []
     if seen := looks.coupled(program, dataset):
         return seen
-    if not program.algorithm.phases(program.train.epochs):
+    if not program.algorithm.phases(program.train.length):
         return _mixed(program.task, network, dataset)
     with torch.random.fork_rng(devices=[]):
         try:

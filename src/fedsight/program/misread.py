@@ -17,6 +17,7 @@ _SYNONYMS = {  # what other programs call a setting
     **dict.fromkeys(("learning_rate", "lr0", "eta"), "train.lr"),
     **dict.fromkeys(("batch_size", "batchsize", "bs"), "train.batch"),
     **dict.fromkeys(("local_epochs", "num_epochs", "n_epochs"), "train.epochs"),
+    **dict.fromkeys(("local_steps", "num_steps", "max_steps", "iterations"), "train.steps"),
     **dict.fromkeys(
         ("num_rounds", "n_rounds", "global_rounds", "communication_rounds"), "rounds.rounds"
     ),

@@ -38,6 +38,15 @@ def problems(program: Program) -> Iterator[Problem]:
         yield from _parts_problems(program)
 
 
+def elsewhere(program: Program) -> Iterator[Problem]:
+    """What sites on other machines cannot have: the files that groups start from."""
+    for number, group in enumerate(program.model.groups):
+        if group.settings.get("weights") is not None:
+            cause = "the sites of a federation open no file of weights that a program names"
+            cure = "leave it out; networks of groups that start from weights can be simulated"
+            yield Problem(f"model.groups.{number}.weights", cause, cure)
+
+
 def _parts_problems(program: Program) -> Iterator[Problem]:
     """What networks that are parts of one do not go together with."""
     model, algorithm = program.model, program.algorithm

@@ -30,7 +30,7 @@ def problems(program: Program) -> Iterator[Problem]:
             part, _, key = found.where.partition(".")
             where = f"{section}.{key}" if part == "algorithm" else found.where
             yield Problem(where, found.cause, found.cure)
-    if program.finish is not None and not program.algorithm.phases(program.train.epochs):
+    if program.finish is not None and not program.algorithm.phases(program.train.length):
         cause = f"{program.algorithm.registered} trains nothing that a finish could follow"
         yield Problem("finish", cause, "leave out [finish], or choose another algorithm")
 

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fedsight.core.errors import ConfigError, FedSightError, Problem
+from fedsight.core.files import content
 from fedsight.core.registry import LOG, Added
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _read(path: Path, expected: str | None) -> Code:
     """The content of the file at `path`; ConfigError if it cannot be read, or is another one than
     `expected`."""
     try:
-        code = Code(path, path.read_bytes())
+        code = Code(path, content(path))
     except OSError as error:
         cure = "correct the path, or name the file with --plugin (plugins=... in Python)"
         raise _error(f"cannot read {path}: {error.strerror}", cure) from None

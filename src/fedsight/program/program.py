@@ -48,6 +48,7 @@ from fedsight.program import (
     rules,
     suited,
     taking_part,
+    workload,
 )
 from fedsight.program.facts import personalises
 from fedsight.program.plugins import Plugin
@@ -264,21 +265,20 @@ class Program:
     def baseline(self) -> Program:
         """The same training without a federated algorithm: for a site alone and for all pooled.
 
-        Nothing of it leaves a site, so nothing is protected. A round has as many epochs as all
-        phases of the algorithm together, of those that train one model.
+        Nothing of it leaves a site, so nothing is protected. A round has as many epochs, or
+        steps, as all phases of the algorithm together, of those that train one model.
         """
         alone = {"cohort": None, "quorum": None, "mode": "synchronous"}
         alone |= {"buffer": None, "max_staleness": None}
         rounds = self.rounds.model_copy(update=alone)
         if not rounds.compared:  # nobody looks at a baseline's rounds
             rounds = rounds.model_copy(update={"evaluate_every": rounds.rounds})
-        epochs = self.algorithm.passes(self.train.epochs)
         return replace(
             self,
             algorithm=self.algorithm.baseline,
             start=self.start.baseline if self.start else None,
             finish=self.finish.baseline if self.finish else None,
-            train=self.train.model_copy(update={"epochs": epochs}),
+            train=self.train.lasting(self.algorithm.longest(self.train.length)),
             rounds=rounds,
             privacy=Unprotected(),
             secure=Secure(),
@@ -309,7 +309,7 @@ class Program:
             rounds=1, weighting=own.weighting, cap=own.cap, validation=own.validation,
             quorum=own.quorum, keep=own.keep, keep_by=own.keep_by, patience=own.patience,
         )  # fmt: skip
-        plain = {"groups": (), "augment": (), "warmup": 0, "schedule_by": "round"}
+        plain = {"groups": (), "augment": (), "warmup": 0, "schedule_by": "round", "steps": None}
         trains = self.train.model_copy(update={**plain, "sampling": "shuffled", **train})
         task = self.task
         even = {"class_weights": None, "calibration": 0.0}
@@ -351,6 +351,7 @@ class Program:
         yield from self.data.check()
         yield from self.model.check()
         yield from self.train.check()
+        yield from workload.problems(self)
         yield from self.algorithm.check(self)
         yield from self.task.check_settings()
         yield from self.privacy.check()
@@ -360,7 +361,7 @@ class Program:
         yield from labelling.problems(self)
         yield from networks.problems(self)
         yield from public.problems(self)
-        if self.adapter.adapts and not self.algorithm.phases(self.train.epochs):
+        if self.adapter.adapts and not self.algorithm.phases(self.train.length):
             cause = (
                 f"{self.algorithm.registered} trains nothing by gradients, so an adapter would "
                 "learn nothing"

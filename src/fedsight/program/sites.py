@@ -16,6 +16,8 @@ from torch import Tensor
 from fedsight.core.errors import ConfigError, DataError, Problem
 from fedsight.data.assembly import held_out
 from fedsight.data.base import ArrayImages, Dataset, Part, Preprocess, Source
+from fedsight.data.duplicates.found import copied
+from fedsight.data.images.pixels import read_pixels
 from fedsight.program.objects import OWN, Own
 
 LONGEST_NAME = 80  # bytes of a site's name
@@ -190,14 +192,15 @@ def _items(dataset: Any, where: str) -> Iterator[Any]:
 
 
 def _image(value: Any, place: str) -> Tensor:
-    """Pixels [c, h, w]: uint8, uint16, or float32 from 0 to 1."""
+    """Pixels [c, h, w]: uint8, uint16, or float32 from 0 to 1. Pillow's images become upright and
+    stand on black, as those in files do."""
     if isinstance(value, Image.Image):
-        if value.mode not in ("L", "RGB", "I;16"):
-            value = value.convert("L" if value.mode == "1" else "RGB")
-        array = torch.from_numpy(np.array(value))
-        return array[None] if array.dim() == 2 else array.permute(2, 0, 1).contiguous()
+        array = read_pixels(value, place)  # as predictions read it
+        value = torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C"))
     if not isinstance(value, Tensor):
         raise DataError(f"{place}: the image is a {_type(value)}", _ITEM)
+    if value.is_meta or value.layout != torch.strided:
+        raise DataError(f"{place}: the image is a tensor that does not hold its pixels", _ITEM)
     image = value.detach().cpu()
     image = image[None] if image.dim() == 2 else image
     if image.dim() != 3 or not image.numel():
@@ -299,7 +302,11 @@ def _assembled(
     channels, height, width = pixels.shape[1:]
     size = Preprocess(channels, height, width)
     places = ", ".join(part.site for part in train)
-    return Dataset(learned, test, names, size, facts={"title": f"Data sets of {places}"})
+    made = Dataset(learned, test, names, size, facts={"title": f"Data sets of {places}"})
+    if (found := copied(made)) is None:
+        return made
+    copies = found.duplicates  # they are counted and said, as those of files are
+    return replace(made, duplicates=copies, notes=copies.sentences("images"))
 
 
 def _part(pixels: Tensor, labels: Any, owners: Any, origin: str) -> Part:

@@ -14,7 +14,7 @@ from fedsight.core.errors import Problem
 from fedsight.core.layout import Kind
 from fedsight.data.partition import Partition
 from fedsight.models.base import Network
-from fedsight.program import auto_codec
+from fedsight.program import auto_codec, networks
 
 if TYPE_CHECKING:
     from fedsight.program.program import Program
@@ -79,7 +79,7 @@ def elsewhere(program: Program) -> list[Problem]:
         cause = "the sites of a federation take part whenever they are connected"
         cure = "leave it out; rounds.cohort draws that many of them"
         found.append(Problem("participation.name", cause, cure))
-    return found
+    return [*found, *networks.elsewhere(program)]
 
 
 def _of_choice(program: Program) -> Iterator[Problem]:
@@ -88,7 +88,7 @@ def _of_choice(program: Program) -> Iterator[Problem]:
         cause = "which sites are there changes with virtual time, and no time passes"
         yield Problem("timing", cause, _TIME)
     yield from _of_masks(program)
-    if chosen.asks_loss and not program.algorithm.phases(program.train.epochs):
+    if chosen.asks_loss and not program.algorithm.phases(program.train.length):
         cause = "sites are chosen by their training losses, and this algorithm trains nothing"
         yield Problem("participation.name", cause, "set participation.name = 'uniform'")
 

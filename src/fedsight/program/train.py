@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_serializer
+from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
 from fedsight.core.errors import Problem
 from fedsight.core.part_lists import written
@@ -26,8 +26,13 @@ class Group(Settings):
 class Train(Settings):
     """Local training at a site: `[train]`."""
 
-    epochs: int = Field(1, ge=1, le=100_000)  # passes over the site's images in a round
-    batch: int = Field(32, ge=1)  # images in a step; a single remaining image joins the last step
+    # passes over the site's images in a round; None: 1, unless `steps` is set
+    epochs: int | None = Field(None, ge=1, le=100_000)
+    # in place of epochs: local steps in a round, as many at every site; each has exactly `batch`
+    # images, from one pass after the other, at a site with fewer images, too
+    steps: int | None = Field(None, ge=1, le=1_000_000)
+    # images in a step; a single one that an epoch leaves over joins the last step
+    batch: int = Field(32, ge=1)
     lr: float = Field(0.05, gt=0)
     optimiser: Literal["sgd", "adamw"] = "sgd"  # its state is reset in every round
     momentum: float = Field(0.0, ge=0, lt=1)  # of sgd
@@ -45,15 +50,33 @@ class Train(Settings):
     warmup: int = Field(0, ge=0)  # rounds over which lr rises to its value
     # rounds after which schedule and warm-up begin again; `fedsight resume --rounds` adds one
     restarts: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = ()
-    # the images of an epoch: each once, or balanced: as many of each class that the site has
-    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    # the images of a pass: each once; balanced: as many of each class that the site has; or
+    # independent: each drawn from all of the site's, whichever were drawn before (with replacement)
+    sampling: Literal["shuffled", "balanced", "independent"] = "shuffled"
     augment: Annotated[tuple[Augmentation, ...], BeforeValidator(read), Field(strict=False)] = ()
     # of cohorts, the order of images, augmentation and dropout; None: the program's seed
     seed: int | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _counted(cls, given: Any) -> Any:
+        """Where nothing says how long a round is, it is an epoch: as if that were written."""
+        if not isinstance(given, Mapping) or given.get("steps") is not None:
+            return given
+        return {**given, "epochs": 1} if given.get("epochs") is None else given
+
     @field_serializer("augment")
     def _written(self, augment: tuple[Augmentation, ...]) -> list[Any]:
         return written(augment)
+
+    @property
+    def length(self) -> int:
+        """How long a round trains at a site: so many `steps`, or epochs without them."""
+        return self.steps or self.epochs or 1
+
+    def lasting(self, length: int) -> Train:
+        """The same for as many steps, or epochs, as `length` says."""
+        return self.model_copy(update={"steps" if self.steps else "epochs": length})
 
     @property
     def plain(self) -> bool:
@@ -81,6 +104,9 @@ class Train(Settings):
     def check(self) -> list[Problem]:
         """Settings that do not go with one another."""
         problems = []
+        if self.steps is not None and self.epochs is not None:
+            cause = "train.epochs says how long a round trains, too"
+            problems.append(Problem("train.steps", cause, "leave out one of the two"))
         if self.optimiser == "adamw" and self.momentum:
             cause = "AdamW does not use this kind of momentum"
             cure = "leave it out, and use train.beta1 for AdamW"

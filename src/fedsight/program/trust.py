@@ -13,8 +13,9 @@ class Trust(Settings):
     """Calibration, prediction sets, unlike images and over-fitting, measured when a run ends:
     `[trust]`.
 
-    They are made from images that nobody trained on and that did not choose the model, for tasks
-    that give each image one class. Where that is not possible, summary and report say why.
+    They are made from images that nobody trained on and that did not choose the model. Tasks that
+    do not give each image one class have masks, labels, grades, boxes or thresholds in place of
+    sets, and no calibration. Where something is not possible, summary and report say why.
     """
 
     measured: bool = True  # whether they are
@@ -24,7 +25,8 @@ class Trust(Settings):
     # the score by which a set takes classes: lac: the smallest sets on average; aps: larger where
     # an image is difficult; raps: likewise, and classes far down the ranking seldom
     sets: Literal["lac", "aps", "raps"] = "lac"
-    coverage: float = Field(0.9, gt=0, lt=1)  # least share of sets that hold the true class
+    # least share of sets that hold the true class, or of the truth that other answers hold
+    coverage: float = Field(0.9, gt=0, lt=1)
     # for whom this share holds: for the images of all sites together, of each site, of each class
     guarantee: Literal["mixture", "site", "class"] = "mixture"
     # what tells that an image is unlike those of the training: the distance of its features from

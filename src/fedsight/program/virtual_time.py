@@ -6,6 +6,7 @@ was learnt, or on who else takes part.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from fedsight.core.draws import Draws, draws
 from fedsight.participation.timing import SitePace
 from fedsight.program.coding import order_bytes
+from fedsight.program.workload import images_seen
 
 if TYPE_CHECKING:
     from fedsight.program.federation import Federation
@@ -35,8 +37,8 @@ class VirtualTime:
     def seconds(self, round: int, client: int, attempt: int = 1) -> float:
         """How long a client takes to answer the order of `round`, the `attempt`-th one."""
         site, images = self._federation.name(client), self._federation.size(client)
-        passes = self._passes(self.lessened(round, site, images))
-        return self._apart(round, site, attempt) + passes * images * self._pace(site).image
+        seen = images_seen(self.lessened(round, site, images), images)
+        return self._apart(round, site, attempt) + seen * self._pace(site).image
 
     def is_lost(self, round: int, client: int, attempt: int = 1) -> bool:
         """Whether its answer never comes."""
@@ -45,20 +47,22 @@ class VirtualTime:
         return chance > 0 and self._draws(round, site, attempt, "dropout").uniform() < chance
 
     def lessened(self, round: int, site: str, images: int) -> Program:
-        """The program as a site with so many images follows it in `round`: with fewer epochs, if it
-        would be late otherwise, and partial work is wanted (Li et al. 2020, FedProx, section 4.2).
+        """The program as a site with so many images follows it in `round`: with fewer epochs
+        or steps, if it would be late otherwise, and partial work is wanted (Li et al. 2020,
+        FedProx, section 4.2).
 
-        At least one epoch is left, and a site for which that is too much is late.
+        At least one is left, and a site for which that is too much is late.
         """
         program = self._program
         if not program.timing.partial:
             return program
         time = program.rounds.deadline - self._apart(round, site, 1)
-        for epochs in range(program.train.epochs, 1, -1):
-            found = _with_epochs(program, epochs)
-            if self._passes(found) * images * self._pace(site).image <= time:
-                return found
-        return _with_epochs(program, 1)
+
+        def taken(length: int) -> float:
+            return images_seen(_lasting(program, length), images) * self._pace(site).image
+
+        lengths = range(1, program.train.length + 1)
+        return _lasting(program, max(1, bisect_right(lengths, time, key=taken)))
 
     def _apart(self, round: int, site: str, attempt: int) -> float:
         """What a site's answer takes besides training: transfers, and a delay."""
@@ -80,12 +84,6 @@ class VirtualTime:
         down = order_bytes(self._program, whole.layout)
         return down + sum(spec.bytes for spec in self._federation.parts.values())
 
-    def _passes(self, program: Program) -> int:
-        """How often a site sees its images in a round."""
-        algorithm, epochs = program.algorithm, program.train.epochs
-        phases = [*algorithm.phases(epochs), *algorithm.own_phases(epochs)]
-        return sum(phase.epochs for phase in phases)
-
     def _paced(self, site: str) -> SitePace:
         return self._program.timing.of(site, self._program.train_seed)
 
@@ -94,7 +92,7 @@ class VirtualTime:
         return draws(seed, "round", round, "site", site, "attempt", attempt, what)
 
 
-def _with_epochs(program: Program, epochs: int) -> Program:
-    if epochs == program.train.epochs:
+def _lasting(program: Program, length: int) -> Program:
+    if length == program.train.length:
         return program
-    return replace(program, train=program.train.model_copy(update={"epochs": epochs}))
+    return replace(program, train=program.train.lasting(length))

@@ -87,8 +87,10 @@ M = TypeVar("M", bound=Record)
 
 
 def _bytes(path: Path, required: bool = False) -> bytes | None:
+    """The bytes of a file itself: what a link leads to would be shown to whoever gets the report,
+    and in a folder from somebody else it could be a private file of the user's."""
     try:
-        return content(path)
+        return content(path, links=False)
     except FileNotFoundError:
         if not required:
             return None
@@ -97,6 +99,10 @@ def _bytes(path: Path, required: bool = False) -> bytes | None:
             "name a folder written by `fedsight run ... --out DIR`",
         ) from None
     except OSError as error:
+        if path.is_symlink():
+            raise StoreError(
+                f"{path} is a link, not a file", "put the file itself there"
+            ) from error
         raise StoreError(
             f"{path} cannot be read: {error.strerror}", "check the file and its permissions"
         ) from error

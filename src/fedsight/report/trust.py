@@ -5,28 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedsight.language.message import Text, message
-from fedsight.report import plots
+from fedsight.report import plots, trust_covering
 from fedsight.report.nouns import nouns
 from fedsight.report.phrases import known_phrase
 from fedsight.report.read import Run
 from fedsight.report.svg import Plot
+from fedsight.report.trust_covering import HOLDS
 from fedsight.report.trust_records import CalibrationRecord, OodRecord, SetsRecord
 from fedsight.report.words import Words, count, number, percent, range_of
-
-HOLDS = {
-    "mixture": message(
-        "This holds for inputs drawn like the held-out ones of all sites together. At a single "
-        "site, or for a single class, the share may be lower or higher, as the table shows."
-    ),
-    "site": message(
-        "This holds for each site, for inputs drawn like its own held-out ones. For others it does "
-        "not."
-    ),
-    "class": message(
-        "This holds for each class, for inputs of it drawn like the held-out ones, however "
-        "frequent the class is at a site."
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -69,6 +55,9 @@ def lines(run: Run) -> list[Text]:
     """What was measured, in sentences, and why the rest was not."""
     if run.summary is None:
         return []
+    sets = run.summary.sets
+    if sets is not None and sets.covers:
+        return trust_covering.lines(run, sets)
     parts = (
         _calibration(run, run.summary.calibration),
         _sets(run, run.summary.sets),
@@ -182,6 +171,29 @@ def rows(run: Run) -> list[TrustRow]:
             )
         )
     return found
+
+
+def table(run: Run) -> tuple[tuple[Text, ...], list[tuple[str, tuple[Words, ...]]]]:
+    """The headings of the table of sites, and the name and the cells of each row."""
+    held = message("Held-out {images}", images=nouns(run.modality).many)
+    sets = run.summary.sets if run.summary is not None else None
+    if sets is not None and sets.covers:
+        headings, cells = trust_covering.columns(sets.covers)
+        return (*headings, held), [
+            (row.name, (*cells(row.coverage, row.size), *cells(row.own_coverage, row.own_size),
+                        count(row.images)))
+            for row in rows(run)
+        ]  # fmt: skip
+    headings = (
+        message("Sets that hold the true class"), message("Classes in a set"),
+        message("by its own threshold"), message("Classes in such a set"),
+        message("Confidence off by"), held,
+    )  # fmt: skip
+    return headings, [
+        (row.name, (percent(row.coverage), number(row.size, 2), percent(row.own_coverage),
+                    number(row.own_size, 2), percent(row.ece), count(row.images)))
+        for row in rows(run)
+    ]  # fmt: skip
 
 
 def diagram(run: Run, name: str) -> Plot | None:

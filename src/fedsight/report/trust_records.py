@@ -43,6 +43,10 @@ class SetsRecord(TrustPart):
     """Prediction sets: how often they hold the true class, how large they are, for whom."""
 
     guarantee: str = ""
+    covers: str = ""  # what answers are made to hold, if they are no sets of classes
+    threshold: Figure = None
+    margins: Figure = None
+    margin: Figure = None
     coverage: Figure = None
     size: Figure = None
     expected: tuple[float, float] | None = None  # 95 % of what chance makes of the coverage

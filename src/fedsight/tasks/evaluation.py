@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fedsight.core.errors import Problem
 from fedsight.core.types import Batch, Metrics, Sum
+from fedsight.tasks.covering.base import Covering
 
 
 class Evaluation(ABC):
@@ -32,6 +33,9 @@ class Evaluation(ABC):
     mixes: ClassVar[bool] = True  # whether `summary` heeds a label mix
     scores_all: ClassVar[bool] = False  # noised sums say nothing of classes that are not scored
     asks_head: ClassVar[bool] = True  # whether predictions on test images use the head
+    # how its answers are made large enough to cover the truth; None: they are not, or by a set of
+    # classes (`scored` and `classed`)
+    covering: ClassVar[Covering | None] = None
 
     @property
     def share(self) -> bool:

@@ -17,6 +17,8 @@ from fedsight.core.errors import Problem
 from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.data.base import Dataset
 from fedsight.tasks.base import Task, tasks
+from fedsight.tasks.covering.base import Covering
+from fedsight.tasks.covering.labels import Labels
 from fedsight.tasks.plausible import are_between, are_counts
 from fedsight.tasks.presentation import Answer, Curve, Sample, Table
 from fedsight.tasks.repair import coarse, fine, projected
@@ -46,6 +48,7 @@ class MultiLabel(Task):
     mixes: ClassVar[bool] = False
     heeds_unlabelled: ClassVar[bool] = True
     scores_all: ClassVar[bool] = True
+    covering: ClassVar[Covering | None] = Labels()
     # weight of images that have a label in its training loss, for rare labels: one number for all
     # labels, or one for each in the order of the classes
     positive_weight: Weight | Annotated[tuple[Weight, ...], Field(strict=False, min_length=1)] = 1.0

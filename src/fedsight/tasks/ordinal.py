@@ -19,6 +19,8 @@ from fedsight.data.base import Dataset
 from fedsight.tasks.agreement import kappa_interval, weighted_kappa
 from fedsight.tasks.base import tasks
 from fedsight.tasks.class_weights import vector
+from fedsight.tasks.covering.base import Covering
+from fedsight.tasks.covering.grades import Grades
 from fedsight.tasks.presentation import Answer, Sample, Table
 from fedsight.tasks.single_label import SingleLabel, confusion
 
@@ -37,6 +39,7 @@ class Ordinal(SingleLabel):
     headline_title: ClassVar[str] = "Quadratic weighted kappa"
     figures: ClassVar[tuple[str, ...]] = ("kappa", "mae", *SingleLabel.figures)
     worse: ClassVar[frozenset[str]] = frozenset({"mae", "loss"})
+    covering: ClassVar[Covering | None] = Grades()
 
     def check(self, dataset: Dataset) -> list[Problem]:
         """One grade per image, and an order that was stated or is that of numbers."""

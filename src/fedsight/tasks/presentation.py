@@ -31,13 +31,15 @@ class Mark:
 class Answer:
     """A model's answer for one image: a label, its probability (0 to 1), and details.
 
-    `details` holds plain values for JSON; `marks` are drawn on the image.
+    `details` holds plain values for JSON; `marks` are drawn on the image, and so are the pixels of
+    `mask` bool [classes, h, w], in the network's input, where one was asked for.
     """
 
     label: str
     probability: float
     details: Mapping[str, Any] = field(default_factory=dict)
     marks: tuple[Mark, ...] = ()
+    mask: Tensor | None = field(default=None, compare=False)
 
     def shown(self, top: int) -> list[tuple[str, float]]:
         """The `top` most probable labels, or the label alone if the task does not rank labels."""

@@ -17,6 +17,8 @@ from fedsight.core.errors import Problem
 from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.data.base import Dataset
 from fedsight.tasks.base import Task, tasks
+from fedsight.tasks.covering.base import Covering
+from fedsight.tasks.covering.masks import Masks
 from fedsight.tasks.plausible import are_between, are_counts
 from fedsight.tasks.presentation import Answer, Mark, Sample, Table
 from fedsight.tasks.repair import projected
@@ -43,6 +45,7 @@ class Segmentation(Task):
     mixes: ClassVar[bool] = False
     takes: ClassVar[str] = "masks"
     placed: ClassVar[bool] = True
+    covering: ClassVar[Covering | None] = Masks()
     heeds_unlabelled: ClassVar[bool] = True
     dice: float = Field(0.5, ge=0, le=1)  # share of the Dice loss; the rest is cross-entropy
 

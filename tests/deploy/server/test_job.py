@@ -403,6 +403,30 @@ def test_a_trained_model_is_measured_without_the_site_that_does_not_come_back(
     assert "came after the last round" in why["west"]
 
 
+def test_a_site_with_other_images_does_not_end_a_trained_run_without_figures(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked alone, and says something else than when it joined: nobody is left to measure."""
+    monkeypatch.setattr(conversation, "SILENCE", 0.2)
+    store, seats = runs.begin("other"), dict(runs.places.sit().seats)
+    link = FaultyLink(site_services.LocalLink(seats), "north", deaf(["north"]))
+    assert runs.run_job(store, link)["state"] == "handover"
+
+    def lie(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[Any, Any]:
+        fields = json.loads(text)
+        if "declared" in fields:
+            fields["declared"]["test"] += 1
+        return json.dumps(fields), body
+
+    alone = site_services.LocalLink({"south": seats["south"]})
+    ended = runs.run_job(store, FaultyLink(alone, "south", lie))
+    assert (ended["state"], ended["again"]) == ("failed", True)
+    assert "no site is there to measure the trained model" in ended["cause"]
+    assert not (store.folder / "summary.json").exists()
+    assert runs.run_job(store, site_services.LocalLink(seats))["state"] == "finished"
+    assert "not_measured" not in store.read_json("summary.json")
+
+
 def test_a_drained_site_is_not_in_a_run_that_only_says_it_is_trained(runs: Runs) -> None:
     program, link = runs.begin("said").program()[0], runs.places.sit()
     drain(runs.places.root / "south", True)

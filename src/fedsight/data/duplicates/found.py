@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from fedsight.core.errors import DataError
+from fedsight.core.files import content
 from fedsight.data.base import ArrayImages, Dataset, Images, Indices, Part
 from fedsight.data.duplicates.alike import Numbers, joined, sets_alike
 from fedsight.data.duplicates.counts import Copies, Duplicates, Pair
@@ -269,7 +270,7 @@ def _raw(origin: Origin) -> bytes:
     elif isinstance(origin, Image.Image):
         seen.update(f"{origin.mode} {origin.size}\n".encode() + origin.tobytes())
     else:
-        seen.update(Path(origin).read_bytes())
+        seen.update(content(Path(origin)))
     return seen.digest()
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from fedsight.core.errors import DataError
+from fedsight.core.files import content, opened
 from fedsight.data.base import Preprocess, scaled
 from fedsight.data.duplicates.prints import SAMPLED, SEEN, View
 from fedsight.data.images.dicom import Frame, is_dicom, read_dicom
@@ -40,7 +41,7 @@ def decode(path: Origin, preprocess: Preprocess, name: str | None = None) -> Ten
 def upright(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(width, height) of the upright image, from its header; DataError if it cannot be read."""
     try:
-        with Path(path).open("rb") as file:
+        with opened(Path(path)) as file:
             whole = is_dicom(file.read(132))
             file.seek(0)
             if not whole:
@@ -115,7 +116,7 @@ def _upright(path: Origin, reading: Reading, name: str | None, thorough: bool) -
         return read_upright(path, name or str(getattr(path, "filename", "")) or "(in memory)")
     name = name or os.fspath(path)
     try:
-        data = Path(path).read_bytes()
+        data = content(Path(path))
     except (OSError, ValueError) as error:
         raise _unreadable(name, error) from error
     return _of_bytes(data, name, reading, thorough, frame)

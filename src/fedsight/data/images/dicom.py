@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from fedsight.core.errors import DataError
+from fedsight.core.files import opened
 from fedsight.data.images.pixels import MAX_PIXELS, Pixels
 from fedsight.data.images.windowing import Reading, UnclearError, colour, grey
 
@@ -99,7 +100,7 @@ def is_dicom_file(path: str) -> bool:
     if file.suffix.lower() in SUFFIXES:
         return True
     try:
-        with file.open("rb") as stream:
+        with opened(file) as stream:
             return is_dicom(stream.read(132))
     except OSError:
         return False
@@ -144,7 +145,7 @@ def inspect(path: Path, name: str) -> tuple[int, str]:
     """
     pydicom = _pydicom()
     try:
-        with path.open("rb") as stream:
+        with opened(path) as stream:
             if not is_dicom(stream.read(132)):
                 raise DataError(
                     f"'{name}' is not a DICOM file: it begins neither with a preamble and 'DICM' "

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fedsight.core.errors import DataError
+from fedsight.core.files import opened
 from fedsight.core.progress import progress
 from fedsight.data.base import ArrayImages, Images, Indices, Preprocess, SizedSource
 from fedsight.data.duplicates.prints import Printer, Prints, View
@@ -125,7 +126,7 @@ def _is_dicom(path: str) -> bool:
     if Path(path).suffix.lower() in dicom.SUFFIXES:
         return True
     try:
-        with Path(path).open("rb") as file:
+        with opened(Path(path)) as file:
             return dicom.is_dicom(file.read(132))
     except OSError:
         return False

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsight.core.errors import DataError
+from fedsight.core.files import content
 from fedsight.data.assembly import Record
 from fedsight.data.class_names import Similar, settled_names, used
 from fedsight.data.detection.found import Found
@@ -105,7 +106,7 @@ def _in_file(
     record: Record, path: Path, read: Callable[[bytes, str, str], npt.NDArray[Pixel]]
 ) -> npt.NDArray[Pixel]:
     try:
-        data = path.read_bytes()
+        data = content(path)
     except (OSError, ValueError) as error:  # ValueError: no file can have this name
         why = error.strerror if isinstance(error, OSError) else error
         raise DataError(

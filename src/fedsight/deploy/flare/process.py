@@ -17,10 +17,12 @@ from typing import Any
 
 from nvflare.fuel.f3.cellnet import cell, core_cell
 from nvflare.fuel.f3.drivers import socket_conn
+from nvflare.fuel.f3.streaming import byte_receiver
 from nvflare.fuel.sec import audit
 
 from fedsight.deploy.flare.records import BoundedAuditor
 from fedsight.deploy.flare.routes import SERVER, Gate
+from fedsight.deploy.flare.streams import BoundedTask
 from fedsight.deploy.flare.traffic import Meter
 
 # Bytes that a connection may announce, and FLARE allocates at once; its own limit is 2 GiB. A chunk
@@ -34,6 +36,7 @@ def set_limits() -> None:
     # FLARE ends a job's process at the server when a stream is too large, or cannot be decoded, or
     # a site says so. Then the stream alone fails, as it does elsewhere.
     _replace(cell, "_is_server_job_cell", _never)
+    _replace(byte_receiver, "RxTask", BoundedTask)
     _replace(audit, "Auditor", BoundedAuditor)
     begin = core_cell.CoreCell.start
 

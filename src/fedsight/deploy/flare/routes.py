@@ -36,7 +36,7 @@ from nvflare.fuel.f3.streaming.stream_const import (
 from nvflare.fuel.utils.admin_name_utils import is_valid_admin_client_name
 
 from fedsight.core.text import printable
-from fedsight.deploy.flare.streams import OpenStreams
+from fedsight.deploy.flare.streams import is_sound
 from fedsight.deploy.membership.federation import OPERATOR
 from fedsight.deploy.membership.kits import JOB_ID
 
@@ -127,7 +127,6 @@ class Gate:
     def __init__(self, address: str) -> None:
         """`address`: FLARE's name of this process."""
         self._own = _root(address)
-        self._streams = OpenStreams()
         self._lock = threading.Lock()
         self._refused: dict[str, int] = {}
 
@@ -137,7 +136,7 @@ class Gate:
         sender = str(endpoint.name)
         if _root(sender) == self._own:  # of this machine: itself, its jobs, and what they relay
             return None
-        if self._is_known(message, endpoint) and self._streams.admit(message, _root(sender)):
+        if self._is_known(message, endpoint) and is_sound(message):
             return None
         self._count(message, sender)
         refusal: Message = make_reply(ReturnCode.UNAUTHENTICATED, "not a message of this sender")

@@ -30,6 +30,7 @@ MAX_IDENTIFIER_CHARACTERS = 64  # of the identifier of a process, or of a token
 # What a site says of itself: ready; it takes part in nothing new; it is about to stop; its trainer
 # process is held by a signal.
 State = Literal["", "drained", "leaving", "stopped"]
+_AWAY = ("drained", "leaving")  # it is in no job that begins now
 
 
 @dataclass(frozen=True)
@@ -43,19 +44,21 @@ class Presence:
     seen: float  # the last heartbeat
     declared: dict[str, Any] | None  # the site's summary of its images
     process: str = ""  # identifies the site's current process
-    restarts: tuple[float, ...] = ()  # when `since` became another time, within RESTART_WINDOW
+    restarts: tuple[float, ...] = ()  # when it came back, within RESTART_WINDOW
     package: str = ""  # the FedSight code that it says it runs
     state: State = ""  # what it says of itself
+    # since when it has been ready: it may have been silent or drained with the same process
+    stays: float = 0.0
 
     @property
     def settled(self) -> bool:
         """Whether it has stayed long enough for a new job to begin because of it.
 
-        A site chooses when it claims to have restarted, and a new job costs everybody. A job that
-        begins for another reason includes it anyway.
+        A site chooses when it claims to have restarted, is silent, or says that it is drained, and
+        a new job costs everybody. A job that begins for another reason includes it anyway.
         """
         often = len(self.restarts) - FREE_RESTARTS
-        return often <= 0 or time.time() - self.since >= required_stay(often)
+        return often <= 0 or time.time() - self.stays >= required_stay(often)
 
     @property
     def silence(self) -> float:
@@ -70,7 +73,7 @@ class Presence:
     @property
     def ready(self) -> bool:
         """Whether the site can take part in a job that begins now."""
-        return self.alive and self.state != "drained"
+        return self.alive and self.state not in _AWAY
 
 
 @dataclass(frozen=True)
@@ -122,15 +125,19 @@ def record(
     path = _path(folder, name)
     partial = path.with_suffix(".partial")
     now, known = time.time(), _read(path)
-    since, restarts = now, known.restarts if known is not None else ()
-    returns = known is not None and known.state == "leaving" and state != "leaving"
-    if known is not None and known.process == process and not returns:
-        since = known.since
-    elif known is not None:
-        restarts = (*restarts[-_MOST_RESTARTS:], now)
+    since = stays = now
+    restarts: tuple[float, ...] = ()
+    if known is not None:
+        returns = known.state == "leaving" and state != "leaving"
+        same = known.process == process and not returns
+        was_ready = known.state not in _AWAY and now - known.seen < HEARTBEAT_TIMEOUT
+        since = known.since if same else now
+        stays = known.stays if same and was_ready else now
+        back = state not in _AWAY and not was_ready
+        restarts = known.restarts if same and not back else (*known.restarts[-_MOST_RESTARTS:], now)
     restarts = tuple(time for time in restarts if now - time < RESTART_WINDOW)
     package = printable(package, MAX_IDENTIFIER_CHARACTERS)
-    found = Presence(name, since, now, declared, process, restarts, package, state)
+    found = Presence(name, since, now, declared, process, restarts, package, state, stays)
     partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
     partial.replace(path)  # no fsync: the next heartbeat comes soon
 

@@ -62,9 +62,10 @@ def update_roster(
     for site, error in unfit.items():
         del found[site]
         absent[site] = f"{error.cause}; {error.cure}"
-    for site, declared in found.items():
+    for site, declared in [*found.items()]:
         if roster.setdefault(site, declared) != declared:
             absent[site] = f"site '{site}' no longer has the images with which it joined this run"
+            del found[site]
         else:
             roster[site] = declared  # whether it releases figures may have changed
     for site, why in absent.items():

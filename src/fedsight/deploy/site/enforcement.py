@@ -20,6 +20,7 @@ from fedsight.deploy.site.answers import AnswerStore
 from fedsight.deploy.site.figures import FigureRules
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.memories import occupied, open_memory
+from fedsight.deploy.site.named_files import refuse_files
 from fedsight.deploy.site.owner import OwnerSettings, read_owner
 from fedsight.deploy.site.refusals import Asked
 from fedsight.deploy.site.release import Release
@@ -109,11 +110,14 @@ class ContractEnforcement:
         plug-ins of this site's own.
 
         Raises DeployError, before anything is imported, for a plug-in that the owner has not
-        permitted; ConfigError for a program that is not one.
+        permitted, and before anything is opened for other files that it names; ConfigError for a
+        program that is not one.
         """
         table = without_files(proposed)
         table["plugins"] = self._local_plugins(table.get("plugins", []))
-        return config.parse(table, self._home)[0]
+        program = config.parse(table, self._home)[0]
+        refuse_files(program, self._home)
+        return program
 
     def _local_plugins(self, given: Any) -> list[dict[str, str]]:
         """The plug-ins of a proposed program as files of this site; nothing is imported here.

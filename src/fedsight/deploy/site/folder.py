@@ -15,6 +15,7 @@ import tomli_w
 from fedsight.core.errors import DeployError
 from fedsight.core.files import write_atomically
 from fedsight.data.single_draws import drawn_singly
+from fedsight.deploy import package
 from fedsight.deploy.declaration import check_classes
 from fedsight.deploy.membership import kits, presence
 from fedsight.deploy.membership.federation import (
@@ -174,7 +175,11 @@ def _write_identity(folder: Path, name: str, invitation: Invitation) -> None:
 
 
 def open_images(owner: OwnerSettings) -> dict[str, Any]:
-    """Open the owner's images as a check; returns their summary. DataError names a fault."""
+    """Open the owner's images as a check; returns their summary.
+
+    DataError names a fault; DeployError for FedSight code that the contract does not list.
+    """
+    owner.contract.check_packages([package.installed().sha256])
     with drawn_singly(owner.contract.hides_images):  # as for a program
         dataset = allow_missing_classes(owner.data).open()
     check_classes(dataset.classes)

@@ -376,6 +376,8 @@ class SiteService:
     def _join(self, program: Program, owner: OwnerSettings, run: str) -> ServiceAnswer:
         self._joined = self._found = None
         memory = self._enforcement.begin_run(program, owner, run)
+        if self._opened is None or self._opened.memory != memory:
+            self._begun = 0  # that was a round of another run
         job_lease.claim(memory, self._token)
         self._opened = OpenData(program, owner, self._name, memory, self._token, None)
         self._secagg.join(program, owner, run, self._enforcement.release)

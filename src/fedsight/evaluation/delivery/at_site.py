@@ -35,10 +35,11 @@ from fedsight.evaluation.delivery.choice import LEAST, Choice, HeldOut, decided,
 from fedsight.evaluation.delivery.deliver import with_own
 from fedsight.evaluation.evidence import Evidence, Witness, compared
 from fedsight.evaluation.figures import Evaluator
-from fedsight.program.budget import Budget, epochs_of
+from fedsight.program.budget import Budget
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
 from fedsight.program.views import View
+from fedsight.program.workload import passes_of
 
 KEEP_EVERY = 20.0  # seconds between two checkpoints of the model that is trained alone
 
@@ -187,8 +188,9 @@ def _alone(
 ) -> dict[str, Tensor]:
     """The model that the site trains by itself, by name: as many passes over its images as the run
     took of them, in as many rounds, but not in more than there are images for."""
-    passes = float(final.counted * epochs_of(federation.program))
-    seen = math.ceil(passes * federation.size(site))
+    images = federation.size(site)
+    passes = final.counted * passes_of(federation.program, images)
+    seen = math.ceil(passes * images)
     budget = Budget(min(final.round, seen), passes)
     baseline = federation.testing(()).alone(site, budget)
     start, keeper = store.load_checkpoint(), _Keeper(store, time.monotonic())

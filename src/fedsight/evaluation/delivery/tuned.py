@@ -44,11 +44,12 @@ def _trained(at: SiteModels) -> Tensor | None:
     """The vector [size] after training."""
     alone, layout = at.client.federation, at.client.layout
     program = alone.program
-    if not sum(phase.epochs for phase in program.algorithm.phases(PASSES)):
+    if not sum(phase.length for phase in program.algorithm.phases(PASSES)):
         return None
     train = program.train.model_copy(
         update={
             "epochs": PASSES,
+            "steps": None,
             "lr": program.train.lr / SLOWER,
             "groups": tuple(
                 group.model_copy(update={"lr": group.lr / SLOWER}) for group in program.train.groups

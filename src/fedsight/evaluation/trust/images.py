@@ -7,7 +7,7 @@ came of it: a guarantee would be void otherwise.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -68,7 +68,7 @@ def _halved(
     both; which it is where they are equal is drawn, as the order is. An image that several views
     have, and a group's at several sites, is in the same half in all.
     """
-    unit = federation.dataset.test.unit
+    unit = _unit(federation)
     drawn = draws(federation.program.split_seed, "trust", purpose)
     half_of: dict[object, int] = {}
     sizes = [0, 0]
@@ -86,6 +86,15 @@ def _halved(
         for half in (0, 1):
             found[half].append(replace(view, indices=view.indices[of == half]))
     return tuple(found[0]), tuple(found[1])
+
+
+def _unit(federation: Federation) -> Callable[[int], object]:
+    """What the test image at a place belongs to; where images are compared with one another, to
+    the person that it shows."""
+    test = federation.dataset.test
+    if not federation.program.task.whole:
+        return test.unit
+    return lambda place: int(test.labels[place])
 
 
 def _once(views: tuple[View, ...], seed: int) -> tuple[View, ...]:

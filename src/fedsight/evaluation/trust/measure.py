@@ -69,15 +69,15 @@ def why_not(federation: Federation, local: bool) -> str | None:
     program = federation.program
     if not program.trust.measured:
         return OFF
-    if not (program.task.scored and program.task.classed):
-        return TASK
     if program.secure.masks:
         return MASKED
     if program.privacy.protects:
         return NOISED
     if not local:
         return AWAY
-    return UNLABELLED if federation.hidden is not None else None
+    if federation.hidden is not None:
+        return UNLABELLED
+    return None if program.task.scored and program.task.classed else TASK
 
 
 def trusted(final: Final, local: bool) -> Trusted:

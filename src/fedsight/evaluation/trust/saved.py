@@ -73,6 +73,8 @@ def kept(store: RunStore, classes: int) -> SavedTrust | None:
     if not path.is_file():
         return None
     facts = store.read_json(FILE)
+    if "risk" in facts:  # see `saved_risk.py`
+        return None
     try:
         scaled, ood = scaling.of(facts["scaling"], classes), facts["ood"]
         limit, head = ood.get("threshold"), facts["head"]

@@ -118,7 +118,12 @@ class Example(Protected):
 
 def steps(plan: Plan, images: int) -> int:
     """Local steps per round at a site with `images` images."""
-    return plan.passes * math.ceil(images / plan.batch)
+    return plan.passes * steps_of_pass(plan, images) if plan.steps is None else plan.steps
+
+
+def steps_of_pass(plan: Plan, images: int) -> int:
+    """Local steps that see `images` images once on average."""
+    return math.ceil(images / plan.batch)
 
 
 @lru_cache(maxsize=64)

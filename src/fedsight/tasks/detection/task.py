@@ -17,6 +17,8 @@ from fedsight.data.base import Dataset
 from fedsight.data.detection import boxes
 from fedsight.models.detector import MOST, Detector
 from fedsight.tasks.base import Task, tasks
+from fedsight.tasks.covering.base import Covering
+from fedsight.tasks.covering.objects import Objects
 from fedsight.tasks.detection import noised, precision, presentation
 from fedsight.tasks.detection.augment import moved
 from fedsight.tasks.plausible import are_counts
@@ -50,6 +52,7 @@ class Detection(Task):
     figures: ClassVar[tuple[str, ...]] = ("map", "map_50", "f1_50", "loss")
     takes: ClassVar[str] = "boxes"
     placed: ClassVar[bool] = True
+    covering: ClassVar[Covering | None] = Objects()
     heeds_unlabelled: ClassVar[bool] = True  # as the rows of its targets say
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

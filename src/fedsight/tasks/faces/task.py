@@ -20,6 +20,8 @@ from fedsight.models.base import Network
 from fedsight.models.embedding import Embedding
 from fedsight.tasks import repair
 from fedsight.tasks.base import Task, tasks
+from fedsight.tasks.covering.base import Covering
+from fedsight.tasks.covering.pairs import Pairs
 from fedsight.tasks.faces import verification
 from fedsight.tasks.faces.margins import Margin, margin_loss, positive_loss, spread_loss
 from fedsight.tasks.plausible import are_counts
@@ -48,6 +50,7 @@ class FaceRecognition(Task):
     whole: ClassVar[bool] = True
     mixes: ClassVar[bool] = False
     asks_head: ClassVar[bool] = False
+    covering: ClassVar[Covering | None] = Pairs()
 
     softmax: Margin = "cosface"  # arcface or cosface
     margin: float = Field(0.2, ge=0, lt=1.5)  # of the angle (arcface) or of its cosine (cosface)

@@ -27,6 +27,7 @@ from fedsight.core.errors import ConfigError, DeployError, FedSightError, StoreE
 from fedsight.core.files import make_folder
 from fedsight.core.text import printable
 from fedsight.data.contents import contents
+from fedsight.deploy import package
 from fedsight.deploy.declaration import open_site, without_weights
 from fedsight.deploy.site.delivery import recognisers
 from fedsight.deploy.site.delivery.received import (
@@ -75,6 +76,7 @@ def _delivered(received: Received, key: str, order: ReceivedOrder) -> Outcome:
     home = received.home
     program = _program(home, order)
     owner = read_owner(home / "owner.toml", None)
+    owner.contract.check_packages([package.installed().sha256])
     torch.set_num_threads(owner.speed.threads)
     federation, number = _opened(program, owner, order.site)
     kept = MemoryStore(home / order.memory).load(order.site, order.accepted + 1)

@@ -1,0 +1,234 @@
+"""How large answers have to be to cover the truth, for tasks that say what theirs may miss.
+
+All of it follows from sums of whole numbers over held-out units, those of each site apart: who adds
+them up makes no difference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsight.client.bound_model import CHUNK
+from fedsight.client.members import Members
+from fedsight.client.step import Client
+from fedsight.core.errors import DataError
+from fedsight.core.threads import one_thread
+from fedsight.evaluation.evidence import some
+from fedsight.evaluation.figures import Evaluator
+from fedsight.evaluation.overall import Final
+from fedsight.evaluation.trust.conformal import smallest
+from fedsight.evaluation.trust.images import trust_images
+from fedsight.evaluation.trust.measure import FEW, TASK, Trusted, why_not
+from fedsight.evaluation.trust.risk import Losses, Risk, shown
+from fedsight.evaluation.trust.sets import CLASS, SITE
+from fedsight.program.site_data import SiteData
+from fedsight.program.views import listed
+from fedsight.tasks.covering.base import Covering
+from fedsight.tasks.covering.levels import UNIT, Tally, summed
+
+NOT_BY_CLASS = "trust.guarantee = 'class' is not for this task"
+UNKNOWN = (FEW, NOT_BY_CLASS)  # reasons for which nothing is kept
+Tallies = Mapping[int, Tally]  # by the number of the site, -1 for none
+
+
+def covered(final: Final, local: bool) -> Trusted | None:
+    """How large answers have to be, for the model that a run ended with; `local`: the images are on
+    this machine. None for a task that does not say what its answers may miss."""
+    covering = final.federation.program.task.covering
+    if covering is None:
+        return None
+    reason = why_not(final.federation, local)
+    if reason != TASK:
+        return None if reason is None else Trusted.left_out(reason)
+    covers = Covers(final, covering)
+    told, facts = covers.told(), dict[str, Any]()
+    if told.get("reason") not in UNKNOWN:
+        facts = {"by": covers.by, "apart": covers.apart, "risk": covers.risk.plain()}
+    return Trusted({**Trusted.left_out(TASK).summary, "sets": told}, facts, {})
+
+
+class Covers:
+    """What the model that a run ended with loses of held-out and of test images."""
+
+    def __init__(self, final: Final, covering: Covering) -> None:
+        federation = final.federation
+        self._federation, self._covering = federation, covering
+        self.apart = federation.program.differs(federation.network)
+        self._final, self._settings = final, federation.program.trust
+        self._clients = Members(federation, lambda member: Client(member, final.speed))
+        images = trust_images(federation, self.apart)
+        self.by = images.by
+        halves = [images.fitted, images.cover]
+        if len(covering.parts) == 1:  # nothing else is fitted to images
+            halves = [[*images.fitted, *images.cover]]
+        self._held = {
+            part: self._tallies(part, data)
+            for part, data in zip(covering.parts, halves, strict=True)
+        }
+        self._tested = {part: self._tallies(part, images.tested) for part in covering.parts}
+
+    def _tallies(self, part: str, data: Sequence[SiteData]) -> Tallies:
+        found: dict[int, Tally] = {}
+        for images in data:
+            client = self._client(int(images.origins[0]) if self.apart else -1)
+            if client is None:
+                continue
+            for site in images.origins.unique().tolist():
+                own = some(images, images.origins == site)
+                counted = tallied(client, own, self._covering, part)
+                found[site] = found[site] + counted if site in found else counted
+        return found
+
+    def _client(self, number: int) -> Client | None:
+        """A client with the model of a site, or with the common one (-1); None if the site never
+        trained."""
+        if number < 0:
+            return self._clients.loaded(self._final.vector, None, {})
+        kept = self._final.memory.latest(self._federation.partition.name(number))
+        return self._clients.loaded(self._final.vector, number, kept)
+
+    @property
+    def risk(self) -> Risk:
+        """What was counted of the held-out images, of all and of each listed site."""
+        names, parts = self._federation.partition.name, {}
+        for part, held in self._held.items():
+            own = self._covering.site_groups(part)
+            sites = {
+                names(site): _first(held[site], own)
+                for site in listed(self._federation.partition)
+                if site in held and int(held[site].units[0])
+            }
+            parts[part] = Losses(self._whole(part, held), sites)
+        return Risk(self._covering, self._settings.guarantee, parts)
+
+    def _whole(self, part: str, tallies: Tallies) -> Tally:
+        classes = len(self._federation.dataset.classes)
+        groups, steps = self._covering.groups(part, classes), self._covering.steps(part)
+        return summed(tallies.values(), groups, steps)
+
+    def told(self) -> dict[str, Any]:
+        """What the summary says, as the tested images show it."""
+        asked, guarantee, risk = self._settings.coverage, self._settings.guarantee, self.risk
+        first, *_ = self._covering.parts
+        held = {part: int(one.everything.units[0]) for part, one in risk.parts.items()}
+        tested = {part: self._whole(part, one) for part, one in self._tested.items()}
+        known: dict[str, Any] = {
+            "method": "crc", "covers": self._covering.kind, "guarantee": guarantee,
+            "asked": asked, "images": held[first], "tested": int(tested[first].units[0]),
+            "by": self.by, "smallest": smallest(asked),
+        }  # fmt: skip
+        if not (held[first] and known["tested"]):
+            return {**known, "reason": FEW}
+        if guarantee not in self._covering.guarantees:
+            return {**known, "reason": NOT_BY_CLASS}
+        sites = self._by_site(risk)
+        if guarantee == SITE:
+            return {**known, **self._mean_of(sites, risk)}
+        try:
+            levels = risk.levels(asked)
+        except DataError as error:
+            return {**known, "reason": error.cause, "cure": error.cure}
+        further = self._further(tested, risk)
+        return {**known, **self._told_at(tested, levels, guarantee), **further, "by_site": sites}
+
+    def _further(self, tested: Mapping[str, Tally], risk: Risk) -> dict[str, Any]:
+        """What the task also asks for, or why it has none."""
+        found: dict[str, Any] = {}
+        for name, coverage in self._covering.also(self._federation.program.task).items():
+            try:
+                found[name] = self._told_at(tested, risk.levels(coverage), risk.guarantee)
+            except DataError as error:
+                found[name] = {"reason": error.cause, "cure": error.cure}
+        return {"at": found} if found else {}
+
+    def _told_at(
+        self, tested: Mapping[str, Tally], levels: Mapping[str, Tensor], guarantee: str
+    ) -> dict[str, Any]:
+        """The coverage that tested units show at these levels, and how large answers are."""
+        first, *further = self._covering.parts
+        tally, at = tested[first], levels[first]
+        if guarantee == CLASS:
+            each = [shown(tally, 1 + label, one) for label, one in enumerate(at.tolist())]
+            known = [one for one in each if one is not None]
+            names = self._federation.dataset.classes
+            told: dict[str, Any] = {
+                "coverage": float(np.mean(known)) if known else None, "size": None,
+                "by_class": dict(zip(names, each, strict=True)),
+            }  # fmt: skip
+        else:
+            size = float(tally.sizes[int(at[0])]) / UNIT / tally.sized if tally.sized else None
+            told = {"coverage": shown(tally, 0, int(at[0])), "size": size}
+        for part in further:
+            group = self._covering.group(part, levels)
+            told[part] = shown(tested[part], group, int(levels[part][0]))
+        return told | self._covering.told(levels)
+
+    def _by_site(self, risk: Risk) -> dict[str, Any]:
+        """How each site does by the guarantee, and by its own held-out units."""
+        names, found = self._federation.partition.name, dict[str, Any]()
+        first, *_ = self._covering.parts
+        for site in Evaluator(self._federation).sites:
+            mine = {part: one.get(site, one.get(-1)) for part, one in self._tested.items()}
+            known = {part: one for part, one in mine.items() if one is not None}
+            if len(known) < len(mine) or not int(known[first].units[0]):
+                continue
+            name = names(site)
+            own = risk.parts[first].sites.get(name)
+            if own is None and site not in self._tested[first]:
+                continue  # nothing is known of this site that is not known of all
+            told: dict[str, Any] = {"images": 0 if own is None else int(own.units[0])}
+            for guarantee, key in ((risk.guarantee, ""), (SITE, "own_")):
+                shows: dict[str, Any] = {"coverage": None, "size": None}
+                with contextlib.suppress(DataError):  # too few
+                    levels = risk.levels(self._settings.coverage, name, guarantee)
+                    shows = self._told_at(known, levels, guarantee)
+                told |= {f"{key}coverage": shows["coverage"], f"{key}size": shows["size"]}
+            found[name] = told
+        return found
+
+    def _mean_of(self, sites: Mapping[str, Any], risk: Risk) -> dict[str, Any]:
+        """What sites show on average, each by its own held-out units."""
+        each = [one for one in sites.values() if one["coverage"] is not None]
+        if not each:
+            try:
+                first, *_ = self._covering.parts
+                own = risk.parts[first].sites
+                largest = max(own, key=lambda name: int(own[name].units[0]), default=None)
+                risk.levels(self._settings.coverage, largest)
+            except DataError as error:
+                return {"reason": error.cause, "cure": error.cure}
+            return {"reason": FEW}
+        return {
+            "coverage": float(np.mean([one["coverage"] for one in each])),
+            "size": _mean([one["size"] for one in each]),
+            "by_site": sites,
+        }
+
+
+def tallied(client: Client, data: SiteData, covering: Covering, part: str) -> Tally:
+    """What the model that the client has loaded loses of one site's images."""
+    task, model = client.federation.program.task, client.model
+    classes = len(client.federation.dataset.classes)
+    size = max(1, len(data)) if task.whole else CHUNK
+    model.eval()
+    with one_thread(), client.inputs(data) as read, torch.inference_mode():
+        found = [
+            covering.counted(part, task, model, read(positions))
+            for positions in torch.arange(len(data)).split(size)
+        ]
+    return summed(found, covering.groups(part, classes), covering.steps(part))
+
+
+def _first(tally: Tally, groups: int) -> Tally:
+    return Tally(tally.units[:groups], tally.losses[:groups], tally.sizes, tally.sized)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [one for one in values if one is not None]
+    return float(np.mean(known)) if known else None

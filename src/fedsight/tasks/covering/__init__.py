@@ -1,0 +1,1 @@
+"""What tasks give to be covered: one file for each kind of answer that is larger than a label."""
