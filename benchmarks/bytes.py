@@ -1,6 +1,7 @@
 """What codecs cost and save: error at equal bits, speed, and bytes until a test accuracy.
 
-    python benchmarks/bytes.py [--quick] [--only errors peers training]
+    fedsight data get efficientnet-lite0
+    python benchmarks/bytes.py [--quick] [--only errors peers training] [--jobs garments]
 
 `errors`: a vector of 4 million values (most of them small, as those of an update are) is encoded
 and decoded with four keys. Its squared error over its squared norm stands beside what theory says
@@ -13,13 +14,16 @@ them. Their bytes are those of the arrays that they return, as they would be sen
 
 `training`: the built-in images among ten sites (Dirichlet 0.3), where only `[codec]` differs;
 bytes that all sites sent and received until the test accuracy is 0.86, and the accuracy in the end,
-paired over seeds. Finished runs are kept in the results file: the benchmark can be interrupted and
-started again, and `--seeds` and `--ways` add to it.
+paired over seeds. There are two jobs: `garments` is the main one, with 30 rounds, and `finetune`
+trains the last layers of EfficientNet-Lite0 and a new head on the same images at 96 pixels.
+Finished runs are kept in the results file: the benchmark can be interrupted and started again, and
+`--seeds`, `--jobs` and `--ways` add to it.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import tempfile
@@ -144,6 +148,33 @@ WAYS: dict[str, dict[str, Any]] = {
         },
     },
 }
+# What differs from an example of the package, and how many rounds there are.
+JOBS: dict[str, tuple[str, dict[str, Any], int]] = {
+    "garments": ("fashion", {}, 30),
+    "finetune": (
+        "finetune",
+        {
+            "split": {"name": "dirichlet", "sites": 10, "alpha": 0.3},
+            "algorithm": {"name": "fedavg"},
+            # The last layers and a head that begins at random: without closed forms, which are
+            # not sent through codecs.
+            "start": None,
+            "finish": None,
+            "train": {
+                "only": ["blocks.6", "conv_head", "bn2", "head"],
+                "optimiser": "adamw",
+                "lr": 0.0007,
+                "epochs": 1,
+                "batch": 32,
+                "clip": 5.0,
+                "schedule": "cosine",
+            },
+            "task": {"name": "classify", "label_smoothing": 0.1},
+            "speed": {"cache_at": "blocks.6"},  # what is before it runs once for each image
+        },
+        16,
+    ),
+}
 QUICK = (
     *("float32", "eden 1 bit both", "quantised"),
     "quantised, half of it, 6 bits, eden 2 bits down",
@@ -221,26 +252,34 @@ def errors(quick: bool) -> list[dict[str, Any]]:
 def training(
     options: argparse.Namespace, known: list[dict[str, Any]], save: Callable[[Any], None]
 ) -> list[dict[str, Any]]:
-    """Bytes until the goal and accuracy in the end, by codec and seed; what is `known` stays."""
-    ways = {name: WAYS[name] for name in options.ways or ([*QUICK] if options.quick else [*WAYS])}
+    """Bytes until the goal and accuracy in the end, by job, way and seed; what is `known` stays."""
+    ways = options.ways or ([*QUICK] if options.quick else [*WAYS])
     found = list(known)
-    done = {(one["way"], one["seed"]) for one in found}
-    for seed in range(1 if options.quick else options.seeds):
-        for name, sections in ways.items():
-            if (name, seed) in done:
-                continue
-            found.append({"way": name, "seed": seed, **trained(sections, seed, options)})
-            print({key: value for key, value in found[-1].items() if key != "rounds"}, flush=True)
-            save(found)
+    done = {(one["job"], one["way"], one["seed"]) for one in found}
+    seeds = range(1 if options.quick else options.seeds)
+    for job, seed, way in itertools.product(options.jobs, seeds, ways):
+        if (job, way, seed) in done:
+            continue
+        table, rounds = table_of(job), 2 if options.quick else JOBS[job][2]
+        table |= WAYS[way] | {"seed": seed, "rounds": {"rounds": rounds}}
+        found.append({"job": job, "way": way, "seed": seed, **trained(table, options.workers)})
+        print({key: value for key, value in found[-1].items() if key != "rounds"}, flush=True)
+        save(found)
     return found
 
 
-def trained(sections: dict[str, Any], seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One run: the bytes of all sites in both directions, and the accuracy on the test part."""
-    table = example("fashion") | {"seed": seed} | sections
-    # Every round is measured on the test part: none is chosen by that.
-    table["rounds"] = {"rounds": 2 if options.quick else options.rounds}
-    table["speed"] = {"workers": options.workers}
+def table_of(job: str) -> dict[str, Any]:
+    """The config of a job; sections that are None there are left out."""
+    name, changed, _ = JOBS[job]
+    return {key: value for key, value in (example(name) | changed).items() if value is not None}
+
+
+def trained(table: dict[str, Any], workers: int) -> dict[str, Any]:
+    """One run: the bytes of all sites in both directions, and the accuracy on the test part.
+
+    Every round is measured on the test part: none is chosen by that.
+    """
+    table["speed"] = {"workers": workers, **table.get("speed", {})}
     with tempfile.TemporaryDirectory(prefix="fedsight-bytes-") as folder:
         began = time.perf_counter()
         run = fedsight.run(table, out=Path(folder) / "run")
@@ -276,10 +315,11 @@ def show_errors(found: list[dict[str, Any]], title: str = "One vector, one core"
     print_table(title, heads, rows)
 
 
-def show_training(found: list[dict[str, Any]]) -> None:
-    """The second table: savings and points are paired over seeds, each way with the uncompressed
+def show_training(job: str, found: list[dict[str, Any]]) -> None:
+    """The table of a job: savings and points are paired over seeds, each way with the uncompressed
     run of its kind; accuracy is the mean."""
     rows = []
+    found = [one for one in found if one["job"] == job]
     by = {(one["way"], one["seed"]): one for one in found}
     for name in dict.fromkeys(one["way"] for one in found):
         mine = [one for one in found if one["way"] == name]
@@ -304,14 +344,14 @@ def show_training(found: list[dict[str, Any]]) -> None:
         )
     heads = ["way", f"reached {GOAL}", "bytes until then", "times fewer (least)", "accuracy, %",
              "points to uncompressed (least)"]  # fmt: skip
-    print_table("Ten sites, Dirichlet 0.3, both directions", heads, rows)
+    print_table(f"{job}: ten sites, Dirichlet 0.3, both directions", heads, rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short vector; one seed, two rounds")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--jobs", nargs="+", choices=[*JOBS], default=[*JOBS], help="of training")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--ways", nargs="+", choices=[*WAYS], help="of training; all")
     parser.add_argument("--only", nargs="+", choices=("errors", "peers", "training"))
@@ -324,9 +364,8 @@ def main() -> None:
     if options.out.exists():
         before = json.loads(options.out.read_text(encoding="utf-8"))
         # Finished runs are kept, so that an interrupted benchmark goes on where it stopped.
-        same = (before["quick"], before.get("length")) == (options.quick, options.rounds)
-        content = {**before, **content, "training": before["training"] if same else []}
-    content["length"] = options.rounds
+        kept = before["training"] if before["quick"] == options.quick else []
+        content = {**before, **content, "training": kept}
     if "errors" in parts:
         content["errors"] = errors(options.quick)
         show_errors(content["errors"])
@@ -341,7 +380,8 @@ def main() -> None:
             write_json(options.out, content)
 
         content["training"] = training(options, content["training"], save)
-        show_training(content["training"])
+        for job in options.jobs:
+            show_training(job, content["training"])
     write_json(options.out, content)
 
 

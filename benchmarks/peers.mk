@@ -7,7 +7,7 @@ PEERS := .venv-peers
 PEER_PINS := benchmarks/peers-constraints.txt
 
 # Their codecs alone are measured, so of what OpenFL and FedLab ask for only this is installed.
-CODECS_NEED := dynaconf tqdm scikit-learn joblib threadpoolctl
+CODECS_NEED := dynaconf tqdm scikit-learn joblib threadpoolctl narwhals
 
 .PHONY: peers clean-peers
 

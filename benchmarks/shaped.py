@@ -16,6 +16,7 @@ import select
 import shutil
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -107,6 +108,14 @@ def line(mbit: float, delay_ms: float, loss: float) -> Iterator[Line]:
         for space in made:
             _ip("netns", "del", space)
             shutil.rmtree(Path("/etc/netns") / space, ignore_errors=True)
+
+
+def fedsight(space: str, home: Path, *words: object) -> subprocess.Popen[bytes]:
+    """`fedsight WORDS` in a namespace, as a process that ends with this one."""
+    spawn = [sys.executable, "-m", "fedsight.deploy.processes.spawn"]
+    command = ["ip", "netns", "exec", space, *spawn, "fedsight", *map(str, words)]
+    with (home / "said.txt").open("ab") as said:
+        return subprocess.Popen(command, stdout=said, stderr=said)
 
 
 def _ip(*words: str) -> None:

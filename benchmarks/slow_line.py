@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from common import RESULTS, machine, write_json
-from shaped import HOST, SPACES, line
+from shaped import HOST, SPACES, fedsight, line
 
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.site.folder import SiteFolder
@@ -27,21 +25,6 @@ from fedsight.program.federation import federate
 
 PORT = 8002
 SAMPLE = "fashion-mnist-12k"
-
-
-def fedsight(space: str, home: Path, *words: object) -> subprocess.Popen[bytes]:
-    """`fedsight WORDS` in a namespace, as a process that ends with this one."""
-    command = [
-        "ip",
-        "netns",
-        "exec",
-        space,
-        sys.executable,
-        "-m",
-        "fedsight.deploy.processes.spawn",
-    ]
-    with (home / "said.txt").open("ab") as said:
-        return subprocess.Popen([*command, "fedsight", *map(str, words)], stdout=said, stderr=said)
 
 
 def sets_for(millions: float) -> tuple[list[str], int]:
@@ -81,6 +64,7 @@ def main() -> None:
                 processes.append(fedsight(SPACES[1], home, "site", "start", home, "--data", SAMPLE))
                 sets += [
                     "rounds.deadline=36000",
+                    "rounds.validation=0",
                     f"rounds.rounds={asked.rounds}",
                     f"rounds.evaluate_every={asked.rounds}",
                 ]
