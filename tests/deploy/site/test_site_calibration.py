@@ -7,6 +7,7 @@ import itertools
 import json
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def vector_of(federation: Federation) -> Tensor:
 
 
 def asked_of(engine: RemoteEngine, vector: Tensor, round: int = 2) -> Any:
-    return lambda heat, numbers: engine.add_up(vector, round, heat, numbers)
+    return partial(engine.add_up, (vector, round))
 
 
 def simulated(of: Program, vector: Tensor, tmp_path: Path) -> Any:
