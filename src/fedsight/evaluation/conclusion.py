@@ -49,6 +49,7 @@ from fedsight.evaluation.overall import Final, Interval, Intervals
 from fedsight.evaluation.samples import answers
 from fedsight.evaluation.shortcuts import measure
 from fedsight.evaluation.trust.covering import covered
+from fedsight.evaluation.trust.fit import FitFile
 from fedsight.evaluation.trust.measure import Trusted, trusted
 from fedsight.evaluation.trust.remote import Take, trusted_remote
 from fedsight.evaluation.trust.saved import keep
@@ -139,7 +140,7 @@ def _trusted(run: Conclusion, final: Final, trained: loop.Trained) -> Trusted:
     if run.sums is None:
         return trusted(final, run.pictures)
     model = trained.travelling, trained.checkpoint.round
-    return trusted_remote(final.federation, partial(run.sums, model))
+    return trusted_remote(final.federation, partial(run.sums, model), FitFile(run.store, model))
 
 
 def _generalisation(

@@ -319,8 +319,12 @@ class Ledger:
         earlier = self._asked.get(entry.asked, [])
         if any(one.question != entry.question for one in earlier):
             if entry.kind != "figures":
-                cause = "sums for the calibration of another model of this run have left already"
-                raise DeployError(cause, "ask about the model that the run ends with, once")
+                cause = (
+                    "sums for the calibration of another model of this run, or at another "
+                    "temperature, have left already"
+                )
+                cure = "ask about the model that the run ends with, at one temperature"
+                raise DeployError(cause, cure)
             raise DeployError(
                 f"figures of another model of round {entry.round} have left already",
                 "ask about one model in a round",

@@ -19,6 +19,7 @@ from torch import Tensor
 from fedsight.coordinator.store import RunStore
 from fedsight.evaluation.trust import remote
 from fedsight.evaluation.trust.conformal import BINS
+from fedsight.evaluation.trust.fit import FitFile
 from fedsight.evaluation.trust.reliability import FINE
 from fedsight.evaluation.trust.remote import MADE_UP, trusted_remote
 from fedsight.evaluation.trust.saved import keep, kept
@@ -86,8 +87,8 @@ def test_a_run_of_more_sites_than_it_lists_is_read_again(
     images: Path, tmp_path: Path, guarantee: str
 ) -> None:
     federation = federation_of(images, guarantee=guarantee)
-    found = trusted_remote(federation, answers())
     store = RunStore(tmp_path)
+    found = trusted_remote(federation, answers(), FitFile(store, (federation.initial, 1)))
     keep(store, found)
     saved = kept(store, 2)
     assert saved is not None
@@ -111,7 +112,7 @@ def test_a_run_of_more_sites_than_it_lists_is_read_again(
 
 @pytest.mark.parametrize(("guarantee", "rows"), [("mixture", 1), ("class", 2)])
 def test_of_a_site_no_more_stays_in_memory_than_is_told_of_it(
-    images: Path, guarantee: str, rows: int
+    images: Path, tmp_path: Path, guarantee: str, rows: int
 ) -> None:
     """Of an answer to the first question nothing, of one to the second no histograms by class,
     where they are not needed: these take 10 MB for a hundred classes."""
@@ -122,7 +123,9 @@ def test_of_a_site_no_more_stays_in_memory_than_is_told_of_it(
         if next(came) in looked:
             held.append(living())
 
-    trusted_remote(federation_of(images, guarantee=guarantee), answers(seen))
+    federation = federation_of(images, guarantee=guarantee)
+    file = FitFile(RunStore(tmp_path), (federation.initial, 1))
+    trusted_remote(federation, answers(seen), file)
     first, second = held[1] - held[0], held[3] - held[2]
     assert first == 0
     assert second == 100 * BINS * (8 + 4 * rows + 4 * rows)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedsight.core.errors import DataError
 from fedsight.evaluation.trust.conformal import BINS, covered, smallest, threshold
+from fedsight.evaluation.trust.fit import Fit, FitFile
 from fedsight.evaluation.trust.images import TESTED
 from fedsight.evaluation.trust.measure import (
     ENDED,
@@ -72,17 +73,19 @@ def why_not_remote(federation: Federation) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def trusted_remote(federation: Federation, ask: Ask) -> Trusted:
-    """Ask the sites, and make of their sums what can be known."""
+def trusted_remote(federation: Federation, ask: Ask, file: FitFile) -> Trusted:
+    """Ask the sites, and make of their sums what can be known. What `file` has is not asked for
+    again: the temperature of a run that was interrupted."""
     if reason := why_not_remote(federation):
         return Trusted.left_out(reason)
-    fits = _Added(federation, FitSums)
-    without = fits.asked(ask, None)
-    if fits.total is None:
-        return Trusted.left_out(_why_nobody(without))
-    images, least = int(fits.total.images[0]), TemperatureScaling.fewest(0)
-    reason = "" if images >= least else few(images, least)
-    heat = 1.0 if reason else fits.total.temperature
+    fit, unknown = file.read(), dict[str, str]()
+    if fit is None:
+        fit, unknown = _fitted(federation, ask)
+    if fit is None:
+        return Trusted.left_out(_why_nobody(unknown))
+    file.write(fit)
+    least = TemperatureScaling.fewest(0)
+    reason = "" if fit.images >= least else few(fit.images, least)
     if federation.program.trust.scaling != TemperatureScaling.kind:
         reason = ONE_HEAT
     of_sites = dict[str, _OfSite]()
@@ -91,7 +94,7 @@ def trusted_remote(federation: Federation, ask: Ask) -> Trusted:
         of_sites[name] = _OfSite.of(sums, federation.program.trust.guarantee)
 
     counts = _Added(federation, CountSums, keep)
-    more = counts.asked(ask, heat)
+    more = counts.asked(ask, fit.temperature)
     if counts.total is None:
         return Trusted.left_out(_why_nobody(more))
     if not (int(counts.total.cover.sum()) and int(counts.total.tested.sum())):
@@ -101,8 +104,20 @@ def trusted_remote(federation: Federation, ask: Ask) -> Trusted:
         for view in federation.views
         if view.site is not None and (name := federation.partition.name(view.site)) in of_sites
     }
-    summed = _Summed(federation, counts.total, by_site, (heat, images, reason))
-    return summed.all({**without, **more})
+    told = fit.temperature, fit.images, reason
+    return _Summed(federation, counts.total, by_site, told).all({**fit.without, **more})
+
+
+def _fitted(federation: Federation, ask: Ask) -> tuple[Fit | None, dict[str, str]]:
+    """The temperature with the least loss at all sites, or 1 where there are too few images; None
+    if no site has answered. And why sites have not."""
+    fits = _Added(federation, FitSums)
+    without = fits.asked(ask, None)
+    if fits.total is None:
+        return None, without
+    images = int(fits.total.images[0])
+    enough = images >= TemperatureScaling.fewest(0)
+    return Fit(fits.total.temperature if enough else 1.0, images, without), without
 
 
 class _Added(Generic[S]):
