@@ -18,12 +18,13 @@ from torch import Tensor
 
 from fedsight.coordinator.store import RunStore
 from fedsight.evaluation.trust import remote
+from fedsight.evaluation.trust.calibration import UNIT
 from fedsight.evaluation.trust.conformal import BINS
 from fedsight.evaluation.trust.fit import FitFile
 from fedsight.evaluation.trust.reliability import FINE
 from fedsight.evaluation.trust.remote import MADE_UP, trusted_remote
 from fedsight.evaluation.trust.saved import keep, kept
-from fedsight.evaluation.trust.sums import EVERY, UNIT, CountSums, FitSums, flat
+from fedsight.evaluation.trust.sums import EVERY, CountSums, FitSums, flat
 from fedsight.program.federation import Federation, federate
 from fedsight.program.views import LISTED, View
 

@@ -128,7 +128,9 @@ class _Added(Generic[S]):
     ) -> None:
         """`keep` sees those of each site with figures of its own, and the site's name."""
         self.total: S | None = None
-        self._federation, self._kind, self._keep = federation, kind, keep
+        self._federation = federation
+        self._kind: type[S] = kind
+        self._keep: Callable[[str, S], None] | None = keep
         self._classes = len(federation.dataset.classes)
         self._listed = listed(federation.partition)
         self._without: dict[str, str] = {}
