@@ -110,8 +110,9 @@ RUN_FILES = {
     "per site; only if the algorithm needs it",
     "model.safetensors": "the trained weights by name, written at the end",
     "summary.json": "the final figures, see below; present once the run is finished",
-    "temperature.json": "in a federation: the temperature that was fitted to the final model at its "
-    "sites, to how many images, and why sites are not in it; sites answer what follows for one only",
+    "temperature.json": "in a federation: the temperature that was fitted to the final model at "
+    "its sites, to how many images, and why sites are not in it; sites answer what follows for one "
+    "only",
     "trust.json": "what `predict --coverage` needs: the temperature, the histograms of scores by "
     "class and site, the threshold for unlike images; and the bins of the reliability diagram; of "
     "other tasks the sums of losses at each level, by class and site (`risk`)",
