@@ -362,10 +362,11 @@ class RemoteEngine:
         while asked := self._askable(round, wanted, {*done}, {*why}):
             number = next(_numbers)
             why |= self._converse(asked, lambda talk: one(talk, asked[talk.site]), self._deadline())
-        left = {site for number, site in wanted.items() if number not in done}
+        left = [site for number, site in wanted.items() if number not in done]
+        if None in left:  # the one test part, which any site could have answered about
+            return done, why
         names = [self.federation.name(site) for site in left if site is not None]
-        return done, {site: why.get(site) or self._why_absent(site) for site in names or why
-                      if names or not done}  # fmt: skip
+        return done, {site: why.get(site) or self._why_absent(site) for site in names}
 
     def _why_unmeasured(
         self, missing: Iterable[int | None], problems: Mapping[str, str]
