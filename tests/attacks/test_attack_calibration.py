@@ -18,19 +18,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attacked_site import CLASSES, AttackedSite, draw, known, noise_images, program
+from attacked_site import CLASSES, AttackedSite, Model, draw, known, noise_images, program
 from PIL import Image
 from torch import Tensor
 
 from fedsight.client.step import Client
 from fedsight.data.partition import Groups
 from fedsight.deploy.site import trainer_process
+from fedsight.deploy.site.delivery import process
 from fedsight.deploy.site.trainer import CalibrateStep
 from fedsight.deploy.site.trainer_process import SiteTrainer
 from fedsight.evaluation.trust import images as chosen
 from fedsight.evaluation.trust.answers import Respondent
 from fedsight.evaluation.trust.calibration import UNIT
 from fedsight.evaluation.trust.images import parts_of_test
+from fedsight.evaluation.trust.measure import INFINITE
 from fedsight.evaluation.trust.sums import EVERY, CountSums, FitSums, read, size
 from fedsight.governance.ledger import Ledger
 from fedsight.program.federation import Federation, federate
@@ -175,7 +177,7 @@ def part_by_part(site: AttackedSite, of: Program, vector: Tensor) -> tuple[float
     sums = read(FitSums, torch.frombuffer(bytearray(data), dtype=torch.int64), 2)
     loss, images = site.measure(vector, round=3)["metrics"]["loss"]
     assert int(sums.images[0]) == images - 1
-    return loss[0], int(sums.losses[EVERY // 2]) / UNIT
+    return sum(loss), int(sums.losses[EVERY // 2]) / UNIT
 
 
 def only_what_is_summed(trainer: SiteTrainer, step: CalibrateStep) -> Tensor | str:
@@ -278,3 +280,26 @@ def test_a_site_that_requires_protection_answers_nothing(
     assert "withheld" in told
     assert not data
     assert np.all([kind != "fetch" for kind, _, _ in site.heard])
+
+
+def test_a_model_that_overflows_on_bright_images_costs_no_recogniser(
+    attack: Attack, tmp_path: Path
+) -> None:
+    """What is said of its answers is computed where they are not numbers; it is still delivered."""
+    test = noise_images(16, 5)
+    test[:6] = [np.full((8, 8), 250 + number, np.uint8) for number in range(6)]
+    images = draw(tmp_path / "images", noise_images(8), test)
+    of, site = program(images), attack("ward", images)
+    site.join(of)
+    bright = Model(known(of)).looking(torch.full((2, 64), 3.4e38 / 150))  # at 2.5 a pixel and more
+    passing = torch.zeros(200, 200)
+    passing[0, 0] = passing[1, 1] = 1
+    head = torch.zeros(2, 200)
+    head[0, 0], head[0, 1] = 1e-38, -1e-38
+    bright.set("hidden1.weight", passing).set("head.weight", head)
+    site.deliver(bright.travelling, 3)
+    site.close()
+    (order,) = site.home.glob("received/*/order.json")
+    outcome = process.deliver(site.home, order.parent.name)
+    assert outcome.state == "delivered"
+    assert {one["reason"] for one in outcome.facts["trust"].values()} == {INFINITE}
