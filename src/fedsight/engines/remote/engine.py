@@ -329,9 +329,7 @@ class RemoteEngine:
         problems: dict[str, str] = {}
         while asked := self._askable(round, wanted, {*done}, tried):
             number = next(_numbers)
-            failed = self._converse(
-                asked, lambda talk: one(talk, asked[talk.site]), self._deadline()
-            )
+            failed = self._converse(asked, lambda t: one(t, asked[t.site]), self._deadline())
             problems |= failed
             tried |= failed.keys()
         if wanted and not done and not self.withheld.keys() & tried and not self._buffered.busy:
@@ -365,10 +363,11 @@ class RemoteEngine:
         while asked := self._askable(model[1], wanted, done, {*why}):
             number = next(_numbers)
             why |= self._converse(asked, lambda talk: one(talk, asked[talk.site]), self._deadline())
-        left = {site for number, site in wanted.items() if number not in done}
-        names = [self.federation.name(site) for site in left if site is not None]
-        return {site: why.get(site) or self._why_absent(site) for site in names or why
-                if names or not done}  # fmt: skip
+        left = [site for number, site in wanted.items() if number not in done]
+        if None in left:  # the one test part, which any site could have answered about
+            return why
+        names = map(self.federation.name, (site for site in left if site is not None))
+        return {site: why.get(site) or self._why_absent(site) for site in names}
 
     def _why_unmeasured(
         self, missing: Iterable[int | None], problems: Mapping[str, str]
