@@ -160,9 +160,10 @@ def deciding(pasted: Iterable[Pasted], asked: int) -> int:
     if it does not give so many the class at some other. `pasted`: its counts, site by site;
     `asked`: how many spots were asked about.
 
-    Sites where the spot is taken from fewer than DONORS images cannot show it: that would be about
-    one image. That any two of m sites agree by chance is at most m - 1 times as likely as the
-    second-clearest site alone is (Benjamini and Heller 2008), and so the level is divided.
+    The units are the images that it is pasted on, given those that it is taken from; sites where
+    these are fewer than DONORS cannot show it, as that would be about one image. The level is
+    divided by the spots asked about, and for two of m sites by m - 1 (Benjamini and Heller 2008,
+    partial conjunctions by Bonferroni).
     """
     some = [one for one in pasted if one["donors"] >= DONORS]
     level = ERROR / (asked * max(1, len(some) - 1)) if asked else ERROR
