@@ -264,10 +264,11 @@ SUMMARY = {
     "`reason`",
     "shortcuts": "spots of an image that decide: `flagged`, those at one site (`site`, `label`, "
     "`box` as shares of the sides, for how many images it is `hottest`, there and `elsewhere`, the "
-    "adjusted `p`, what came of pasting it, and the `verdict`: `shortcut` or `differs`), "
-    "`everywhere` those at all; `by_site` shares at the `border` and in the `peak`, `agreement` "
-    "with the site's own model, classes that are `uncompared`; `tests` and `false_alarm`; or the "
-    "`reason`",
+    "adjusted `p`, what came of pasting it, and the `verdict`: `shortcut`, `untested` or "
+    "`differs`), `everywhere` those at two `sites` or more; how many `pairs` of a site and a class "
+    "there are and were `compared`; spots left `unasked`, and of `classes` `classes_unasked`; "
+    "`by_site` shares at the `border` and in the `peak`, `agreement` with the site's own model, "
+    "classes that are `uncompared`; `tests` and `false_alarm`; or the `reason`",
     "worst_site": "name and score of the site with the lowest score, if the sites differ beyond "
     "chance; else null",
     "by_site": "figures for each of the first 200 sites",
