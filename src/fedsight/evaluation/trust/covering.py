@@ -165,20 +165,8 @@ class Covers:
         first, *further = self._covering.parts
         tally, at = tested[first], levels[first]
         if guarantee == CLASS:
-            each = [shown(tally, 1 + label, one) for label, one in enumerate(at.tolist())]
             names = self._federation.dataset.classes
-            chosen = [one for one, own in zip(each, at.tolist(), strict=True) if own != ALL]
-            always = [
-                name
-                for name, own in [*zip(names, at.tolist(), strict=True)][
-                    self._covering.least_class :
-                ]
-                if own == ALL
-            ]
-            told: dict[str, Any] = {
-                "coverage": _mean(chosen), "size": None,
-                "by_class": dict(zip(names, each, strict=True)), "always": always,
-            }  # fmt: skip
+            told = by_class(tally, at, names, self._covering.least_class)
         else:
             size = float(tally.sizes[int(at[0])]) / UNIT / tally.sized if tally.sized else None
             told = {"coverage": shown(tally, 0, int(at[0])), "size": size}
@@ -230,10 +218,9 @@ class Covers:
         if mix is None and guarantee != CLASS:
             size = float(tally.sizes[int(levels[0])]) / UNIT / tally.sized if tally.sized else None
             return {"coverage": shown(tally, 0, int(levels[0])), "size": size}
-        each = [shown(tally, 1 + label, one) for label, one in enumerate(levels.tolist())]
         if mix is None:
-            there = [one for one, own in zip(each, levels.tolist(), strict=True) if own != ALL]
-            return {"coverage": _mean(there), "size": None}
+            return by_class(tally, levels, self._federation.dataset.classes)
+        each = [shown(tally, 1 + label, one) for label, one in enumerate(levels.tolist())]
         known = [
             (part, one) for part, one in zip(mix.tolist(), each, strict=True) if one is not None
         ]
@@ -257,6 +244,20 @@ class Covers:
             "coverage": float(np.mean([one["coverage"] for one in each])),
             "size": _mean([one["size"] for one in each]),
         }
+
+
+def by_class(tally: Tally, levels: Tensor, names: Sequence[str], least: int = 0) -> dict[str, Any]:
+    """What tested units show of each class at its own of the `levels` [classes]. The mean is of
+    those that a level was chosen for; `always` are the others from class `least` on, which no
+    answer leaves out."""
+    own = levels.tolist()
+    each = [shown(tally, 1 + label, one) for label, one in enumerate(own)]
+    return {
+        "coverage": _mean([one for one, at in zip(each, own, strict=True) if at != ALL]),
+        "size": None,
+        "by_class": dict(zip(names, each, strict=True)),
+        "always": [name for name, at in [*zip(names, own, strict=True)][least:] if at == ALL],
+    }
 
 
 def tallied(client: Client, data: SiteData, covering: Covering, part: str) -> Tally:
