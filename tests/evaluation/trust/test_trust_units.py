@@ -28,11 +28,14 @@ from fedsight.tasks.ordinal import Ordinal
 def people_at_all_sites(count: int, images: int = 3) -> Federation:
     """A federation whose sites all see the pictures of these people, each in its own way."""
     shift = {"kind": "contrast", "strength": 0.5}
-    made = federations.federation(data={"train": 60, "test": count * images}, shift=shift)
+    made: Federation = federations.federation(
+        data={"train": 60, "test": count * images}, shift=shift
+    )
     object.__setattr__(made.program, "task", FaceRecognition())
     labels = np.arange(count * images) // images
     test = replace(made.dataset.test, labels=labels.astype(np.int64))
-    return replace(made, dataset=replace(made.dataset, test=test))
+    found: Federation = replace(made, dataset=replace(made.dataset, test=test))
+    return found
 
 
 def pairs(federation: Federation, data: list[SiteData]) -> tuple[int, Counter[int]]:
@@ -78,11 +81,12 @@ def test_units_that_sites_share_are_divided_evenly_and_others_stay() -> None:
 
 def patients(count: int, images: int) -> Federation:
     """A federation whose test images are of these patients."""
-    made = federations.federation(data={"train": 60, "test": count * images})
+    made: Federation = federations.federation(data={"train": 60, "test": count * images})
     object.__setattr__(made.program, "task", Ordinal())
     names = tuple(f"p{place // images}" for place in range(count * images))
     test = replace(made.dataset.test, groups=names)
-    return replace(made, dataset=replace(made.dataset, test=test))
+    found: Federation = replace(made, dataset=replace(made.dataset, test=test))
+    return found
 
 
 def test_images_of_a_patient_are_one_unit() -> None:

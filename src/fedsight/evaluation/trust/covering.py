@@ -201,7 +201,7 @@ class Covers:
     def _seen(self, site: int) -> bool:
         """Whether test images show how a site does: they are its own, or classes have losses by
         which its mix has them."""
-        if self._evaluator.site_test == "own images" or self._covering.classless:
+        if self._federation.dataset.test.sites is not None or self._covering.classless:
             return site in self._tested[self._covering.parts[0]]
         return self._covering.mixes and self._evaluator.mix_of(site) is not None
 

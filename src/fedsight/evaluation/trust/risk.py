@@ -163,7 +163,7 @@ def few_groups(units: int, coverage: float, of_each: bool) -> DataError:
     return DataError(
         f"the held-out inputs{whose} are of {units} groups, each of which counts once: too few for "
         f"answers with a coverage of {coverage:g}",
-        f"hold out inputs of at least {smallest(coverage)} groups{' for each class' * of_each}, "
+        f"hold out inputs of at least {smallest(coverage)} groups, "
         "with rounds.validation, or ask for a lower coverage",
     )
 

@@ -27,8 +27,8 @@ def of_one_site(
     """
     shown: dict[object, list[int]] = {}
     units = [[unit(place) for place in view.indices.tolist()] for view in views]
-    for number, names in enumerate(units):
-        for name in dict.fromkeys(names):
+    for number, own in enumerate(units):
+        for name in dict.fromkeys(own):
             shown.setdefault(name, []).append(number)
     alike: dict[tuple[int, ...], list[object]] = {}
     for name, numbers in shown.items():
