@@ -252,8 +252,9 @@ SUMMARY = {
     "from, `smallest` number that is enough; `by_site` also by the site's own threshold "
     "(`own_coverage`, `own_size`); or the `reason`. Of masks, labels, grades, boxes and faces, "
     "which `covers` names, the share of the truth that is held, its `threshold` of probability, "
-    "score or likeness, `by_class`, for boxes the `margin` and the share that is inside it "
-    "(`margins`), and for faces each of `task.fars` in `at`",
+    "score or likeness, `by_class`, `always` (classes that are never left out), `grouped` (whether "
+    "numbers are of groups), `reason_by_site`, for boxes the `margin` and the share that is inside "
+    "it (`margins`), and for faces each of `task.fars` in `at`",
     "ood": "unlike images: the `score`, its `threshold`, `asked` and measured `false_alarm`; or "
     "the `reason`",
     "overfitting": "`train` and `test`, shares of right answers of the `federated` and of the "

@@ -17,6 +17,7 @@ from fedsight.core.draws import draws
 from fedsight.data.base import Indices
 from fedsight.evaluation.evidence import some
 from fedsight.evaluation.figures import Evaluator, Mix
+from fedsight.evaluation.trust.units import of_one_site
 from fedsight.program.federation import Federation
 from fedsight.program.site_data import SiteData
 from fedsight.program.views import View
@@ -50,8 +51,8 @@ def trust_images(federation: Federation, apart: bool) -> TrustImages:
     """
     checked, seed = federation.validating, federation.program.split_seed
     if checked is not None and not federation.program.rounds.compared:
-        fitted, cover = _halved(checked, checked.views, "fitted")
-        tested, at = federation.views, checked
+        fitted, cover = _halved(checked, _units_once(checked, checked.views), "fitted")
+        tested, at = _units_once(federation, federation.views), checked
     else:
         return parts_of_test(federation, apart)
     return TrustImages(
@@ -62,8 +63,11 @@ def trust_images(federation: Federation, apart: bool) -> TrustImages:
 
 def parts_of_test(federation: Federation, apart: bool) -> TrustImages:
     """Test images of the federation's sites in these three parts, as each site divides its own."""
-    seed, parts = federation.program.split_seed, _in_parts(federation, federation.views)
-    three = [_together(federation, _once(one, seed), apart) for one in parts]
+    seed = federation.program.split_seed
+    both = _halved(federation, federation.views, "tested")
+    tested, rest = (_units_once(federation, half) for half in both)
+    fitted, cover = _halved(federation, rest, "fitted")
+    three = [_together(federation, _once(one, seed), apart) for one in (fitted, cover, tested)]
     return TrustImages(three[0], three[1], three[2], TESTED)
 
 
@@ -164,6 +168,15 @@ def _unit(federation: Federation) -> Callable[[int], object]:
     if not federation.program.task.whole:
         return test.unit
     return lambda place: int(test.labels[place])
+
+
+def _units_once(federation: Federation, views: tuple[View, ...]) -> tuple[View, ...]:
+    """The views, in which what a guarantee counts (`of_one_site`) is at one site, for tasks with
+    answers that are more than a label; people are compared in pairs."""
+    task = federation.program.task
+    if task.covering is None:
+        return views
+    return of_one_site(views, _unit(federation), SEED, 2 if task.whole else 1)
 
 
 def _once(views: tuple[View, ...], seed: int) -> tuple[View, ...]:
