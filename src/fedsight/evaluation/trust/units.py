@@ -34,10 +34,10 @@ def of_one_site(
     for name, numbers in shown.items():
         alike.setdefault(tuple(numbers), []).append(name)
     at: dict[object, int] = {}
-    for numbers, names in sorted(alike.items()):
-        order = draws(seed, "trust", "units", *map(str, numbers)).permutation(len(names)).tolist()
+    for sites, names in sorted(alike.items()):
+        order = draws(seed, "trust", "units", *map(str, sites)).permutation(len(names)).tolist()
         for turn, chosen in enumerate(order):
-            at[names[chosen]] = numbers[turn // together % len(numbers)]
+            at[names[chosen]] = sites[turn // together % len(sites)]
     return tuple(
         replace(view, indices=view.indices[np.array([at[one] == number for one in own], bool)])
         for number, (view, own) in enumerate(zip(views, units, strict=True))
