@@ -23,6 +23,7 @@ repeated if the folder is given again.
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,6 @@ from common import RESULTS, machine, once, print_table, write_json
 from torch import Tensor
 
 import fedsight
-from fedsight.core.intervals import wilson
 from fedsight.data.base import ArrayImages, Dataset, Part
 from fedsight.data.sources.samples import FashionMnist12k
 from fedsight.data.splits.dirichlet import Dirichlet
@@ -115,7 +115,9 @@ def measured(full: Dataset, way: str, seed: int, folder: Path, quick: bool) -> d
         "accuracy": run.summary["score"],
         "found": marked and right in names and all(map(plant.inside, boxes)),
         "wrong": len([name for name in names if not (marked and name == right)]),
-        "differs": len(told["flagged"]) - len(names),
+        "differs": sum(one["verdict"] == "differs" for one in told["flagged"]),
+        "untested": sum(one["verdict"] == "untested" for one in told["flagged"]),
+        "pairs": [told["compared"], told["pairs"]],
         "everywhere": [one["label"] for one in told["everywhere"]],
         "everywhere_right": any(
             one["label"] == right[1] and plant.inside(one["box"]) for one in told["everywhere"]
@@ -138,6 +140,27 @@ def used(run: fedsight.Run, full: Dataset, plant: Plant, value: int) -> float | 
         shares = [one.table()["probabilities"][full.classes[plant.label]] for one in answers]
         odds.append(torch.tensor(shares).double().clamp(1e-9, 1 - 1e-9).logit())
     return float((odds[1] - odds[0] >= np.log(2)).double().mean())
+
+
+def exact(hits: int, seeds: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Clopper and Pearson 1934). The units are seeds: runs of one
+    seed have the same images, split and initial model, with and without the shift."""
+
+    def beyond(share: float, least: int) -> float:
+        """The probability of at least so many."""
+        return sum(
+            math.comb(seeds, n) * share**n * (1 - share) ** (seeds - n)
+            for n in range(least, seeds + 1)
+        )
+
+    def share(least: int, wanted: float) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if beyond(middle, least) < wanted else (low, middle)
+        return low
+
+    return share(hits, 0.025) if hits else 0.0, share(hits + 1, 0.975) if hits < seeds else 1.0
 
 
 def main() -> None:
@@ -163,6 +186,7 @@ def main() -> None:
             str(sum(one["comparable"] for one in found)),
             str(sum(one["wrong"] > 0 for one in found)),
             str(sum(one["differs"] > 0 for one in found)),
+            str(sum(one["untested"] > 0 for one in found)),
             str(sum(bool(one["everywhere"]) for one in found)),
             "" if found[0]["used"] is None else f"{np.mean([one['used'] for one in found]):.0%}",
         ]
@@ -175,12 +199,14 @@ def main() -> None:
         "comparable",
         "wrong site",
         "differs",
+        "untested",
         "everywhere",
         "mark used",
     ]
     print_table("Runs by what the report says", columns, rows)
-    alarms = [one["wrong"] > 0 for way in ("plain", "shift") for one in runs.get(way, [])]
-    bounds = [*wilson(sum(alarms) / len(alarms), len(alarms))] if alarms else None
+    without = [runs[way] for way in ("plain", "shift") if way in runs]
+    alarms = [any(one["wrong"] for one in same) for same in zip(*without, strict=True)]
+    bounds = [*exact(sum(alarms), len(alarms))] if alarms else None
     result = {"benchmark": "shortcuts", "quick": given.quick, "machine": machine()}
     write_json(given.out, {**result, "seeds": seeds, "runs": runs, "false_alarms": bounds})
 

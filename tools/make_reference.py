@@ -110,6 +110,9 @@ RUN_FILES = {
     "per site; only if the algorithm needs it",
     "model.safetensors": "the trained weights by name, written at the end",
     "summary.json": "the final figures, see below; present once the run is finished",
+    "temperature.json": "in a federation: the temperature that was fitted to the final model at "
+    "its sites, to how many images, and why sites are not in it; sites answer what follows for one "
+    "only",
     "trust.json": "what `predict --coverage` needs: the temperature, the histograms of scores by "
     "class and site, the threshold for unlike images; and the bins of the reliability diagram; of "
     "other tasks the sums of losses at each level, by class and site (`risk`)",
@@ -249,8 +252,9 @@ SUMMARY = {
     "from, `smallest` number that is enough; `by_site` also by the site's own threshold "
     "(`own_coverage`, `own_size`); or the `reason`. Of masks, labels, grades, boxes and faces, "
     "which `covers` names, the share of the truth that is held, its `threshold` of probability, "
-    "score or likeness, `by_class`, for boxes the `margin` and the share that is inside it "
-    "(`margins`), and for faces each of `task.fars` in `at`",
+    "score or likeness, `by_class`, `always` (classes that are never left out), `grouped` (whether "
+    "numbers are of groups), `reason_by_site`, for boxes the `margin` and the share that is inside "
+    "it (`margins`), and for faces each of `task.fars` in `at`",
     "ood": "unlike images: the `score`, its `threshold`, `asked` and measured `false_alarm`; or "
     "the `reason`",
     "overfitting": "`train` and `test`, shares of right answers of the `federated` and of the "
@@ -261,10 +265,11 @@ SUMMARY = {
     "`reason`",
     "shortcuts": "spots of an image that decide: `flagged`, those at one site (`site`, `label`, "
     "`box` as shares of the sides, for how many images it is `hottest`, there and `elsewhere`, the "
-    "adjusted `p`, what came of pasting it, and the `verdict`: `shortcut` or `differs`), "
-    "`everywhere` those at all; `by_site` shares at the `border` and in the `peak`, `agreement` "
-    "with the site's own model, classes that are `uncompared`; `tests` and `false_alarm`; or the "
-    "`reason`",
+    "adjusted `p`, what came of pasting it, and the `verdict`: `shortcut`, `untested` or "
+    "`differs`), `everywhere` those at two `sites` or more; how many `pairs` of a site and a class "
+    "there are and were `compared`; spots left `unasked`, and of `classes` `classes_unasked`; "
+    "`by_site` shares at the `border` and in the `peak`, `agreement` with the site's own model, "
+    "classes that are `uncompared`; `tests` and `false_alarm`; or the `reason`",
     "worst_site": "name and score of the site with the lowest score, if the sites differ beyond "
     "chance; else null",
     "by_site": "figures for each of the first 200 sites",

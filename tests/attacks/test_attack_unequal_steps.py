@@ -16,11 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from attacked_site import known
+from attacked_site import CLASSES, known
 from four_masked_sites import NAMES, Attack, Federation, like
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from fedsight.governance.contract import Contract
 from fedsight.program.program import Program
@@ -38,14 +41,16 @@ def opened(
     monkeypatch: pytest.MonkeyPatch,
     train: dict[str, Any],
     weak: bool = False,
+    task: dict[str, Any] | None = None,
     **more: Any,
 ) -> Federation:
     """Sites that permit one list and this program only; `weak`: however unlike they train in it."""
     if weak:
         monkeypatch.setattr(Contract, "_check_alike", lambda self, program: None)
-    named = [like(root, train=train).fingerprint]
+    sections = {"train": train, "task": task or {}}
+    named = [like(root, **sections).fingerprint]
     federation = Federation(attack, root, monkeypatch, lists=1, programs=named, **more)
-    federation.program = federation.like(train=train)
+    federation.program = federation.like(**sections)
     return federation
 
 
@@ -131,6 +136,69 @@ def test_no_site_is_left_where_all_train_alike(
     federation = opened(attack, tmp_path, monkeypatch, {**ALIKE, **otherwise}, more=MORE)
     distance, size = way(federation)
     assert distance > 1e-2, (distance, size)
+
+
+# Four images of a class and five of the other give a shift of 0.04 of this; three of each, none.
+MARGINS = {"name": "classify", "calibration": 1e6}
+SURE = 500.0  # the least score of the right class above the other's: nothing is left to learn
+
+
+def of_a_right_model(federation: Federation) -> tuple[float, float]:
+    """What a model that is right of all images leaves in one sum, as `of_two_models`."""
+    found = federation.sum(NAMES, vector=right_of_all(federation))
+    return apart(found, federation.trained)
+
+
+def right_of_all(federation: Federation) -> Tensor:
+    """A model that is certain of the right class of each image of all sites."""
+    whole = known(federation.program)
+    model, images, labels = whole.network.module, [], []
+    for site in NAMES:
+        folder = federation.images.parent / f"images-{site}" / "train"
+        for label, name in enumerate(CLASSES):
+            for path in sorted((folder / name).iterdir()):
+                pixels = torch.from_numpy(np.asarray(Image.open(path), dtype=np.float32))
+                images.append(pixels[None] / 255 / 0.25)
+                labels.append(label)
+    x, y = torch.stack(images), torch.tensor(labels)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(300):
+        optimiser.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimiser.step()
+    with torch.no_grad():
+        scores = model(x)
+        least = float((scores.gather(1, y[:, None]) - scores.gather(1, 1 - y[:, None])).min())
+        assert least > 0
+        for name in whole.network.head:
+            model.get_parameter(name).mul_(SURE / least)
+    return whole.layout.vector(model.state_dict())
+
+
+def test_a_strong_margin_leaves_the_site_of_another_size(
+    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = {**ALIKE, "lr": 1e-4}  # so that secure.clip changes nothing
+    federation = opened(attack, tmp_path, monkeypatch, train, weak=True, task=MARGINS, more=MORE)
+    distance, size = of_a_right_model(federation)
+    assert distance < ROUNDING < 1e-2 < size
+    assert [bool(one.any()) for one in federation.trained].count(True) == 1
+
+
+def test_ours_refuse_a_program_with_margins(
+    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = opened(attack, tmp_path, monkeypatch, ALIKE, task=MARGINS, more=MORE)
+    assert federation.refusals(federation.program) == {"contract.lists"}
+
+
+def test_weights_by_shares_leave_nobody(
+    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = {"name": "classify", "class_weights": "site"}
+    federation = opened(attack, tmp_path, monkeypatch, ALIKE, task=weights, more=MORE)
+    _, size = of_a_right_model(federation)
+    assert size < ROUNDING
 
 
 def test_a_site_of_one_image_takes_the_same_update_each_time(

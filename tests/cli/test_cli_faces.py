@@ -132,14 +132,54 @@ def test_a_guarantee_is_for_those_who_are_enrolled(home: Path, tmp_path: Path) -
     asked = ("faces", "verify", run, gallery, "20", image, "--json")
     assert json.loads(done(*asked, "--far", "0.2").out)["guaranteed"] is False  # two are tested
     calibrate = ("faces", "calibrate", run, gallery, staff, "--far", "0.2")
+    assert "estimated, and not guaranteed)" in done(*asked[:-1], "--far", "0.2").out
     assert "of at most 0.2, from 12 comparisons" in done(*calibrate).out
     assert json.loads(cli(*asked).out)["guaranteed"] is True
+    assert "its false accept rate is guaranteed)" in cli(*asked[:-1]).out
     assert "guaranteed for those" in done("faces", "enrol", run, gallery, "21", image).out
     assert json.loads(cli(*asked).out)["guaranteed"] is False
     done(*calibrate)
     assert "guaranteed for those" in done("faces", "delete", gallery, "21").out
     done(*calibrate, "--estimate")
     assert json.loads(cli(*asked).out)["guaranteed"] is False
+
+
+def test_a_threshold_that_nobody_reaches_is_said(home: Path, tmp_path: Path) -> None:
+    """The volunteers are as like the enrolled person as can be: nobody may be accepted."""
+    run, gallery, image = home / "one", tmp_path / "g", home / "staff" / "20" / "0.png"
+    done("faces", "enrol", run, gallery, "20", image)
+    for number in range(9):
+        (tmp_path / "same" / str(number)).mkdir(parents=True)
+        face_images.picture(20, 0).save(tmp_path / "same" / str(number) / "0.png")
+    reach = "the threshold is out of reach, so nobody is accepted"
+    said = done("faces", "calibrate", run, gallery, tmp_path / "same", "--far", "0.1").out
+    assert reach in said
+    assert reach in done("faces", "identify", run, gallery, image).out
+    asked = ("faces", "verify", run, gallery, "20", image)
+    assert reach in cli(*asked).out
+    assert json.loads(cli(*asked, "--json").out)["reachable"] is False
+
+
+def test_rates_are_told_of_sites_too(tmp_path: Path) -> None:
+    """Of six people of a site four are in the test part, which are a pair to choose by and one to
+    test on."""
+    face_images.draw(tmp_path / "people", each=6)
+    config = tmp_path / "site.toml"
+    text = CONFIG.format(people=tmp_path / "people", dimension=16)
+    text = text.replace("unseen = 0.5", "unseen = 0.67").replace("[0.2]", "[0.2, 0.6]")
+    config.write_text(f'{text}\n[trust]\nguarantee = "site"\ncoverage = 0.4\n')
+    done("run", config, "--out", tmp_path / "run")
+    sets = json.loads((tmp_path / "run" / "summary.json").read_text())["sets"]
+    assert (sets["images"], sets["tested"]) == (2, 2)
+    assert set(sets["at"]) == {"0.2", "0.6"}
+    assert sets["at"]["0.6"]["coverage"] == sets["coverage"] is not None
+    assert "8 people" in sets["at"]["0.2"]["cure"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "of comparisons at each site, on average over pairs of people" in page
+    assert "of the truth" not in page
+    assert "Held-out pairs of people" in page
+    assert "Comparisons of two people that pass" in page
+    assert "drawn like its own" in page
 
 
 def test_what_cannot_be_told_is_refused(home: Path, tmp_path: Path) -> None:

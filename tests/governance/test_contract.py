@@ -24,10 +24,11 @@ from fedsight.governance.ledger import SumLimit
 from fedsight.privacy.base import Mechanism, Protected, mechanisms
 from fedsight.privacy.secure import Secure
 from fedsight.program.config import read
+from fedsight.tasks.classification import Classification
 
 
 def named(name: str) -> Any:
-    return SimpleNamespace(registered=name)
+    return SimpleNamespace(registered=name, counts_images=False)
 
 
 def program(noise: float | None = None, privacy: str = "none", secure: Any = "none") -> Any:
@@ -347,6 +348,14 @@ def test_lists_are_limited_for_programs_in_which_all_sites_train_alike() -> None
     ):
         assert "depends on its number of images" in refusal(contract, unlike)
         Contract(programs=("ab" * 32,)).check_program(unlike)
+    margins = training(3, "independent")
+    for calibration, weights in ((0.0, None), (0.0, "site"), (1e-6, None)):
+        margins.task = Classification(calibration=calibration, class_weights=weights)
+        if calibration:
+            assert "loss that a site trains with" in refusal(contract, margins)
+            Contract(programs=("ab" * 32,)).check_program(margins)
+        else:
+            contract.check_program(margins)
     bounded = Contract(lists=1, programs=("ab" * 32,), min_noise_multiplier=0.5)
     bounded.check_program(training(3, "shuffled", "example"))
     bounded.check_program(training(None, "shuffled", "local"))  # it hides the whole site

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from fedsight.core.errors import DeployError, FedSightError, StoreError
 from fedsight.core.files import write_atomically
 from fedsight.governance import entries, ledger_file
-from fedsight.governance.entries import GENESIS, LedgerEntry, canonical, chain_hash
+from fedsight.governance.entries import GENESIS, EntryKind, LedgerEntry, canonical, chain_hash
 from fedsight.governance.ledger import DAY_REFUSALS, NO_FURTHER, Ledger, Limit, SumLimit
 from fedsight.governance.ledger_file import LedgerAlteredError, LedgerFile
 from fedsight.privacy.accounting import spent
@@ -224,9 +224,40 @@ def test_a_round_is_asked_for_only_so_often(tmp_path: Path) -> None:
     for attempt in (1, 2, 3):
         ledger.append(asked(attempt, str(attempt)), attempts=3)
     for question in ("4", "3"):
-        with pytest.raises(DeployError, match=r"was asked for 3 times, and 3 are permitted"):
+        with pytest.raises(DeployError, match=r"was asked for 3 times, and the limit is 3"):
             Ledger(tmp_path, steps).append(asked(4, question), attempts=3)
     ledger.append(asked(4, "4"), attempts=4)
+
+
+@pytest.mark.parametrize("kind", ["losses", "scores"])
+def test_sums_for_calibration_are_named_by_what_they_are_for(
+    tmp_path: Path, kind: EntryKind
+) -> None:
+    ledger = Ledger(tmp_path, steps)
+    ledger.append(asked(1, "a", kind=kind, round=0), attempts=1)
+    why = r"the sums for calibration of this run were asked for once, and the limit is 1"
+    with pytest.raises(DeployError, match=why):
+        ledger.append(asked(2, "a", kind=kind, round=0), attempts=1)
+
+
+@pytest.mark.parametrize("kinds", [("losses", "scores"), ("scores", "losses")])
+def test_losses_and_scores_of_a_run_are_of_one_model(
+    tmp_path: Path, kinds: tuple[EntryKind, EntryKind]
+) -> None:
+    def ask(kind: EntryKind, model: str, run: str = "run", question: str = "") -> None:
+        question = question or kind + model
+        entry = asked(1, question, kind=kind, round=0, model=model, run=run)
+        Ledger(tmp_path, steps).append(entry)
+
+    ask(kinds[0], "a")
+    for kind in kinds:
+        with pytest.raises(DeployError, match=r"another model of this run"):
+            ask(kind, "b")
+    ask(kinds[1], "a")
+    with pytest.raises(DeployError, match=r"at another temperature"):
+        ask("scores", "a", question="hotter")
+    ask(kinds[0], "a")
+    ask(kinds[1], "b", run="run2")
 
 
 def summed(list: str, run: str = "run", round: int = 1, **changes: Any) -> LedgerEntry:

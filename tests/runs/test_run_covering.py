@@ -18,7 +18,9 @@ from test_run_segment import CLASSES, SIDE, write
 import fedsight
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError, StoreError
+from fedsight.evaluation.figures import Evaluator
 from fedsight.evaluation.trust.saved_risk import kept_risk
+from fedsight.program.federation import federate
 from fedsight.tasks.covering.masks import Masks
 
 SEGMENT: dict[str, Any] = {
@@ -112,9 +114,13 @@ def test_a_broken_file_is_named(masks: Path, tmp_path: Path) -> None:
     shutil.copytree(masks, tmp_path / "run")
     path = tmp_path / "run" / "trust.json"
     facts = json.loads(path.read_text())
-    for broken in ({"covers": "boxes"}, {"parts": {}}, {"guarantee": ["x"]}):
+    for broken in ({"covers": "boxes"}, {"parts": {}}, {"guarantee": ["x"]}, {"grouped": 1}):
         path.write_text(json.dumps({**facts, "risk": {**facts["risk"], **broken}}))
         with pytest.raises(StoreError, match=r"trust\.json is broken"):
+            kept_risk(RunStore(tmp_path / "run"), Masks(), 3)
+    for apart in ("false", 0, None):
+        path.write_text(json.dumps({**facts, "apart": apart}))
+        with pytest.raises(StoreError, match="not true or false"):
             kept_risk(RunStore(tmp_path / "run"), Masks(), 3)
 
 
@@ -144,6 +150,8 @@ def test_masks_have_a_guarantee_for_each_site_or_class(
     if guarantee == "class":
         assert set(sets["by_class"]) == set(CLASSES)
         assert sets["by_class"]["background"] is None
+        assert sets["always"] == []  # the background is never marked
+        assert "threshold" not in sets
         assert model.predict(image, coverage=0.8)[0].classes is not None
     else:
         with pytest.raises(DataError, match="is named"):
@@ -154,6 +162,29 @@ def test_masks_have_a_guarantee_for_each_site_or_class(
         assert "of site 'a' chose its model" in refused(3, *asked)
         with pytest.raises(StoreError, match="no model for site 'x'"):
             fedsight.load(tmp_path / "run").for_site("x").predict(image)
+
+
+def test_images_of_a_patient_count_once(masks: Path, tmp_path: Path) -> None:
+    """Six images of each patient: 36 that are held out are of 6 patients."""
+    lines = (masks.parent / "list.csv").read_text().splitlines()
+    numbers: dict[tuple[str, str], int] = {}
+    rows = [f"{lines[0]},patient"]
+    for line in lines[1:]:
+        *_, site, part = line.split(",")
+        number = numbers[site, part] = numbers.get((site, part), -1) + 1
+        rows.append(f"{line},{site}{part}{number // 6}")
+    listed = masks.parent / "patients.csv"
+    listed.write_text("\n".join(rows) + "\n")
+    data = {**SEGMENT["data"], "path": str(listed), "group": "patient"}
+    config = write_config(tmp_path, "masks", **{**SEGMENT, "data": data})
+    done("run", config, "--workers", "1", "--out", tmp_path / "run")
+    sets = read(tmp_path / "run")["sets"]
+    assert sets["grouped"]
+    assert sets["tested"] == 7  # of 40 images
+    assert 4 <= sets["images"] <= 8
+    assert "Of a group, such as a patient" in (tmp_path / "run" / "report.html").read_text()
+    error = refused(3, "predict", tmp_path / "run", masks.parent / "3.png", "--coverage", "0.99")
+    assert "of at least 99 groups" in error
 
 
 def test_grades_come_as_intervals(tmp_path: Path) -> None:
@@ -173,6 +204,16 @@ def test_grades_come_as_intervals(tmp_path: Path) -> None:
     ]
     assert np.mean(held) == pytest.approx(sets["coverage"], abs=1e-4)
     assert any(one.abstained for one in found)
+    evaluator = Evaluator(federate(RunStore(run).program()[0]))
+    names = evaluator.federation.partition.name
+    assert sets["by_site"]
+    right, labels = np.array(held), data.test.labels
+    each = np.array([right[labels == label].mean() for label in range(len(model.classes))])
+    for site in evaluator.sites:  # in its own mix, as sets of classification are
+        mix = evaluator.mix(site)
+        assert mix is not None
+        told = sets["by_site"][names(site)]["coverage"]
+        assert told == pytest.approx(float(mix @ each), abs=1e-4)
     assert "Intervals: made to hold" in (run / "report.html").read_text()
 
 
@@ -253,6 +294,11 @@ def test_labels_come_as_sets(tmp_path: Path) -> None:
     assert sets["covers"] == "labels"
     assert 0.6 < sets["coverage"] <= 1
     assert 0 < sets["size"] <= 2
+    assert sets["by_site"] == {}
+    assert sets["reason_by_site"] == "sites have no test inputs of their own to show it on"
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "as the table shows" not in page
+    assert "Single sites are left out: sites have no test inputs of their own" in page
     assert "of the labels on average" in (tmp_path / "run" / "report.html").read_text()
     asked = ("predict", tmp_path / "run", tmp_path / "3.png", "--coverage", "0.8", "--json")
     assert set(json.loads(done(*asked).out)[0]["set"]) <= {"up", "down"}

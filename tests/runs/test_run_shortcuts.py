@@ -3,9 +3,12 @@ nothing is."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +45,73 @@ def garments(marked: int | None) -> fedsight.Source:
         sites[f"clinic-{site}"] = list(zip(pixels, labels.tolist(), strict=True))
     test = list(zip(full.test.images.pixels[:200], full.test.labels[:200].tolist(), strict=True))
     return fedsight.sites(sites, test=test, classes=full.classes, mean=[0.286], std=[0.353])
+
+
+def parted(classes: dict[str, list[int]], marked: str = "") -> fedsight.Source:
+    """Sites that have only some classes, of each about as many garments; all of `marked` have a
+    white mark in a corner."""
+    full = FashionMnist12k().open()
+    sites = {}
+    for number, (site, own) in enumerate(classes.items()):
+        mine = torch.from_numpy(np.isin(full.train.labels, own)).nonzero().flatten()
+        places = mine[number :: len(classes)][:EACH]
+        pixels, labels = full.train.images.pixels[places].clone(), full.train.labels[places.numpy()]
+        if site == marked:
+            pixels[:, :, MARK[0], MARK[1]] = 255
+        sites[site] = list(zip(pixels, labels.tolist(), strict=True))
+    test = list(zip(full.test.images.pixels[:200], full.test.labels[:200].tolist(), strict=True))
+    return fedsight.sites(sites, test=test, classes=full.classes, mean=[0.286], std=[0.353])
+
+
+def said(folder: Path) -> tuple[str, str]:
+    """The report's warnings, and its lines."""
+    known = read(folder)
+    found = (shortcuts.warnings(known), shortcuts.lines(known))
+    first, second = (" ".join(text_in(line, "en") for line in told) for told in found)
+    return first, second
+
+
+def test_a_site_that_has_only_the_class_with_the_mark_is_warned_of(tmp_path: Path) -> None:
+    """The textbook's case: one hospital has positives only, and all its images have a mark. There
+    is nothing to paste the spot on."""
+    every = [0, 1, 2, BAG]
+    classes = {"clinic-0": every, "clinic-1": [BAG], "clinic-2": every}
+    folder = tmp_path / "run"
+    run = fedsight.run(data=parted(classes, "clinic-1"), out=folder, **TRAINING)
+    (one,) = run.summary["shortcuts"]["flagged"]
+    assert (one["site"], one["label"], one["verdict"]) == ("clinic-1", "Bag", "untested")
+    assert one["pasted"]["tried"] == 0 < one["pasted_elsewhere"]["tried"]
+    warned, told = said(folder)
+    assert "site clinic-1" in warned
+    assert "could not be tested" in warned
+    assert "need not be a shortcut" not in told
+    assert "Pasted on 0" not in told
+    assert "No site stands out" not in told
+
+
+def test_where_nothing_could_be_compared_no_all_clear_is_given(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    source = parted({"clinic-0": [0, 1, 2], "clinic-1": [7, BAG]})
+    run = fedsight.run(data=source, out=folder, **{**TRAINING, "rounds": {"validation": 0.3}})
+    told = run.summary["shortcuts"]
+    assert (told["pairs"], told["compared"], told["flagged"]) == (5, 0, [])
+    _, lines = said(folder)
+    assert "Nothing could be compared: in none of 5 cases" in lines
+    assert "No site stands out" not in lines
+
+
+def test_what_was_left_out_is_counted_and_said(planted: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(planted, tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text())
+    told = summary["shortcuts"]
+    told |= {"flagged": [], "compared": 12, "pairs": 40}
+    told |= {"unasked": 3, "classes": 30, "classes_unasked": 10}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    _, lines = said(folder)
+    assert "Of 40 cases in which a site has a class, 12 could be compared" in lines
+    assert "3 more spots stand out" in lines
+    assert "For 10 of 30 classes it was not tried" in lines
+    assert "No site stands out" not in lines
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +169,9 @@ def test_without_a_mark_nothing_is_named(tmp_path: Path) -> None:
     known = read(tmp_path / "run")
     assert shortcuts.warnings(known) == []
     text = " ".join(map(str, shortcuts.lines(known)))
-    assert "nothing suggests" in text
+    assert told["compared"] == told["pairs"] == 10 * SITES
+    assert "All 40 cases in which a site has a class could be compared" in text
+    assert "No site stands out in these" in text
 
 
 def test_a_report_says_why_what_was_asked_for_was_not_measured(tmp_path: Path) -> None:

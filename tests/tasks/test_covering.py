@@ -140,3 +140,20 @@ def test_a_mask_does_not_mark_background_and_tells_its_share() -> None:
         assert one.answer.details["marked"] == {"disc": 1.0, "square": 1.0, "ring": 1.0}
         assert one.answer.mask is not None
         assert not bool(one.answer.mask[0].any())
+
+
+def test_grades_with_levels_of_their_own_are_still_an_interval() -> None:
+    """A set with a gap is none, whatever the levels of the grades between."""
+    task = Ordinal()
+    x = torch.tensor([[2.0, 1.0, 1.0, 0.0], [0.0, 3.0, 0.0, 0.0]])
+    levels = {"answer": torch.tensor([-1, STEPS - 1, STEPS - 1, -1])}
+    for one in covering_of(task).answers(task, Given(), x, NAMES, levels):
+        assert one.classes == NAMES
+
+
+@pytest.mark.parametrize("kind", ["segment", "multilabel"])
+def test_a_threshold_is_told_where_all_classes_share_it(kind: str) -> None:
+    covering = covering_of(drawn(kind)[0])
+    same = covering.told({"answer": torch.full((4,), 700)})
+    assert same == {"threshold": limit(700)}
+    assert covering.told({"answer": torch.tensor([-1, 700, 900, 800])}) == {}

@@ -25,6 +25,10 @@ UNGUARANTEED = message(
     "the false accept rate was guaranteed for those who were enrolled before; choose the threshold "
     "again: fedsight faces calibrate"
 )
+OUT_OF_REACH = message(
+    "the threshold is out of reach, so nobody is accepted: none that can be reached has this false "
+    "accept rate; choose it on more people, or for a higher rate: fedsight faces calibrate"
+)
 NOT_THE_PERSON = 10  # exit code of `verify` for an answer of no: no family of errors has it
 
 RunArgument = Annotated[
@@ -142,19 +146,21 @@ def verify_command(
     kept.templates(name)
     found = model.matches(kept, model.vectors([image])[0], far)
     match = next(one for one in found if one.name == name)
+    least, guaranteed = model.threshold(kept, far), model.guarantees(kept, far)
     if as_json:
-        limit = {
-            "threshold": model.threshold(kept, far),
-            "guaranteed": model.guarantees(kept, far),
-        }
+        limit = {"threshold": least, "guaranteed": guaranteed, "reachable": _reachable(least)}
         echo(json.dumps({"path": str(image), **match.table(), **limit}))
     else:
-        threshold = f"{model.threshold(kept, far):.3f}"
-        values = {"match": _line(match), "threshold": threshold}
+        rate = message("its false accept rate is guaranteed")
+        if not guaranteed:
+            rate = message("its false accept rate is estimated, and not guaranteed")
+        values = {"match": _line(match), "threshold": f"{least:.3f}", "rate": rate}
         if match.accepted:
-            echo(message("yes: {match}, threshold {threshold}", **values))
+            echo(message("yes: {match}, threshold {threshold} ({rate})", **values))
         else:
-            echo(message("no: {match}, threshold {threshold}", **values))
+            echo(message("no: {match}, threshold {threshold} ({rate})", **values))
+        if not _reachable(least):
+            echo(OUT_OF_REACH)
     if not match.accepted:
         raise typer.Exit(NOT_THE_PERSON)
 
@@ -189,6 +195,8 @@ def identify_command(
         return
     for file, found in zip(files, answers, strict=True):
         echo(f"{file}: {_answer(found)}")
+    if not _reachable(model.threshold(kept, far)):
+        echo(OUT_OF_REACH)
 
 
 @app.command("calibrate")
@@ -238,14 +246,16 @@ def calibrate_command(
                 **values,
             )
         )
-        return
-    echo(
-        message(
-            "threshold {threshold} for a false accept rate of at most {rate:g}, from {n} "
-            "comparisons",
-            **values,
+    else:
+        echo(
+            message(
+                "threshold {threshold} for a false accept rate of at most {rate:g}, from {n} "
+                "comparisons",
+                **values,
+            )
         )
-    )
+    if kept.threshold is not None and not _reachable(kept.threshold):
+        echo(OUT_OF_REACH)
 
 
 @app.command("list")
@@ -291,6 +301,11 @@ def _secret(gallery: Path, key: Path | None, passphrase: bool) -> Secret:
         str(message("passphrase")), hide_input=True, confirmation_prompt=again
     )
     return Passphrase(text)
+
+
+def _reachable(threshold: float) -> bool:
+    """Whether any cosine reaches it."""
+    return threshold <= 1
 
 
 def _answer(found: list[Match]) -> Text | str:

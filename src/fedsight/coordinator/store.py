@@ -40,6 +40,7 @@ WRITTEN = (  # besides run.toml and run.json
     "comparison.json",
     "comparison.partial.json",
     "model.safetensors",
+    "temperature.json",
     "trust.json",
     "unlike.safetensors",
     "explanations.json",

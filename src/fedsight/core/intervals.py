@@ -10,14 +10,15 @@ from functools import cache
 Z = 1.959964  # of the normal distribution: 95 % lie within so many standard deviations
 
 
-def wilson(share: float, samples: float) -> tuple[float, float]:
+def wilson(share: float, samples: float, z: float = Z) -> tuple[float, float]:
     """The 95 % interval of a share measured on `samples` samples (Wilson 1927), within [0, 1].
 
-    Its middle is not the share: near 0 and 1 it is closer to one half. NaN without samples.
+    Another `z`, in standard deviations of the normal distribution, makes it of another level. Its
+    middle is not the share: near 0 and 1 it is closer to one half. NaN without samples.
     """
     if samples <= 0 or not 0 <= share <= 1:
         return math.nan, math.nan
-    square = Z * Z / samples
+    square = z * z / samples
     middle = share + square / 2
     half = math.sqrt(square * (share * (1 - share) + square / 4))
     low, high = (middle - half) / (1 + square), (middle + half) / (1 + square)

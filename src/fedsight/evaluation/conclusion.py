@@ -49,8 +49,9 @@ from fedsight.evaluation.overall import Final, Interval, Intervals
 from fedsight.evaluation.samples import answers
 from fedsight.evaluation.shortcuts import measure
 from fedsight.evaluation.trust.covering import covered
+from fedsight.evaluation.trust.fit import FitFile
 from fedsight.evaluation.trust.measure import Trusted, trusted
-from fedsight.evaluation.trust.remote import trusted_remote
+from fedsight.evaluation.trust.remote import Take, trusted_remote
 from fedsight.evaluation.trust.saved import keep
 from fedsight.program.budget import spent
 from fedsight.program.program import Speed
@@ -58,7 +59,7 @@ from fedsight.tasks.presentation import Curve, Table
 
 Command = Literal["run", "compare"]
 # Asks sites about the model after a round, as `trusted_remote` does.
-Sums = Callable[[Tensor, int, float | None, int], tuple[Mapping[int, Tensor], Mapping[str, str]]]
+Sums = Callable[[tuple[Tensor, int], float | None, int, Take], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,8 @@ def _trusted(run: Conclusion, final: Final, trained: loop.Trained) -> Trusted:
         return found
     if run.sums is None:
         return trusted(final, run.pictures)
-    model, round = trained.travelling, trained.checkpoint.round
-    return trusted_remote(final.federation, partial(run.sums, model, round))
+    model = trained.travelling, trained.checkpoint.round
+    return trusted_remote(final.federation, partial(run.sums, model), FitFile(run.store, model))
 
 
 def _generalisation(

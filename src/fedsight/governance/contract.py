@@ -103,7 +103,8 @@ class Contract(Settings):
     # over how many different lists of sites updates may be summed by secure aggregation, in all
     # rounds of all programs on the data set together; None: any number. With 1 no site can be left
     # out of a later sum, and none can join. Programs that train are then those in `programs` only,
-    # with train.steps and train.sampling = "independent", so that all sites train alike
+    # with train.steps and train.sampling = "independent" and without task.calibration, so that all
+    # sites train alike
     lists: int | None = Field(None, ge=1)
     runs: int = Field(1000, ge=1)  # maximum number of runs that the site keeps a memory of
     # what runs may occupy at the site together, with the ledger, in gigabytes
@@ -255,7 +256,9 @@ class Contract(Settings):
 
         Where sites with more images take more steps, two models can be chosen between which only
         their updates differ. Where a batch holds all images of some sites, theirs are the same
-        in each round, and the difference of two rounds is that of the others' updates.
+        in each round, and the difference of two rounds is that of the others' updates. Where the
+        loss follows from a site's numbers of images, a model and a strength can be chosen with
+        which only sites of some size learn at all.
         """
         if not self._limits_lists(program):
             return
@@ -269,6 +272,14 @@ class Contract(Settings):
                 "set train.steps instead of train.epochs, and train.sampling = 'independent' (or "
                 "DP-SGD whose noise the contract bounds), and list the new fingerprint in "
                 "contract.programs; ",
+            )
+        if program.task.counts_images:
+            raise _refusal(
+                "lists",
+                "the loss that a site trains with in this program depends on its number of images, "
+                "and it could be told apart by that in the sums",
+                "leave out task.calibration (task.class_weights = 'site' goes by the classes' "
+                "shares alone), and list the new fingerprint in contract.programs; ",
             )
 
     def _limits_lists(self, program: Program) -> bool:

@@ -14,7 +14,9 @@ EntryKind = Literal[
 ]
 # Sums over test images, of which `contract.evaluations` permits so many.
 SUMS: frozenset[EntryKind] = frozenset(("figures", "losses", "scores"))
-_RARE = ("personal", "why")  # fields that are written only where they say something
+# Those for the calibration of a run, both of one model.
+CALIBRATION: frozenset[EntryKind] = frozenset(("losses", "scores"))
+_RARE = ("personal", "model", "why")  # fields that are written only where they say something
 GENESIS = hashlib.sha256(b"FedSight ledger 1").hexdigest()  # the hash before the first entry
 
 
@@ -29,7 +31,8 @@ class LedgerEntry:
     `event` is the privacy event in plain values, or None if no noise protects the answer.
     `enforced` is true if the site adds the noise itself, false if the coordinator promises it.
     `personal` figures are those of a model with parameters that stay at the site: the same question
-    may have another answer the next time.
+    may have another answer the next time. The `losses` and the `scores` of a run are sums for its
+    calibration, both of one `model`; neither belongs to a round, so theirs is 0.
     """
 
     kind: EntryKind
@@ -49,6 +52,7 @@ class LedgerEntry:
     enforced: bool = False
     delta: float | None = None
     personal: bool = False
+    model: str = ""  # SHA-256 of the model that is measured, and its round: of losses and scores
     why: str = ""  # a program was refused
     number: int = 0  # counts from 1; set by the ledger
     time: str = ""  # UTC; set by the ledger

@@ -20,7 +20,7 @@ from typing import Any
 
 from fedsight.core.errors import DeployError, StoreError
 from fedsight.governance import entries
-from fedsight.governance.entries import SUMS, LedgerEntry, canonical
+from fedsight.governance.entries import CALIBRATION, SUMS, LedgerEntry, canonical
 from fedsight.governance.ledger_file import LedgerFile
 
 CLOCK_TOLERANCE = timedelta(minutes=5)  # how far the clock may go back between two entries
@@ -298,16 +298,22 @@ class Ledger:
     def _check_attempts(self, entry: LedgerEntry, most: int) -> None:
         """Raise DeployError unless the question of `entry` may be asked (once more)."""
         earlier = self._asked.get(entry.asked, [])
-        of = "this run" if entry.kind == "declaration" else f"round {entry.round}"
-        what = f"contract.attempts: the {entry.kind} of {of}"
+        what = f"contract.attempts: the {entry.kind} of round {entry.round} was asked for"
+        if entry.kind == "declaration":
+            what = "contract.attempts: the declaration of this run was asked for"
+        elif entry.kind == "figures":
+            what = f"contract.attempts: the figures of round {entry.round} were asked for"
+        elif entry.kind in CALIBRATION:
+            what = "contract.attempts: the sums for calibration of this run were asked for"
         if any(one.attempt == entry.attempt and one.question != entry.question for one in earlier):
             raise DeployError(
-                f"{what} was asked for before, as attempt {entry.attempt}, with other content",
+                f"{what} before, as attempt {entry.attempt}, with other content",
                 "the coordinator confuses its questions, or is malicious: ask the operator",
             )
         if len(earlier) >= most:
+            times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
             raise DeployError(
-                f"{what} was asked for {len(earlier)} times, and {most} are permitted",
+                f"{what} {times}, and the limit is {most}",
                 "the site's owner decides: see contract.attempts in site.toml",
             )
 
@@ -317,10 +323,9 @@ class Ledger:
         Two answers about one round would tell whether something about the images made them differ.
         """
         earlier = self._asked.get(entry.asked, [])
-        if any(one.question != entry.question for one in earlier):
-            if entry.kind != "figures":
-                cause = "sums for the calibration of another model of this run have left already"
-                raise DeployError(cause, "ask about the model that the run ends with, once")
+        if entry.kind in CALIBRATION:
+            self._check_calibration(entry)
+        elif any(one.question != entry.question for one in earlier):
             raise DeployError(
                 f"figures of another model of round {entry.round} have left already",
                 "ask about one model in a round",
@@ -331,6 +336,22 @@ class Ledger:
                 f"contract.evaluations: {most} sets of figures have left, and no more may",
                 "the site's owner decides: see contract.evaluations in site.toml",
             )
+
+    def _check_calibration(self, entry: LedgerEntry) -> None:
+        """Raise DeployError if losses or scores of another model have left in this run, or the same
+        at another temperature."""
+        cure = "ask about the model that the run ends with, once"
+        earlier = [
+            one
+            for kind in sorted(CALIBRATION)
+            for one in self._asked.get((kind, *entry.asked[1:]), [])
+        ]
+        if any(one.model != entry.model for one in earlier):
+            cause = "sums for the calibration of another model of this run have left already"
+            raise DeployError(cause, cure)
+        if any(one.kind == entry.kind and one.question != entry.question for one in earlier):
+            cause = "scores of this model at another temperature have left already"
+            raise DeployError(cause, cure)
 
     def _check_clock(self, now: datetime) -> None:
         last = self._last

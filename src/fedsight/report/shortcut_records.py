@@ -10,9 +10,10 @@ Box = tuple[Real, Real, Real, Real]
 
 
 class PastedRecord(Record):
-    """On how many images of other classes a spot was pasted, how many were then given the class,
-    and of how many its odds at least doubled."""
+    """From how many images a spot was taken, on how many of other classes it was pasted, how many
+    were then given the class, and of how many its odds at least doubled."""
 
+    donors: Count = None
     tried: Count = None
     made: Count = None
     raised: Count = None
@@ -29,6 +30,12 @@ class SpotRecord(Record):
     pasted: PastedRecord = PastedRecord()
 
 
+class CommonRecord(SpotRecord):
+    """A spot that decides for its class by itself, and at how many sites that is certain."""
+
+    sites: Count = None
+
+
 class ElsewhereRecord(Record):
     """The same counts at the other sites together."""
 
@@ -37,8 +44,9 @@ class ElsewhereRecord(Record):
 
 
 class FlaggedRecord(SpotRecord):
-    """A spot that matters most for more images at one site than elsewhere; `verdict`: whether it
-    speaks for the class by itself (`shortcut`) or not (`differs`)."""
+    """A spot that matters most for more images at one site than elsewhere; `verdict`: whether,
+    pasted on other images, it speaks for the class more often there (`shortcut`), was not found to
+    (`differs`), or could not be tested (`untested`)."""
 
     site: str
     verdict: str = ""
@@ -62,12 +70,20 @@ class SiteLooksRecord(Record):
 
 
 class ShortcutsRecord(Record):
-    """What was found; `reason`: why it was not looked for."""
+    """What was found; `reason`: why it was not looked for. Of `pairs` of a site and a class with
+    images so many were `compared`; `unasked`: conspicuous spots beyond those that sites are asked
+    about; `classes` with a spot that matters, and for how many the sites were not asked about it.
+    """
 
     images: Count = None
     tests: Count = None
     false_alarm: Figure = None
     flagged: tuple[FlaggedRecord, ...] = ()
-    everywhere: tuple[SpotRecord, ...] = ()
+    everywhere: tuple[CommonRecord, ...] = ()
+    pairs: Count = None
+    compared: Count = None
+    unasked: Count = None
+    classes: Count = None
+    classes_unasked: Count = None
     by_site: dict[str, SiteLooksRecord] = Field(default_factory=dict)
     reason: str = ""

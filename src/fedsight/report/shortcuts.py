@@ -10,11 +10,16 @@ from fedsight.language.message import Text, listed, message
 from fedsight.report.nouns import nouns
 from fedsight.report.phrases import known_phrase
 from fedsight.report.read import Run
-from fedsight.report.shortcut_records import FlaggedRecord, ShortcutsRecord, SpotRecord
+from fedsight.report.shortcut_records import (
+    CommonRecord,
+    FlaggedRecord,
+    ShortcutsRecord,
+    SpotRecord,
+)
 from fedsight.report.svg import Drawing, Plot
 from fedsight.report.words import Words, count, number, percent, range_of
 
-SHORTCUT = "shortcut"
+SHORTCUT, UNTESTED = "shortcut", "untested"
 SIDE = 120.0  # of the drawing of an image
 CELLS = 7  # lines of the drawing, each way
 SHOWN = 12  # spots with a drawing
@@ -57,14 +62,14 @@ def left_out(run: Run) -> Words:
 
 
 def warnings(run: Run) -> list[Text]:
-    """One sentence for each shortcut, for the top of the page."""
+    """One sentence for each shortcut, or what may be one, for the top of the page."""
     found = _found(run)
     if found is None:
         return []
     told: list[Text] = [
         message(
-            "The model answers by a shortcut: one spot of the {images} of site {site} speaks for "
-            "{label}, and does not at the other sites.",
+            "The model seems to answer by a shortcut: one spot of the {images} of site {site} "
+            "speaks for {label} more often than it does at the other sites.",
             images=nouns(run.modality).many, site=one.site, label=one.label,
         )
         for one in found.flagged
@@ -72,12 +77,21 @@ def warnings(run: Run) -> list[Text]:
     ]  # fmt: skip
     told += [
         message(
-            "One spot alone decides for {label}, whichever site an image is from. It may be a "
-            "shortcut.",
-            label=one.label,
+            "The model may answer by a shortcut: for {label} it looks at another spot of the "
+            "{images} of site {site} than at the other sites. Whether that spot speaks for {label} "
+            "by itself could not be tested.",
+            images=nouns(run.modality).many, site=one.site, label=one.label,
+        )
+        for one in found.flagged
+        if one.verdict == UNTESTED
+    ]  # fmt: skip
+    told += [
+        message(
+            "One spot alone decides for {label}, at {n} sites. It may be a shortcut.",
+            label=one.label, n=count(one.sites),
         )
         for one in found.everywhere
-    ]
+    ]  # fmt: skip
     return told
 
 
@@ -90,27 +104,75 @@ def lines(run: Run) -> list[Text]:
     told: list[Text] = [
         message(
             "In {n} {images} that only the sites have, one spot after another was taken away, to "
-            "see without which one the score of the class falls most. If the sites’ {images} are "
-            "alike, a site is named in at most {alarm} of runs.",
+            "see without which one the score of the class falls most. If {images} of a class are "
+            "alike at all sites, a site is named in at most {alarm} of runs.",
             **values, alarm=percent(found.false_alarm, 0),
         )
     ]  # fmt: skip
-    if not found.flagged and not found.everywhere:
-        told.append(
-            message(
-                "No site stands out: nothing suggests that the model answers by a mark that only "
-                "one site’s {images} have.",
-                **values,
-            )
-        )
+    told += _compared(found)
     told += [line for one in found.flagged for line in _told(run, one)]
     told += [_everywhere(run, one) for one in found.everywhere]
+    return told + _unasked(found)
+
+
+def _compared(found: ShortcutsRecord) -> list[Text]:
+    """How much could be compared, and that no site stands out in it if none does."""
+    if found.pairs is None or found.compared is None:
+        return []
+    values = {"n": count(found.compared), "all": count(found.pairs)}
+    if not found.compared:
+        return [
+            message(
+                "Nothing could be compared: in none of {all} cases in which a site has a class do "
+                "enough other sites and images have it too. So this says nothing about marks of a "
+                "site.",
+                **values,
+            )
+        ]
+    told: list[Text] = [
+        message(
+            "Of {all} cases in which a site has a class, {n} could be compared with other sites. "
+            "Of the rest nothing is known.",
+            **values,
+        )
+        if found.compared < found.pairs
+        else message("All {all} cases in which a site has a class could be compared.", **values)
+    ]
+    if not found.flagged and not found.unasked:
+        told.append(
+            message(
+                "No site stands out in these. Marks that the model uses less than what else is in "
+                "the image are not found."
+            )
+        )
+    return told
+
+
+def _unasked(found: ShortcutsRecord) -> list[Text]:
+    """What was left out because sites are asked about a few spots only."""
+    told: list[Text] = []
+    if found.unasked:
+        told.append(
+            message(
+                "{n} more spots stand out at a site, less clearly, and are neither named nor "
+                "tested: the sites are asked about a few only.",
+                n=count(found.unasked),
+            )
+        )
+    if found.classes_unasked:
+        told.append(
+            message(
+                "For {n} of {all} classes it was not tried whether one spot decides at all sites: "
+                "the sites are asked about a few only.",
+                n=count(found.classes_unasked), all=count(found.classes),
+            )
+        )  # fmt: skip
     return told
 
 
 def _told(run: Run, one: FlaggedRecord) -> list[Text]:
     """What is known of one spot at one site."""
-    many, other = nouns(run.modality).many, one.pasted_elsewhere
+    many = nouns(run.modality).many
     found: list[Text] = [
         message(
             "Site {site}, {label}: the marked spot matters most for {hottest} of {n} {images} "
@@ -120,38 +182,79 @@ def _told(run: Run, one: FlaggedRecord) -> list[Text]:
             interval="–" if one.interval is None else range_of(*one.interval),
         ),
         message(
-            "Pasted on {tried} of the site’s other {images}, it at least doubled the odds of "
-            "{label} in {raised}, and {made} were then taken for {label}; at the other sites, of "
-            "{all} it was {rest} and {few}. Without it, {lost} of {right} right answers are lost.",
-            tried=count(one.pasted.tried), images=many, label=one.label,
-            raised=count(one.pasted.raised), made=count(one.pasted.made), all=count(other.tried),
-            rest=count(other.raised), few=count(other.made), lost=count(one.lost),
-            right=count(one.right),
+            "Without it, {lost} of {right} right answers are lost.",
+            lost=count(one.lost), right=count(one.right),
         ),
+        *_pasted(run, one),
     ]  # fmt: skip
-    found.append(
-        message(
-            "So something in this spot stands for {label} at {site} and not at the other sites. "
-            "Look at these {images} there: it may be a mark of the device or of the place.",
-            label=one.label, site=one.site, images=many,
-        )
-        if one.verdict == SHORTCUT
-        else message(
-            "So the model looks elsewhere at {site}, but the spot does not speak for {label} by "
-            "itself: it need not be a shortcut.",
-            site=one.site, label=one.label,
-        )
-    )  # fmt: skip
-    return found
+    return [*found, _meant(run, one)]
 
 
-def _everywhere(run: Run, one: SpotRecord) -> Text:
+def _pasted(run: Run, one: FlaggedRecord) -> list[Text]:
+    """What came of pasting a spot, where there were images to paste it on."""
+    own, other, many = one.pasted, one.pasted_elsewhere, nouns(run.modality).many
+    told: list[Text] = []
+    if own.tried:
+        told.append(
+            message(
+                "Taken from {donors} {images} and pasted on {tried} of the site’s others, it at "
+                "least doubled the odds of {label} in {raised}, and {made} were then taken for "
+                "{label}.",
+                donors=count(own.donors), images=many, tried=count(own.tried), label=one.label,
+                raised=count(own.raised), made=count(own.made),
+            )
+        )  # fmt: skip
+    if other.tried:
+        told.append(
+            message(
+                "At the other sites, taken from {donors} of their own {images} and pasted on "
+                "{tried}, the same spot did so in {raised}, and {made} were then taken for "
+                "{label}.",
+                donors=count(other.donors), images=many, tried=count(other.tried),
+                raised=count(other.raised), made=count(other.made), label=one.label,
+            )
+        )  # fmt: skip
+    return told
+
+
+def _meant(run: Run, one: FlaggedRecord) -> Text:
+    """What follows for one spot at one site."""
+    values = {"label": one.label, "site": one.site, "images": nouns(run.modality).many}
+    if one.verdict == SHORTCUT:
+        return message(
+            "So something in this spot stands for {label} at {site} more often than at the other "
+            "sites. Look at these {images} there: it may be a mark of the device or of the place.",
+            **values,
+        )
+    if one.verdict == UNTESTED and not one.pasted.tried:
+        return message(
+            "Whether it speaks for {label} by itself could not be tested: {site} has no {images} "
+            "to paste it on that are not of {label}, or taken for it, already. Look at these "
+            "{images}: it may be a mark of the device or of the place.",
+            **values,
+        )
+    if one.verdict == UNTESTED:
+        return message(
+            "Whether it speaks for {label} more often there could not be tested: no other site has "
+            "both {images} of {label} and others to paste the spot on. Look at these {images} at "
+            "{site}: it may be a mark of the device or of the place.",
+            **values,
+        )
     return message(
-        "{label}, at all sites that have it: the marked spot alone, pasted on {tried} other "
-        "{images}, turned {made} into {label}. That is a shortcut if the {images} of {label} have "
-        "a mark there, and none if what makes {label} is always at this place.",
+        "So the model looks elsewhere at {site}, but the spot was not found to speak for {label} "
+        "more often than at the other sites: it need not be a shortcut.",
+        **values,
+    )
+
+
+def _everywhere(run: Run, one: CommonRecord) -> Text:
+    return message(
+        "{label}: the marked spot alone, taken from {donors} {images} and pasted on {tried} "
+        "others, turned {made} into {label}; at each of {n} sites more than half, beyond chance. "
+        "That is a shortcut if the {images} of {label} have a mark there, and none if what makes "
+        "{label} is always at this place.",
         label=one.label, tried=count(one.pasted.tried), images=nouns(run.modality).many,
-        made=count(one.pasted.made),
+        made=count(one.pasted.made), donors=count(one.pasted.donors), n=count(one.sites),
     )  # fmt: skip
 
 
@@ -186,7 +289,7 @@ def caption(run: Run, at: int) -> Words:
         return ""
     spots: Sequence[SpotRecord] = (*found.flagged, *found.everywhere)
     one = spots[at]
-    where = one.site if isinstance(one, FlaggedRecord) else message("all sites that have it")
+    where = one.site if isinstance(one, FlaggedRecord) else message("several sites")
     return message("{answer} ({where})", answer=one.label, where=where)
 
 

@@ -204,10 +204,11 @@ def given(run: Run) -> list[GivenRow]:
 
 def table(run: Run) -> tuple[tuple[Text, ...], list[tuple[str, tuple[Words, ...]]]]:
     """The headings of the table of sites, and the name and the cells of each row."""
-    held = message("Held-out {images}", images=nouns(run.modality).many)
+    held: Text = message("Held-out {images}", images=nouns(run.modality).many)
     sets = run.summary.sets if run.summary is not None else None
     if sets is not None and sets.covers:
         headings, cells = trust_covering.columns(sets.covers)
+        held = trust_covering.held_out(run, sets)
         return (*headings, held), [
             (row.name, (*cells(row.coverage, row.size), *cells(row.own_coverage, row.own_size),
                         count(row.images)))

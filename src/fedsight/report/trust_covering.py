@@ -14,7 +14,7 @@ from fedsight.report.words import Words, count, number, percent
 HOLDS = {
     "mixture": message(
         "This holds for inputs drawn like the held-out ones of all sites together. At a single "
-        "site, or for a single class, the share may be lower or higher, as the table shows."
+        "site, or for a single class, the share may be lower or higher."
     ),
     "site": message(
         "This holds for each site, for inputs drawn like its own held-out ones. For others it does "
@@ -86,6 +86,33 @@ BY = {
         "it."
     ),
 }
+PAIRS_BY_SITE = message(
+    "Likeness: two people should pass as one in at most {allowed} of comparisons at each site, on "
+    "average over pairs of people, from its own share of {held} pairs that nobody trained on. "
+    "They pass in {missed} on average over the sites; {tested} other pairs show it."
+)
+GROUPED = message(
+    "Of a group, such as a patient, all {images} count as one: the numbers of held-out and of test "
+    "{images} are numbers of groups."
+)
+PAIRS_HOLD = {
+    "mixture": message(
+        "This holds for two people at one site, drawn like those of all sites together. At a "
+        "single site it may be more or fewer."
+    ),
+    "site": message(
+        "This holds at each site, for two people drawn like its own. For others it does not."
+    ),
+}
+SUBJECTS = {
+    "masks": message("Masks that hold the truth"), "labels": message("Sets of labels"),
+    "objects": message("Boxes that find the objects"), "grades": message("Intervals of grades"),
+    "pairs": message("A guaranteed threshold of likeness"),
+}  # fmt: skip
+SIZES = {
+    "masks": message("Share of an image that is marked"), "labels": message("Labels in a set"),
+    "objects": message("Boxes in an image"), "grades": message("Grades in an interval"),
+}  # fmt: skip
 SHARES = ("masks", "pairs")  # kinds whose answers have a size that is a share
 
 
@@ -93,7 +120,10 @@ def lines(run: Run, found: SetsRecord) -> list[Text]:
     """What was measured, or why it was not."""
     if found.coverage is None:
         reason = known_phrase(found.reason)
-        return [message("Left out: {reason}.", reason=reason)] if found.reason else []
+        subject = SUBJECTS.get(found.covers, SUBJECTS["masks"])
+        if not found.reason:
+            return []
+        return [message("{subject}: left out, as {reason}.", subject=subject, reason=reason)]
     values = {
         "asked": percent(found.asked), "allowed": _rest(found.asked), "held": count(found.images),
         "coverage": percent(found.coverage), "missed": _rest(found.coverage),
@@ -103,19 +133,56 @@ def lines(run: Run, found: SetsRecord) -> list[Text]:
     }  # fmt: skip
     said = SAID.get(found.covers, ())
     if found.guarantee in BY:
-        said = (BY[found.guarantee],)
+        by_site = found.covers == "pairs" and found.guarantee == "site"
+        said = (PAIRS_BY_SITE if by_site else BY[found.guarantee],)
+    if found.grouped:
+        said = (*said, GROUPED)
     told: list[Text] = [Message(one.one, tuple(values.items())) for one in said]
-    holds = HOLDS.get(found.guarantee)
-    return told if holds is None else [*told, holds]
+    return [*told, *_whose(found)]
+
+
+def _whose(found: SetsRecord) -> list[Text]:
+    """For whom it holds, and who is left out of what is shown."""
+    told: list[Text] = []
+    if found.always:
+        told.append(
+            message(
+                "Never left out of an answer, as too few held-out inputs show them, and not in "
+                "the mean: {names}.",
+                names=", ".join(found.always),
+            )
+        )
+    if found.covers == "pairs":
+        told.append(PAIRS_HOLD.get(found.guarantee, PAIRS_HOLD["mixture"]))
+    elif found.guarantee in HOLDS:
+        told.append(HOLDS[found.guarantee])
+    if found.reason_by_site:
+        reason = known_phrase(found.reason_by_site)
+        told.append(message("Single sites are left out: {reason}.", reason=reason))
+    return told
 
 
 def columns(covers: str) -> tuple[tuple[Text, ...], Callable[..., tuple[Words, Words]]]:
     """The headings of the table of sites, and what makes two cells of a coverage and a size."""
+    if covers == "pairs":
+        return (
+            message("Comparisons of two people that pass"), message("Of a person with himself"),
+            message("of two, by its own threshold"), message("with himself, by its own threshold"),
+        ), lambda coverage, size: (_rest(coverage), percent(size))  # fmt: skip
     headings = (
-        message("Share that is held"), message("Size"), message("by its own threshold"),
-        message("Size by it"),
+        message("Share that is held"), SIZES.get(covers, message("Size")),
+        message("by its own threshold"), message("Size by its own threshold"),
     )  # fmt: skip
     return headings, lambda coverage, size: (percent(coverage), _size(covers, size))
+
+
+def held_out(run: Run, found: SetsRecord) -> Text:
+    """The heading of how many units of a site were held out."""
+    if found.covers == "pairs":
+        return message("Held-out pairs of people")
+    if found.grouped:
+        return message("Held-out groups")
+    return message("Held-out {images}", images=nouns(run.modality).many)
 
 
 def _size(covers: str, size: float | None) -> Words:

@@ -44,6 +44,9 @@ class SetsRecord(TrustPart):
     """Prediction sets: how often they hold the true class, how large they are, for whom."""
 
     guarantee: str = ""
+    grouped: bool = False  # whether numbers of images are of groups
+    always: tuple[str, ...] = ()  # classes that no answer leaves out, and that are in no mean
+    reason_by_site: str = ""  # why no site is told of
     covers: str = ""  # what answers are made to hold, if they are no sets of classes
     threshold: Figure = None
     margins: Figure = None

@@ -38,6 +38,11 @@ class Classification(SingleLabel):
         """Whether the loss follows from the site's own counts of classes."""
         return super().counts_labels or (self.calibration > 0 and not self._margins)
 
+    @property
+    def counts_images(self) -> bool:
+        """Whether margins follow from the site's numbers of images."""
+        return self.calibration > 0
+
     def at(self, labels: Tensor, classes: int) -> Self:
         """With the weights and margins that a site's class numbers [n] give, if they are to."""
         task = super().at(labels, classes)

@@ -81,6 +81,12 @@ class Learning(ABC):
         """Whether `at` depends on the labels: the loss of an image on those of all others."""
         return False
 
+    @property
+    def counts_images(self) -> bool:
+        """Whether `at` depends on how many images a site has, and not on the classes' shares of
+        them alone: a site that has each image twice then trains otherwise."""
+        return False
+
     def begin(  # noqa: B027 - most tasks have nothing to prepare
         self, model: nn.Module, labels: Tensor, draws: np.random.Generator
     ) -> None:

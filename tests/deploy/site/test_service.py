@@ -461,7 +461,7 @@ def test_a_round_is_trained_only_as_often_as_the_contract_permits(
         site.train(attempt=attempt, vector=attempt)
     site.send(3, torch.zeros(3))
     why = site.refusal("train", {**TRAIN, "attempt": 3, "vector": 3, "seconds": 30})
-    assert "the update of round 1 was asked for 2 times, and 2 are permitted" in why
+    assert "the update of round 1 was asked for 2 times, and the limit is 2" in why
     assert len(trainer.models) == 2
 
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from fedsight.client.memory import MemoryStore
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
+from fedsight.core.errors import StoreError
 from fedsight.deploy.declaration import gather, withheld
 from fedsight.deploy.server.joining import propose
 from fedsight.engines.remote import messages
@@ -29,7 +31,8 @@ from fedsight.engines.remote.engine import RemoteEngine, RunRecord
 from fedsight.evaluation.conclusion import Conclusion
 from fedsight.evaluation.description import describe
 from fedsight.evaluation.overall import Final
-from fedsight.evaluation.trust.measure import MASKED, NOISED, trusted
+from fedsight.evaluation.trust.fit import FILE, FitFile
+from fedsight.evaluation.trust.measure import MASKED, NOISED, Trusted, trusted
 from fedsight.evaluation.trust.remote import MADE_UP, ONE_HEAT, OWN, trusted_remote
 from fedsight.evaluation.trust.sums import CountSums, FitSums, read, size
 from fedsight.governance.ledger import Ledger
@@ -99,8 +102,18 @@ def vector_of(federation: Federation) -> Tensor:
     return start + 0.3 * torch.randn(len(start), generator=torch.Generator().manual_seed(1))
 
 
-def asked_of(engine: RemoteEngine, vector: Tensor, round: int = 2) -> Any:
-    return lambda heat, numbers: engine.add_up(vector, round, heat, numbers)
+def asked(
+    sites: Places,
+    federation: Federation,
+    engine: RemoteEngine,
+    vector: Tensor,
+    folder: str | None = None,
+) -> Trusted:
+    """What becomes known of a model after round 2; `folder`: that of an earlier job of the run."""
+    model, place = (vector, 2), sites.root.parent / (folder or f"run-{next(MARKS)}")
+    place.mkdir(exist_ok=True)
+    ask = partial(engine.add_up, model)
+    return trusted_remote(federation, ask, FitFile(RunStore(place), model))
 
 
 def simulated(of: Program, vector: Tensor, tmp_path: Path) -> Any:
@@ -123,7 +136,7 @@ def test_sites_add_up_what_a_simulation_knows(
     of = program(images, trust={**ENERGY, **trust})
     federation, engine = joined(sites, of, "same1")
     vector = vector_of(federation)
-    found = trusted_remote(federation, asked_of(engine, vector))
+    found = asked(sites, federation, engine, vector)
     known = simulated(of, vector, tmp_path)
     assert found.facts == known.facts  # bit for bit: temperature, histograms, threshold, bins
     assert found.facts["scaling"]["temperature"] != 1
@@ -168,7 +181,7 @@ def test_the_owner_decides_and_the_others_make_theirs(
     owner(sites, images, "south", figures="none")
     owner(sites, images, "west", test_images=20)  # a quarter of its 72 is 18
     federation, engine = joined(sites, program(images), "few1")
-    found = trusted_remote(federation, asked_of(engine, vector_of(federation)))
+    found = asked(sites, federation, engine, vector_of(federation))
     without = found.summary["sets"]["without"]
     assert {site: why.split(":")[0] for site, why in without.items()} == {
         "west": "contract.test_images"
@@ -177,7 +190,7 @@ def test_the_owner_decides_and_the_others_make_theirs(
     for site in TESTS:
         owner(sites, images, site, figures="noised")
     federation, engine = joined(sites, program(images), "few2")
-    found = trusted_remote(federation, asked_of(engine, vector_of(federation)))
+    found = asked(sites, federation, engine, vector_of(federation))
     assert "contract.figures" in found.summary["sets"]["reason"]
 
 
@@ -206,7 +219,9 @@ def test_a_run_has_one_model_and_one_temperature(sites: Places, images: Path) ->
         assert "of another model of this run" in told["withheld"]
     assert ask(link, "south", vector)[1] == data
     assert "bytes" in ask(link, "south", vector, temperature=1.5)[0]
-    assert "another model" in ask(link, "south", vector, temperature=1.6)[0]["withheld"]
+    assert "another temp" in ask(link, "south", vector, temperature=1.6)[0]["withheld"]
+    other, _ = ask(link, "south", vector + 1, temperature=1.5)
+    assert "of another model of this run" in other["withheld"]
     for heat in (0.0, -1.0, "1", float("inf"), True, 1e-300, 16.1):
         assert "not among those" in ask(link, "south", vector, temperature=heat)[0]["error"]
     joined(sites, program(images), "once1")  # another job of the same run
@@ -258,7 +273,7 @@ def test_nothing_exact_goes_around_masks_noise_or_the_contract(
     assert reason in told["withheld"]
     assert not data
     assert not [one for one in Ledger(sites.root / "south").entries() if one.kind == "losses"]
-    found = trusted_remote(federation, asked_of(engine, vector))
+    found = asked(sites, federation, engine, vector)
     assert found.summary["sets"]["reason"]
     assert not found.facts
 
@@ -266,7 +281,7 @@ def test_nothing_exact_goes_around_masks_noise_or_the_contract(
 def test_a_scaling_by_class_is_not_made_and_that_is_said(sites: Places, images: Path) -> None:
     of = program(images, trust={**ENERGY, "scaling": "vector"})
     federation, engine = joined(sites, of, "heat1")
-    found = trusted_remote(federation, asked_of(engine, vector_of(federation)))
+    found = asked(sites, federation, engine, vector_of(federation))
     assert found.summary["calibration"]["reason"] == ONE_HEAT
     assert found.facts["scaling"]["kind"] == "temperature"
 
@@ -274,7 +289,7 @@ def test_a_scaling_by_class_is_not_made_and_that_is_said(sites: Places, images: 
 def test_a_model_without_numbers_gets_an_answer_without_sums(sites: Places, images: Path) -> None:
     federation, engine = joined(sites, program(images), "nan1")
     vector = torch.full_like(vector_of(federation), float("nan"))
-    found = trusted_remote(federation, asked_of(engine, vector))
+    found = asked(sites, federation, engine, vector)
     assert "not finite" in found.summary["sets"]["reason"]
 
 
@@ -297,10 +312,50 @@ def test_sums_that_no_images_have_are_left_out_by_name(
     link = FaultyLink(sites.sit(), "west", alter)
     federation, engine = joined(sites, program(images), "false1", link)
     engine._sizers.default_factory = lambda: replace_sizer()
-    found = trusted_remote(federation, asked_of(engine, vector_of(federation)))
+    found = asked(sites, federation, engine, vector_of(federation))
     assert found.summary["sets"]["without"] == {"west": MADE_UP}
     wanted = {"north", "south"} if kind is CountSums else set(TESTS)
     assert set(found.summary["sets"]["by_site"]) == wanted
+
+
+def test_another_set_of_sites_after_a_restart_does_not_change_the_temperature(
+    sites: Places, images: Path
+) -> None:
+    """It is part of the question, and a site that has answered at one answers at no other."""
+    federation, engine = joined(sites, program(images), "killed1")
+    vector, path = vector_of(federation), sites.root.parent / "killed" / FILE
+    asked(sites, federation, engine, vector, "killed")
+    known = json.loads(path.read_text())
+    hotter = known["temperature"] * 1.25  # as other sites could have made it
+    for run, reason in (("killed1", "at another temperature"), ("killed2", "")):
+        path.write_text(json.dumps({**known, "temperature": hotter}))
+        federation, engine = joined(sites, program(images), run)
+        if not reason:
+            engine.absent["north"] = "site 'north' has stopped answering"
+        found = asked(sites, federation, engine, vector, "killed")
+        if reason:
+            assert not found.facts
+            assert reason in found.summary["sets"]["reason"]
+        else:
+            assert found.facts["scaling"]["temperature"] == hotter
+            assert set(found.summary["sets"]["by_site"]) == {"south", "west"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("temperature", 0), ("temperature", 1e9), ("images", -1), ("without", [1])]
+)
+def test_a_broken_temperature_is_refused(
+    sites: Places, images: Path, field: str, value: Any
+) -> None:
+    federation, engine = joined(sites, program(images), "broken1")
+    vector = vector_of(federation)
+    asked(sites, federation, engine, vector, "broken")
+    path = sites.root.parent / "broken" / FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(StoreError, match="not a temperature"):
+        asked(sites, federation, engine, vector, "broken")
+    other = asked(sites, federation, engine, vector + 1, "broken")  # another model: not its own
+    assert other.summary["sets"]["reason"]
 
 
 def replace_sizer() -> messages.PieceSizer:
@@ -313,5 +368,5 @@ def replace_sizer() -> messages.PieceSizer:
 def test_a_site_that_is_away_is_named(sites: Places, images: Path) -> None:
     federation, engine = joined(sites, program(images), "away1")
     engine.absent["north"] = "site 'north' has stopped answering"
-    found = trusted_remote(federation, asked_of(engine, vector_of(federation)))
+    found = asked(sites, federation, engine, vector_of(federation))
     assert found.summary["ood"]["without"] == {"north": "site 'north' has stopped answering"}

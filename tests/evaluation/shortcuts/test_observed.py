@@ -77,6 +77,7 @@ def test_pasting_is_counted_on_images_that_are_not_given_the_class(
     donors = (data.labels() == label).nonzero().flatten()
     others = (data.labels() != label).nonzero().flatten()
     tried = made = 0
+    used = set()
     with torch.inference_mode():
         for at, place in enumerate(others.tolist()):
             x = client.batch(data, torch.tensor([place])).x
@@ -84,9 +85,33 @@ def test_pasting_is_counted_on_images_that_are_not_given_the_class(
             if int(client.model(x).argmax()) == label:
                 continue
             tried += 1
+            used.add(at % len(donors))
             made += int(client.model(spots.pasted(x, other, spot)).argmax()) == label
     assert (int(found.tried), int(found.made)) == (tried, made)
+    assert int(found.donors) == len(used)
     assert 0 < tried <= len(others)
+
+
+def test_an_image_that_a_spot_is_taken_from_counts_once_however_few_go_through_together(
+    trained: tuple[Federation, Client],
+) -> None:
+    federation, client = trained
+    data = own_images(federation)[0]
+    asked = [(int(data.labels()[0]), 14)]
+    observer = Observer(client)
+    whole = observer.pastes(data, asked)
+    observer._together = 7
+    assert observer.pastes(data, asked).at(0) == whole.at(0)
+
+
+def test_spots_beyond_those_that_sites_are_asked_about_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    federation = federations.federation(**HELD)
+    every = told(federation)
+    assert (every["unasked"], every["classes_unasked"]) == (0, 0)
+    monkeypatch.setattr(measure, "ASKED", 3)
+    assert told(federation)["classes_unasked"] == every["classes"] - 3
 
 
 def test_only_a_sites_own_images_are_looked_at_and_none_that_trained() -> None:

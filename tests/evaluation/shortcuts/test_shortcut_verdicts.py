@@ -10,7 +10,7 @@ import torch
 
 from fedsight.evaluation.shortcuts import verdicts
 from fedsight.evaluation.shortcuts.counts import WHOLE, Looks, Pastes
-from fedsight.evaluation.shortcuts.verdicts import DIFFERS, SHORTCUT, findings, tail
+from fedsight.evaluation.shortcuts.verdicts import DIFFERS, SHORTCUT, UNTESTED, findings, tail
 
 SPOTS, CLASSES = 36, 10
 
@@ -34,9 +34,15 @@ def alike(seed: int, sites: int = 10) -> dict[int, Looks]:
     return found
 
 
-def pastes(raised: list[int], tried: list[int]) -> Pastes:
+def pastes(raised: list[int], tried: list[int], donors: int = 12) -> Pastes:
     made = torch.zeros(len(raised), dtype=torch.int64)
-    return Pastes(torch.tensor(tried), made, torch.tensor(raised))
+    units = torch.tensor([min(donors, times) for times in tried])
+    return Pastes(units, torch.tensor(tried), made, torch.tensor(raised))
+
+
+def pasted(donors: int, tried: int, hits: int) -> dict[str, int]:
+    """Of one spot at one site; all that were raised were given the class, too."""
+    return {"donors": donors, "tried": tried, "made": hits, "raised": hits}
 
 
 def test_the_exact_test_is_fishers() -> None:
@@ -99,8 +105,56 @@ def test_whether_a_spot_speaks_for_the_class_decides() -> None:
     assert verdicts.verdicts(run, found, strong) == {0: SHORTCUT}
     weak = {site: pastes([10], [50]) for site in run}
     assert verdicts.verdicts(run, found, weak) == {0: DIFFERS}
-    nobody = {site: pastes([0], [0]) for site in run}
-    assert verdicts.verdicts(run, found, nobody) == {0: DIFFERS}
+
+
+def test_a_site_that_has_nothing_to_paste_on_is_not_said_to_be_well() -> None:
+    """All positives from one hospital: 16 of 16 against 0 of 32, and no other image there."""
+    run = {site: looks(np.zeros((2, SPOTS + 1), np.int64)) for site in range(3)}
+    run[0].hottest[0, 0] = 16
+    for site in (1, 2):
+        run[site].hottest[0, 20] = run[site].hottest[1, 20] = 16
+    found, _ = findings(run)
+    assert (found[0].site, found[0].spot, found[0].hottest) == (0, 0, 16)
+    none = [0] * len(found)
+    elsewhere = {site: pastes(none, [60] * len(found)) for site in (1, 2)}
+    told = verdicts.verdicts(run, found, {0: pastes(none, none), **elsewhere})
+    assert told == {0: UNTESTED}
+    # as little can be said if there is nothing at the other sites to compare with
+    alone = {0: pastes([60] * len(found), [60] * len(found)), 1: pastes(none, none)}
+    assert verdicts.verdicts(run, found, alone | {2: pastes(none, none)})[0] == UNTESTED
+
+
+def test_sites_that_only_stand_out_beside_one_that_cannot_be_tested_are_not_named() -> None:
+    """Site 2 looks where sites 1 and 3 do less often; without site 0 that is no more than chance,
+    and of two sites nobody can say which one is odd."""
+    run = {site: looks(np.zeros((1, SPOTS + 1), np.int64)) for site in range(4)}
+    run[0].hottest[0, 0] = 16  # may be a mark
+    run[1].hottest[0, [20, 21]] = torch.tensor([10, 6])
+    run[2].hottest[0, 20] = 16
+    run[3].hottest[0, [20, 21]] = torch.tensor([10, 6])
+    found, _ = findings(run)
+    assert [one.site for one in found] == [0, 2]
+    each = {site: pastes([30, 30], [60, 60]) for site in (1, 2, 3)}
+    told = verdicts.verdicts(run, found, {0: pastes([0, 0], [0, 0]), **each})
+    assert told == {0: UNTESTED}
+    two = {site: run[site] for site in (0, 2)}
+    found, _ = findings(two)
+    told = verdicts.verdicts(two, found, {0: pastes([0, 0], [0, 0]), 2: each[2]})
+    assert told == {0: UNTESTED, 1: UNTESTED}
+
+
+def test_images_that_a_spot_is_taken_from_are_the_units() -> None:
+    few, many = pasted(2, 60, 42), pasted(16, 60, 42)
+    other = [pasted(16, 60, 18), pasted(16, 60, 18)]
+    assert verdicts.speaks([many], other)
+    assert not verdicts.speaks([few], other)  # 42 of 60, but of two images
+    assert not verdicts.speaks([many], [pasted(1, 60, 18)])
+    # more often than elsewhere, and not: never elsewhere
+    assert verdicts.speaks([pasted(16, 60, 60)], [pasted(16, 120, 60), pasted(16, 120, 60)])
+    assert not verdicts.speaks([pasted(0, 0, 0)], other)
+    assert not verdicts.speaks([many], [pasted(0, 0, 0)])
+    # each image counts once, whatever there was to paste it on
+    assert verdicts._raised([pasted(1, 60, 60), pasted(3, 12, 0)]) == (0.25, 4)
 
 
 def test_a_site_is_not_named_because_another_one_has_the_shortcut() -> None:
@@ -116,11 +170,36 @@ def test_a_site_is_not_named_because_another_one_has_the_shortcut() -> None:
     assert verdicts.verdicts(run, found, both) == {0: SHORTCUT}
 
 
-def test_a_spot_that_decides_at_all_sites_has_to_make_the_class() -> None:
-    assert verdicts.decides(90, 100)
-    assert not verdicts.decides(50, 100)
-    assert not verdicts.decides(6, 10)  # beyond one half, by chance
-    assert not verdicts.decides(0, 0)
+def test_a_spot_decides_everywhere_only_if_it_does_at_two_sites_and_fails_at_none() -> None:
+    clear = pasted(16, 60, 60)
+    assert verdicts.deciding([clear, clear], 20) == 2
+    assert verdicts.deciding([clear], 20) == 0
+    assert verdicts.deciding([clear, pasted(0, 0, 0)], 20) == 0  # only one site has the class
+    assert verdicts.deciding([clear, pasted(10, 10, 0)], 20) == 0
+    assert verdicts.deciding([clear, clear, pasted(16, 60, 30)], 20) == 0
+    assert verdicts.deciding([clear, clear, pasted(16, 60, 36)], 20) == 2  # the third is unclear
+    assert verdicts.deciding([clear, pasted(1, 60, 60)], 20) == 0  # that is one image
+    assert verdicts.deciding([], 0) == 0
+
+
+def test_that_a_spot_decides_is_said_the_less_easily_the_more_spots_were_asked_about() -> None:
+    """40 of 60 is beyond one half at 95 %; twenty such tests find one in many runs by chance."""
+    near = [pasted(16, 60, 40), pasted(16, 60, 40)]
+    assert verdicts.deciding(near, 1) == 2
+    assert verdicts.deciding(near, 20) == 0
+
+
+def test_spots_that_decide_by_chance_are_hardly_ever_told() -> None:
+    """Twenty spots at five sites, each giving half of the images the class: without counting
+    the tests, any two sites' intervals would do."""
+    rng = np.random.default_rng(1)
+    told = 0
+    for _ in range(300):
+        made = rng.binomial(60, 0.5, (20, 5))
+        # what fails at a site is left out, so that the level alone decides
+        rows = [[pasted(16, 60, int(hits)) for hits in row if hits > 30] for row in made]
+        told += any(verdicts.deciding(row, 20) for row in rows)
+    assert told <= 300 * verdicts.ERROR
 
 
 def test_counts_are_whole_and_add_up_whatever_is_counted() -> None:

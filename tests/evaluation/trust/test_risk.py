@@ -130,6 +130,9 @@ def test_what_is_kept_is_read_again_exactly() -> None:
         [[1, [-1, 1]]] * 4,
         [[True]] * 4,
         [[1, [STEPS, 1]]] * 4,
+        [[1, [5, 1], [5, 1]]] * 4,
+        [[1, [5, 1], [4, 1]]] * 4,
+        [[1, [5, 0]]] * 4,
     ):
         parts = {"answer": {"groups": broken, "sites": {}}}
         with pytest.raises((ValueError, IndexError)):

@@ -16,11 +16,14 @@ from torch import Tensor
 
 from fedsight.client.step import Client
 from fedsight.coordinator.store import RunStore
+from fedsight.core.errors import DataError
 from fedsight.data.partition import Groups
 from fedsight.evaluation.figures import Evaluator
+from fedsight.evaluation.overall import FAILED
 from fedsight.evaluation.trust import images as chosen
+from fedsight.evaluation.trust import of_site
 from fedsight.evaluation.trust.images import TrustImages, images_of_site
-from fedsight.evaluation.trust.measure import OFF, TASK, Trusted
+from fedsight.evaluation.trust.measure import INFINITE, OFF, TASK, Trusted
 from fedsight.evaluation.trust.of_site import room, trusted_at
 from fedsight.evaluation.trust.saved import keep, kept, place_of
 from fedsight.evaluation.trust.scaling import SCALINGS, plain
@@ -156,6 +159,35 @@ def test_what_is_left_out_has_its_reason(sections: Mapping[str, Any], reason: st
     program = federations.program(**sections)
     found = trusted_at(replace(federation, program=program), 0, client_with(federation, 0.0))
     assert {part["reason"] for part in found.summary.values()} == {reason}
+
+
+@pytest.mark.parametrize("unlike", ["distance", "energy"])
+def test_a_model_that_overflows_on_an_image_says_nothing_of_it(unlike: str) -> None:
+    federation = federations.federation(data={"owners": 3}, trust={"unlike": unlike})
+    client = client_with(federation, float("inf"))
+    found = trusted_at(federation, 0, client)
+    assert {part["reason"] for part in found.summary.values()} == {INFINITE}
+    assert not found.facts
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("a bug"), FAILED),
+        (DataError("'a.png' is gone", "restore it"), "'a.png' is gone"),
+    ],
+)
+def test_what_fails_is_said_and_costs_no_model(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    def fails(data: Any, classes: int, seed: int) -> Any:
+        raise error
+
+    monkeypatch.setattr(of_site, "learnt_at", fails)
+    federation = skewed()
+    found = trusted_at(federation, 0, client_with(federation, 0.0))
+    assert {part["reason"] for part in found.summary.values()} == {reason}
+    assert not found.facts
 
 
 @pytest.mark.parametrize("kind", ["temperature", "vector", "isotonic"])

@@ -47,12 +47,12 @@ KINDS: dict[str, Kind] = {
         "again, gets the same bytes",
     ),
     "calibrate": Kind(
-        "parts of the test images, which follow from their names and the site's",
+        "all test images, in three parts that follow from their names and the site's",
         "`contract.figures`: exact sums, or none; none under masks or noise, of models with "
-        "parameters that stay at the site, or if a part has fewer images than "
+        "parameters that stay at the site, or if any of the parts has fewer images than "
         "`contract.test_images`; a protected site's failure is an answer without sums",
         "an entry, no epsilon",
-        "one model and one temperature for a run; each of its two answers is one of "
+        "one model and one temperature for a run of a program; each of its two answers is one of "
         "`contract.evaluations` over all runs; the latest question, asked again, gets the same "
         "bytes",
     ),

@@ -58,8 +58,9 @@ class Question:
 
     `digest` covers all that the answer may depend on besides the images (see `digest_of`);
     `attempt` is the coordinator's number for it. `personal`: parameters that stay at the site are
-    measured, and what they are the digest does not say, since it would depend on the images. Errors
-    of the types `public` do not depend on the images and go to the operator in full.
+    measured, and what they are the digest does not say, since it would depend on the images.
+    `model`: what it is of, where several questions of a run have to be of one (see `LedgerEntry`).
+    Errors of the types `public` do not depend on the images and go to the operator in full.
     """
 
     kind: EntryKind
@@ -68,6 +69,7 @@ class Question:
     round: int = 0
     attempt: int = 0
     personal: bool = False
+    model: str = ""
     public: tuple[type[Exception], ...] = CAUSED_OUTSIDE
 
 
@@ -185,6 +187,7 @@ class Release:
             times=times,
             enforced=self._enforced(question) and event is not None,
             personal=question.personal,
+            model=question.model,
         )
         update = question.kind == "update"
         limit = self.contract.limit if update or event is not None else None

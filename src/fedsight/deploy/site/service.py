@@ -70,7 +70,7 @@ from fedsight.deploy.site.trainer import (
 )
 from fedsight.engines.protected import order_digest
 from fedsight.engines.remote import messages
-from fedsight.governance.entries import EntryKind
+from fedsight.governance.entries import CALIBRATION, EntryKind
 from fedsight.privacy.secagg.messages import Binding
 from fedsight.program.program import Program
 
@@ -359,12 +359,7 @@ class SiteService:
     # What passes the door -----------------------------------------------------------------
 
     def _question(
-        self,
-        kind: EntryKind,
-        order: Order,
-        accepted: int,
-        fields: dict[str, Any],
-        *about: Any,
+        self, kind: EntryKind, order: Order, accepted: int, fields: dict[str, Any], *about: Any
     ) -> Question:
         """The question in `fields`, with all that its answer depends on besides the images: run and
         program, the vectors that are sent and those that are not, which memory, and `about`."""
@@ -374,9 +369,10 @@ class SiteService:
         digest = digest_of(kind, run, program, round, sent, accepted, *about)
         doing = f"training in round {round}" if kind == "update" else f"measuring round {round}"
         personal = kind == "figures" and self._found is not None and self._found.personal
-        if kind in ("losses", "scores"):  # of one model for a run, whichever round it is after
-            round = 0
-        return Question(kind, digest, doing, round, count(fields, "attempt"), personal)
+        asked = Question(kind, digest, doing, round, count(fields, "attempt"), personal)
+        if kind in CALIBRATION:  # of one model for a run, whichever round it is after
+            return replace(asked, round=0, model=digest_of(round, sent))
+        return asked
 
     def _join(self, program: Program, owner: OwnerSettings, run: str) -> ServiceAnswer:
         self._joined = self._found = None

@@ -8,10 +8,12 @@ import path in both processes.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -41,8 +43,8 @@ from fedsight.deploy.site.trainer import (
     send,
 )
 from fedsight.engines.protected import rebuilds
-from fedsight.evaluation.trust.answers import Respondent
-from fedsight.evaluation.trust.images import parts_of_test
+from fedsight.evaluation.trust.answers import Answers, Respondent
+from fedsight.evaluation.trust.images import MOST, divided, pieces
 from fedsight.evaluation.trust.of_site import room
 from fedsight.evaluation.trust.scaling import TemperatureScaling
 from fedsight.evaluation.trust.sums import CountSums, FitSums, flat
@@ -74,7 +76,7 @@ def permitted(
 
 
 # Says how the site's test images are divided, and nothing of what they show.
-TOO_FEW = "contract.test_images: the parts of the test images that are summed are smaller"
+TOO_FEW = "contract.test_images: one of the three parts of the test images has fewer images"
 
 
 class SiteTrainer:
@@ -179,21 +181,33 @@ class SiteTrainer:
         return self.client.measure_all(seen)
 
     def calibrate(self, step: CalibrateStep) -> Tensor | str:
-        """The sums over parts of this site's test images, added as the simulation adds them."""
+        """The sums over parts of this site's test images, added as the simulation adds them.
+
+        None if any part has too few, also one that is not summed: what is measured is the sum over
+        all parts, and so the other sums, subtracted from it, tell of this one.
+        """
         self._require_unchanged(step.round)
-        images = parts_of_test(self.federation, apart=False)
-        asked = [images.fitted] if step.temperature is None else [images.cover, images.tested]
-        if any(sum(map(len, part)) < step.least for part in asked):
+        fitted, cover, tested = divided(self.federation)
+        if min(len(fitted), len(cover), len(tested)) < step.least:
             return TOO_FEW
         self.client.load(step.vector, {})
         classes = len(self.federation.dataset.classes)
         respondent = Respondent(lambda _: self.client, self.client.network, classes)
-        answers = [respondent.answers(part) for part in asked]
-        if not all(bool(torch.isfinite(one.logits).all()) for one in answers):
-            return FAILED
-        if step.temperature is None:
+        asked = [fitted] if step.temperature is None else [cover, tested]
+        count = math.ceil(max(map(len, asked)) / MOST)  # so many at a time take little memory
+        total = torch.zeros((), dtype=torch.int64)
+        for some in zip(*(pieces(part, count) for part in asked), strict=True):
+            answers = [respondent.answers([one]) for one in some]
+            if not all(bool(torch.isfinite(one.logits).all()) for one in answers):
+                return FAILED
+            total = total + self._summed(answers, step.temperature)
+        return total
+
+    def _summed(self, answers: Sequence[Answers], temperature: float | None) -> Tensor:
+        """The sums [size] over these images, of the fitted or of the two other parts."""
+        if temperature is None:
             return flat(FitSums.of(answers[0]))
-        scaling, method = TemperatureScaling(step.temperature), self.federation.program.trust.sets
+        scaling, method = TemperatureScaling(temperature), self.federation.program.trust.sets
         return flat(CountSums.of(answers[0], answers[1], scaling, method))
 
 

@@ -329,9 +329,7 @@ class RemoteEngine:
         problems: dict[str, str] = {}
         while asked := self._askable(round, wanted, {*done}, tried):
             number = next(_numbers)
-            failed = self._converse(
-                asked, lambda talk: one(talk, asked[talk.site]), self._deadline()
-            )
+            failed = self._converse(asked, lambda t: one(t, asked[t.site]), self._deadline())
             problems |= failed
             tried |= failed.keys()
         if wanted and not done and not self.withheld.keys() & tried and not self._buffered.busy:
@@ -344,28 +342,32 @@ class RemoteEngine:
         return [done.get(view, {}) for view in range(len(views))]
 
     def add_up(
-        self, vector: Tensor, round: int, temperature: float | None, size: int
-    ) -> tuple[dict[int, Tensor], dict[str, str]]:
-        """So many whole numbers of each view about the final model, losses or at a temperature
-        scores. Sites are asked as by `measure`. Returns also why others have sent none, by site."""
-        model, done = Model(self.federation, round, vector, None), dict[int, Tensor]()
+        self, model: tuple[Tensor, int], heat: float | None, size: int, take: replies.Take
+    ) -> dict[str, str]:
+        """Have `take` add up so many whole numbers of each view about the final model, its vector
+        after a round: losses, or scores at the temperature `heat`. Sites are asked as by `measure`.
+        Returns why others have sent none, by site."""
+        asks, done = Model(self.federation, model[1], model[0], None), set[int]()
         wanted = {number: view.site for number, view in enumerate(self.federation.views)}
         why = dict(self.withheld)
 
         def one(talk: Talk, view: int) -> None:
-            header = {"round": round, "attempt": number, "temperature": temperature}
-            answer = self._asked(talk, model, "calibrate", header)
+            header = {"round": model[1], "attempt": number, "temperature": heat}
+            answer = self._asked(talk, asks, "calibrate", header)
             if "withheld" in answer:
                 raise SiteError(messages.read_reason(answer["withheld"]), "its owner decides")
-            done[view] = replies.whole_numbers(talk, answer, size)
+            with replies.whole_numbers(talk, answer, size) as spool, self._lock:
+                take(view, replies.as_numbers(spool))  # those of one site at a time are in memory
+                done.add(view)
 
-        while asked := self._askable(round, wanted, {*done}, {*why}):
+        while asked := self._askable(model[1], wanted, done, {*why}):
             number = next(_numbers)
             why |= self._converse(asked, lambda talk: one(talk, asked[talk.site]), self._deadline())
-        left = {site for number, site in wanted.items() if number not in done}
-        names = [self.federation.name(site) for site in left if site is not None]
-        return done, {site: why.get(site) or self._why_absent(site) for site in names or why
-                      if names or not done}  # fmt: skip
+        left = [site for number, site in wanted.items() if number not in done]
+        if None in left:  # the one test part, which any site could have answered about
+            return why
+        names = map(self.federation.name, (site for site in left if site is not None))
+        return {site: why.get(site) or self._why_absent(site) for site in names}
 
     def _why_unmeasured(
         self, missing: Iterable[int | None], problems: Mapping[str, str]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 import torch
@@ -27,6 +28,7 @@ from fedsight.program.federation import Federation
 
 CLOSE = 1e-4  # relative difference of a float32 number that was computed on two machines
 TINY = 1e-37  # what float32 may show as 0
+Take = Callable[[int, Tensor], None]  # takes the numbers of a view, by its own number
 _CURE = "run the same FedSight version there; if that is so, it makes it up: revoke it"
 
 
@@ -121,14 +123,23 @@ def size_of(federation: Federation, total: Aggregator, answer: Mapping[str, Any]
     return stated
 
 
-def whole_numbers(talk: Talk, answer: Mapping[str, Any], size: int) -> Tensor:
-    """The int64 numbers [size] that a site's answer brings; SiteError if they are not as many."""
+@contextlib.contextmanager
+def whole_numbers(talk: Talk, answer: Mapping[str, Any], size: int) -> Iterator[IO[bytes]]:
+    """Fetch the int64 numbers [size] that a site's answer brings, to a file that lasts as long as
+    the context; `as_numbers` reads them. SiteError if they are not as many."""
     sender, due = f"site '{talk.site}'", 8 * size
     if (stated := messages.whole_number(answer, "bytes", sender)) != due:
         cause = f"{sender} announced sums of {stated:,} bytes, and {due:,} are due"
         raise SiteError(cause, "run the same FedSight version at the site and at the coordinator")
-    data = bytearray().join(talk.fetch(answer["ticket"], due))
-    return torch.frombuffer(data, dtype=torch.int64)
+    with tempfile.TemporaryFile(prefix="fedsight-") as spool:
+        for piece in talk.fetch(answer["ticket"], due):
+            spool.write(piece)
+        yield spool
+
+
+def as_numbers(spool: IO[bytes]) -> Tensor:
+    """The int64 numbers of a file."""
+    return torch.frombuffer(read(spool), dtype=torch.int64)
 
 
 def _check(federation: Federation, payload: Payload, reply: Accepted) -> None:

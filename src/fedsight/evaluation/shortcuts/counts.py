@@ -61,10 +61,11 @@ class Looks:
 
 @dataclass(frozen=True)
 class Pastes:
-    """Of spots that were asked about [k], all int64: on how many images without the class each was
-    pasted (`tried`), how many were given the class then (`made`), and of how many the odds of the
-    class at least doubled (`raised`)."""
+    """Of spots that were asked about [k], all int64: from how many images each was taken
+    (`donors`), on how many without the class it was pasted (`tried`), how many were given the class
+    then (`made`), and of how many the odds of the class at least doubled (`raised`)."""
 
+    donors: Tensor
     tried: Tensor
     made: Tensor
     raised: Tensor

@@ -19,8 +19,8 @@ def own_images(federation: Federation) -> dict[int, SiteData]:
     """By site: its own test images, or, where all sites share the test part, its held-out ones; of
     each class at most OF_A_CLASS, in an order that is drawn. Empty if sites have neither.
 
-    Of images that belong together only one is taken, because a test that takes images as
-    independent decides what follows.
+    Of a site's images that belong together only one is taken, because a test that takes images as
+    independent decides what follows. A group with images at several sites counts at each.
     """
     sites = listed(federation.partition)
     found = {site: own for site in sites if (own := images_of(federation, site)) is not None}
@@ -40,7 +40,8 @@ def images_of(federation: Federation, site: int) -> SiteData | None:
 
 
 def _drawn(federation: Federation, data: SiteData, site: int, most: int) -> SiteData:
-    """At most so many images of a site, OF_A_CLASS of each class and one of each group."""
+    """At most so many images of a site, OF_A_CLASS of each class and one of each of its
+    groups."""
     name = federation.partition.name(site)
     order = draws(federation.program.split_seed, "shortcuts", name).permutation(len(data))
     has = shown(data, len(federation.dataset.classes))

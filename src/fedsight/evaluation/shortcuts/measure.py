@@ -26,6 +26,7 @@ from fedsight.program.federation import Federation
 
 PART = "shortcuts"  # of the summary
 ASKED = 20  # spots that sites are asked about a second time
+ORDER = (verdicts.SHORTCUT, verdicts.UNTESTED, verdicts.DIFFERS)  # of what is told
 COSTS = 0.02  # of the passes that training takes: more is not spent unasked
 UNASKED = "trust.shortcuts is false"
 COSTLY = (
@@ -99,8 +100,9 @@ def shortcuts(final: Final, baselines: Mapping[str, Any]) -> dict[str, Any]:
     observer = Observer(client)
     looks = {site: observer.looks(data) for site, data in images.items()}
     found, tests = verdicts.findings(looks)
+    conspicuous, hot = len(found), verdicts.hottest(looks)
     found = found[:ASKED]
-    common = verdicts.hottest(looks)[: ASKED - len(found)]
+    common = hot[: ASKED - len(found)]
     asked: Asked = [
         *((one.label, one.spot) for one in found),
         *((label, spot) for label, spot, *_ in common),
@@ -112,16 +114,17 @@ def shortcuts(final: Final, baselines: Mapping[str, Any]) -> dict[str, Any]:
     flagged = [
         _found(federation, found[at], looks, (every.at(at), pastes[found[at].site].at(at)))
         | {"verdict": told[at], "box": boxes(found[at].spot)}
-        for at in sorted(told, key=lambda at: (told[at] != verdicts.SHORTCUT, at))
+        for at in sorted(told, key=lambda at: (ORDER.index(told[at]), at))
     ]
+    uncompared, pairs = verdicts.uncompared(looks, tests), verdicts.pairs(looks)
     known = {(one["label"], one["spot"]) for one in flagged}
     everywhere = [
         {
             "label": federation.dataset.classes[label], "spot": spot, "box": boxes(spot),
-            "hottest": hits, "images": images_of, "pasted": every.at(at),
+            "hottest": hits, "images": images_of, "pasted": every.at(at), "sites": sites,
         }
         for at, (label, spot, hits, images_of) in enumerate(common, len(found))
-        if verdicts.decides(every.at(at)["made"], every.at(at)["tried"])
+        if (sites := verdicts.deciding([one.at(at) for one in pastes.values()], len(common)))
         and (federation.dataset.classes[label], spot) not in known
     ]  # fmt: skip
     return {
@@ -129,9 +132,14 @@ def shortcuts(final: Final, baselines: Mapping[str, Any]) -> dict[str, Any]:
             "images": sum(len(data) for data in images.values()),
             "tests": tests,
             "false_alarm": verdicts.FALSE_ALARM,
+            "pairs": pairs,
+            "compared": pairs - len(uncompared),
             "flagged": flagged,
+            "unasked": conspicuous - len(found),
+            "classes": len(hot),
+            "classes_unasked": len(hot) - len(common),
             "everywhere": everywhere,
-            "by_site": _by_site(federation, looks, baselines, verdicts.uncompared(looks, tests)),
+            "by_site": _by_site(federation, looks, baselines, uncompared),
         }
     }
 

@@ -90,16 +90,19 @@ class Observer:
         """Adds to `total` what comes of pasting one spot; `at`: the positions of the images that it
         is taken from, in turn, and of those that it is pasted on."""
         (donors, others), (number, label, spot) = at, asked
+        used = torch.zeros(len(donors), dtype=torch.bool)
         for some in torch.arange(len(others)).split(self._together):
             x = self._client.batch(data, others[some]).x.contiguous()
             theirs = self._client.batch(data, donors[some % len(donors)]).x.contiguous()
             before = self._odds(x)
             after = self._odds(self._spots.to(x.device).pasted(x, theirs, spot))
             free = ~self._given(before)[:, label]  # of the others nothing can be made
+            used[(some % len(donors))[free]] = True
             total.tried[number] += free.sum()
             total.made[number] += (free & self._given(after)[:, label]).sum()
             rises = (after - before)[:, label] >= math.log(2)
             total.raised[number] += (free & rises).sum()
+        total.donors[number] += used.sum()
 
     def _odds(self, x: Tensor) -> Tensor:
         """The log-odds [b, classes] of the classes, on the CPU."""

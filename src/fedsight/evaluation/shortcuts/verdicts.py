@@ -4,18 +4,22 @@ and whether the spot by itself speaks for the class there."""
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import comb
+from statistics import NormalDist
 
 from fedsight.core.intervals import apart, wilson
 from fedsight.evaluation.shortcuts.counts import Looks, Pastes, looks_together
 
 FALSE_ALARM = 0.01  # largest share of runs in which any site is named although sites look alike
 ALONE = 0.5  # least share of other images that a spot gives its class, for it to decide by itself
-SHORTCUT, DIFFERS = "shortcut", "differs"
+DONORS = 3  # fewest images of a site that a spot is taken from, for it to decide there
+ERROR = 0.05  # largest probability that any spot is said to decide at all sites and does not
+SHORTCUT, DIFFERS, UNTESTED = "shortcut", "differs", "untested"
 
 Pair = tuple[int, int]  # (site, class)
+Pasted = Mapping[str, int]  # counts of one spot at one site: `donors`, `tried`, `made`, `raised`
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,11 @@ def _tests(least: Sequence[float]) -> int:
     return k
 
 
+def pairs(looks: Mapping[int, Looks]) -> int:
+    """How many (site, class) pairs have images."""
+    return sum(int((look.images > 0).sum()) for look in looks.values())
+
+
 def uncompared(looks: Mapping[int, Looks], tests: int) -> list[Pair]:
     """The (site, class) pairs with images that no outcome could name: too few sites and images have
     the class."""
@@ -122,39 +131,75 @@ def uncompared(looks: Mapping[int, Looks], tests: int) -> list[Pair]:
     ]
 
 
-def speaks(own: tuple[int, int], others: tuple[int, int]) -> bool:
+def speaks(own: Sequence[Pasted], others: Sequence[Pasted]) -> bool:
     """Whether a spot, pasted on other images, raises the odds of its class more often at a site
-    than the same spot of the other sites' images does there: (raised, tried) of both, by the 95 %
-    interval of the difference."""
-    if not own[1] or not others[1]:
+    than the same spot of the other sites' images does there: by the 95 % interval of the
+    difference, with the images that the spot is taken from as the units."""
+    if not _tried(own) or not _tried(others):
         return False
-    first, second = ((hits / tried, wilson(hits / tried, tried)) for hits, tried in (own, others))
+    first, second = ((share, wilson(share, units)) for share, units in map(_raised, (own, others)))
     return apart(first, second)[0] > 0
 
 
-def decides(made: int, tried: int) -> bool:
-    """Whether a spot, pasted on images of other classes, gives more than ALONE of them its class
-    beyond chance: then it decides by itself, at whatever site."""
-    return bool(tried) and wilson(made / tried, tried)[0] > ALONE
+def _tried(pasted: Sequence[Pasted]) -> bool:
+    return any(one["tried"] for one in pasted)
+
+
+def _raised(pasted: Sequence[Pasted]) -> tuple[float, int]:
+    """How often the odds rise, on average over the images that the spot is taken from, and how many
+    these are. Pastes of one such image are not independent: a share of so many units has at least
+    the variance of a mean of their shares, however much alike its pastes are."""
+    some = [one for one in pasted if one["tried"]]
+    donors = sum(one["donors"] for one in some)
+    return sum(one["donors"] * one["raised"] / one["tried"] for one in some) / donors, donors
+
+
+def deciding(pasted: Iterable[Pasted], asked: int) -> int:
+    """At how many sites a spot by itself decides for its class: pasted on images of other classes,
+    it gives more than ALONE of them the class beyond chance. 0 if that is so at one site alone, or
+    if it does not give so many the class at some other. `pasted`: its counts, site by site;
+    `asked`: how many spots were asked about.
+
+    The units are the images that it is pasted on, given those that it is taken from; sites where
+    these are fewer than DONORS cannot show it, as that would be about one image. The level is
+    divided by the spots asked about, and for two of m sites by m - 1 (Benjamini and Heller 2008,
+    partial conjunctions by Bonferroni).
+    """
+    some = [one for one in pasted if one["donors"] >= DONORS]
+    level = ERROR / (asked * max(1, len(some) - 1)) if asked else ERROR
+    z = NormalDist().inv_cdf(1 - level / 2)
+    clear = [wilson(one["made"] / one["tried"], one["tried"], z)[0] > ALONE for one in some]
+    everywhere = all(one["made"] > ALONE * one["tried"] for one in some)
+    return sum(clear) if everywhere and sum(clear) > 1 else 0
 
 
 def verdicts(
     looks: Mapping[int, Looks], found: list[Finding], pastes: Mapping[int, Pastes]
 ) -> dict[int, str]:
-    """SHORTCUT or DIFFERS, by the place of a finding; `pastes` is by site, of the findings in their
-    order. Left out are those that only show that another site's shortcut is missing."""
+    """SHORTCUT, UNTESTED or DIFFERS, by the place of a finding; `pastes` is by site, of the
+    findings in their order. Left out are those that only show that what another site looks at, a
+    shortcut or something untested, is missing."""
     told: dict[int, str] = {}
-    for at, one in enumerate(found):
-        own, rest = pastes[one.site].at(at), [p.at(at) for s, p in pastes.items() if s != one.site]
-        others = (sum(p["raised"] for p in rest), sum(p["tried"] for p in rest))
-        if speaks((own["raised"], own["tried"]), others):
+    counts = {at: _apart(at, one, pastes) for at, one in enumerate(found)}
+    for at, (own, others) in counts.items():
+        if speaks(own, others):
             told[at] = SHORTCUT
-    shortcuts = {(found[at].site, found[at].label) for at in told}
-    left = {(one.site, one.label) for one in findings(looks, shortcuts)[0]}
-    for at, one in enumerate(found):
-        if at not in told and (one.site, one.label) in left:
-            told[at] = DIFFERS
+    untested = [at for at, (own, others) in counts.items() if not _tried(own) or not _tried(others)]
+    for verdict, those in ((UNTESTED, untested), (DIFFERS, [*counts])):
+        named = {(found[at].site, found[at].label) for at in told}
+        left = {(one.site, one.label) for one in findings(looks, named)[0]}
+        for at in those:
+            if at not in told and (found[at].site, found[at].label) in left:
+                told[at] = verdict
     return told
+
+
+def _apart(
+    at: int, one: Finding, pastes: Mapping[int, Pastes]
+) -> tuple[list[Pasted], list[Pasted]]:
+    """The counts of one finding: at its site, and at each of the others."""
+    own: list[Pasted] = [pastes[one.site].at(at)]
+    return own, [pasted.at(at) for site, pasted in pastes.items() if site != one.site]
 
 
 def hottest(looks: Mapping[int, Looks]) -> list[tuple[int, int, int, int]]:

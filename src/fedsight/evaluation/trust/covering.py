@@ -7,14 +7,14 @@ them up makes no difference.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedsight.client.bound_model import CHUNK
 from fedsight.client.members import Members
 from fedsight.client.step import Client
 from fedsight.core.errors import DataError
@@ -25,8 +25,9 @@ from fedsight.evaluation.overall import Final
 from fedsight.evaluation.trust.conformal import smallest
 from fedsight.evaluation.trust.images import trust_images
 from fedsight.evaluation.trust.measure import FEW, TASK, Trusted, why_not
-from fedsight.evaluation.trust.risk import Losses, Risk, shown
+from fedsight.evaluation.trust.risk import ALL, Losses, Risk, shown
 from fedsight.evaluation.trust.sets import CLASS, SITE
+from fedsight.evaluation.trust.units import batches, grouped
 from fedsight.program.site_data import SiteData
 from fedsight.program.views import listed
 from fedsight.tasks.covering.base import Covering
@@ -34,6 +35,7 @@ from fedsight.tasks.covering.levels import UNIT, Tally, summed
 
 NOT_BY_CLASS = "trust.guarantee = 'class' is not for this task"
 UNKNOWN = (FEW, NOT_BY_CLASS)  # reasons for which nothing is kept
+UNSEEN = "sites have no test inputs of their own to show it on"
 Tallies = Mapping[int, Tally]  # by the number of the site, -1 for none
 
 
@@ -62,8 +64,12 @@ class Covers:
         self.apart = federation.program.differs(federation.network)
         self._final, self._settings = final, federation.program.trust
         self._clients = Members(federation, lambda member: Client(member, final.speed))
+        self._evaluator = Evaluator(federation)
         images = trust_images(federation, self.apart)
         self.by = images.by
+        self._grouped = not federation.program.task.whole and any(
+            grouped(part) for part in ([*images.fitted, *images.cover], images.tested)
+        )
         halves = [images.fitted, images.cover]
         if len(covering.parts) == 1:  # nothing else is fitted to images
             halves = [[*images.fitted, *images.cover]]
@@ -75,14 +81,13 @@ class Covers:
 
     def _tallies(self, part: str, data: Sequence[SiteData]) -> Tallies:
         found: dict[int, Tally] = {}
-        for images in data:
-            client = self._client(int(images.origins[0]) if self.apart else -1)
-            if client is None:
-                continue
-            for site in images.origins.unique().tolist():
-                own = some(images, images.origins == site)
-                counted = tallied(client, own, self._covering, part)
-                found[site] = found[site] + counted if site in found else counted
+        client, loaded = None, None
+        for site, images in _by_origin(data):
+            model = site if self.apart else -1
+            if model != loaded:
+                client, loaded = self._client(model), model
+            if client is not None:
+                found[site] = tallied(client, images, self._covering, part)
         return found
 
     def _client(self, number: int) -> Client | None:
@@ -105,7 +110,7 @@ class Covers:
                 if site in held and int(held[site].units[0])
             }
             parts[part] = Losses(self._whole(part, held), sites)
-        return Risk(self._covering, self._settings.guarantee, parts)
+        return Risk(self._covering, self._settings.guarantee, parts, self._grouped)
 
     def _whole(self, part: str, tallies: Tallies) -> Tally:
         classes = len(self._federation.dataset.classes)
@@ -121,15 +126,18 @@ class Covers:
         known: dict[str, Any] = {
             "method": "crc", "covers": self._covering.kind, "guarantee": guarantee,
             "asked": asked, "images": held[first], "tested": int(tested[first].units[0]),
-            "by": self.by, "smallest": smallest(asked),
+            "by": self.by, "smallest": smallest(asked), "grouped": self._grouped,
         }  # fmt: skip
         if not (held[first] and known["tested"]):
             return {**known, "reason": FEW}
         if guarantee not in self._covering.guarantees:
             return {**known, "reason": NOT_BY_CLASS}
-        sites = self._by_site(risk)
+        sites = self._by_site(risk, asked)
+        if not sites and self._unseen(risk):
+            known["reason_by_site"] = UNSEEN
         if guarantee == SITE:
-            return {**known, **self._mean_of(sites, risk)}
+            found = self._mean_of(sites, risk, asked)
+            return {**known, **found, **self._further(tested, risk), "by_site": sites}
         try:
             levels = risk.levels(asked)
         except DataError as error:
@@ -141,6 +149,9 @@ class Covers:
         """What the task also asks for, or why it has none."""
         found: dict[str, Any] = {}
         for name, coverage in self._covering.also(self._federation.program.task).items():
+            if risk.guarantee == SITE:
+                found[name] = self._mean_of(self._by_site(risk, coverage), risk, coverage)
+                continue
             try:
                 found[name] = self._told_at(tested, risk.levels(coverage), risk.guarantee)
             except DataError as error:
@@ -154,13 +165,8 @@ class Covers:
         first, *further = self._covering.parts
         tally, at = tested[first], levels[first]
         if guarantee == CLASS:
-            each = [shown(tally, 1 + label, one) for label, one in enumerate(at.tolist())]
-            known = [one for one in each if one is not None]
             names = self._federation.dataset.classes
-            told: dict[str, Any] = {
-                "coverage": float(np.mean(known)) if known else None, "size": None,
-                "by_class": dict(zip(names, each, strict=True)),
-            }  # fmt: skip
+            told = by_class(tally, at, names, self._covering.least_class)
         else:
             size = float(tally.sizes[int(at[0])]) / UNIT / tally.sized if tally.sized else None
             told = {"coverage": shown(tally, 0, int(at[0])), "size": size}
@@ -169,60 +175,115 @@ class Covers:
             told[part] = shown(tested[part], group, int(levels[part][0]))
         return told | self._covering.told(levels)
 
-    def _by_site(self, risk: Risk) -> dict[str, Any]:
-        """How each site does by the guarantee, and by its own held-out units."""
+    def _by_site(self, risk: Risk, asked: float) -> dict[str, Any]:
+        """How each site does by the guarantee, and by its own held-out units: with a coverage of
+        this, on test images of its own or, if losses follow from classes, in its mix of these."""
         names, found = self._federation.partition.name, dict[str, Any]()
         first, *_ = self._covering.parts
-        for site in Evaluator(self._federation).sites:
-            mine = {part: one.get(site, one.get(-1)) for part, one in self._tested.items()}
-            known = {part: one for part, one in mine.items() if one is not None}
-            if len(known) < len(mine) or not int(known[first].units[0]):
-                continue
+        for site in self._evaluator.sites:
             name = names(site)
             own = risk.parts[first].sites.get(name)
+            mine = self._tested[first].get(site, self._tested[first].get(-1))
+            if mine is None or not int(mine.units[0]) or not self._seen(site):
+                continue
             if own is None and site not in self._tested[first]:
                 continue  # nothing is known of this site that is not known of all
             told: dict[str, Any] = {"images": 0 if own is None else int(own.units[0])}
             for guarantee, key in ((risk.guarantee, ""), (SITE, "own_")):
                 shows: dict[str, Any] = {"coverage": None, "size": None}
                 with contextlib.suppress(DataError):  # too few
-                    levels = risk.levels(self._settings.coverage, name, guarantee)
-                    shows = self._told_at(known, levels, guarantee)
+                    levels = risk.levels(asked, name, guarantee)[first]
+                    shows = self._shown_at(site, mine, levels, guarantee)
                 told |= {f"{key}coverage": shows["coverage"], f"{key}size": shows["size"]}
             found[name] = told
         return found
 
-    def _mean_of(self, sites: Mapping[str, Any], risk: Risk) -> dict[str, Any]:
-        """What sites show on average, each by its own held-out units."""
+    def _seen(self, site: int) -> bool:
+        """Whether test images show how a site does: they are its own, or classes have losses by
+        which its mix has them."""
+        if self._federation.dataset.test.sites is not None or self._covering.classless:
+            return site in self._tested[self._covering.parts[0]]
+        return self._covering.mixes and self._evaluator.mix_of(site) is not None
+
+    def _unseen(self, risk: Risk) -> bool:
+        """Whether sites with held-out images of their own are not seen in test images."""
+        first, *_ = self._covering.parts
+        names = self._federation.partition.name
+        held = [one for one in self._evaluator.sites if names(one) in risk.parts[first].sites]
+        return bool(held) and not any(self._seen(site) for site in held)
+
+    def _shown_at(self, site: int, tally: Tally, levels: Tensor, guarantee: str) -> dict[str, Any]:
+        """What tested units show of a site at the `levels` [classes] of its answers."""
+        mix = self._evaluator.mix_of(site) if self._covering.mixes else None
+        if mix is None and guarantee != CLASS:
+            size = float(tally.sizes[int(levels[0])]) / UNIT / tally.sized if tally.sized else None
+            return {"coverage": shown(tally, 0, int(levels[0])), "size": size}
+        if mix is None:
+            return by_class(tally, levels, self._federation.dataset.classes)
+        each = [shown(tally, 1 + label, one) for label, one in enumerate(levels.tolist())]
+        known = [
+            (part, one) for part, one in zip(mix.tolist(), each, strict=True) if one is not None
+        ]
+        whole = sum(part for part, _ in known)
+        coverage = sum(part * one for part, one in known) / whole if whole else None
+        return {"coverage": coverage, "size": None}  # sizes are not counted class by class
+
+    def _mean_of(self, sites: Mapping[str, Any], risk: Risk, asked: float) -> dict[str, Any]:
+        """What sites show on average, each by its own held-out units, with a coverage of this."""
         each = [one for one in sites.values() if one["coverage"] is not None]
         if not each:
             try:
                 first, *_ = self._covering.parts
                 own = risk.parts[first].sites
                 largest = max(own, key=lambda name: int(own[name].units[0]), default=None)
-                risk.levels(self._settings.coverage, largest)
+                risk.levels(asked, largest)
             except DataError as error:
                 return {"reason": error.cause, "cure": error.cure}
-            return {"reason": FEW}
+            return {"reason": UNSEEN}
         return {
             "coverage": float(np.mean([one["coverage"] for one in each])),
             "size": _mean([one["size"] for one in each]),
-            "by_site": sites,
         }
 
 
+def by_class(tally: Tally, levels: Tensor, names: Sequence[str], least: int = 0) -> dict[str, Any]:
+    """What tested units show of each class at its own of the `levels` [classes]. The mean is of
+    those that a level was chosen for; `always` are the others from class `least` on, which no
+    answer leaves out."""
+    own = levels.tolist()
+    each = [shown(tally, 1 + label, one) for label, one in enumerate(own)]
+    return {
+        "coverage": _mean([one for one, at in zip(each, own, strict=True) if at != ALL]),
+        "size": None,
+        "by_class": dict(zip(names, each, strict=True)),
+        "always": [name for name, at in [*zip(names, own, strict=True)][least:] if at == ALL],
+    }
+
+
 def tallied(client: Client, data: SiteData, covering: Covering, part: str) -> Tally:
-    """What the model that the client has loaded loses of one site's images."""
+    """What the model that the client has loaded loses of one site's images; those of a group are
+    one unit."""
     task, model = client.federation.program.task, client.model
     classes = len(client.federation.dataset.classes)
-    size = max(1, len(data)) if task.whole else CHUNK
+    groups, steps = covering.groups(part, classes), covering.steps(part)
     model.eval()
+    whole = Tally.nothing(groups, steps)
     with one_thread(), client.inputs(data) as read, torch.inference_mode():
-        found = [
-            covering.counted(part, task, model, read(positions))
-            for positions in torch.arange(len(data)).split(size)
-        ]
-    return summed(found, covering.groups(part, classes), covering.steps(part))
+        for chunks, one in batches(data, task.whole):
+            counted = (covering.counted(part, task, model, read(chosen)) for chosen in chunks)
+            found = summed(counted, groups, steps)
+            whole = whole + (found.as_one() if one else found)
+    return whole
+
+
+def _by_origin(data: Sequence[SiteData]) -> Iterator[tuple[int, SiteData]]:
+    """The images of each site, put together."""
+    sites = dict.fromkeys(site for images in data for site in images.origins.unique().tolist())
+    for site in sites:
+        parts = [some(images, images.origins == site) for images in data]
+        indices = torch.cat([one.indices for one in parts])
+        origins = torch.cat([one.origins for one in parts])
+        yield site, replace(parts[0], indices=indices, origins=origins)
 
 
 def _first(tally: Tally, groups: int) -> Tally:

@@ -17,6 +17,7 @@ from fedsight.core.draws import draws
 from fedsight.data.base import Indices
 from fedsight.evaluation.evidence import some
 from fedsight.evaluation.figures import Evaluator, Mix
+from fedsight.evaluation.trust.units import of_one_site
 from fedsight.program.federation import Federation
 from fedsight.program.site_data import SiteData
 from fedsight.program.views import View
@@ -24,6 +25,8 @@ from fedsight.program.views import View
 MOST = 5000  # images of each of the three
 LEARNT, OF_A_CLASS = 3000, 20  # training images whose features are compared; more for many classes
 HELD_OUT, TESTED = "held-out inputs", "a half of the test inputs"
+# By which test images are divided; never the program's, which is chosen by whoever asks for sums.
+SEED = 0
 QUARTERS = 4  # of a site's test images: one is fitted to, one is covered, two are tested
 
 
@@ -48,8 +51,8 @@ def trust_images(federation: Federation, apart: bool) -> TrustImages:
     """
     checked, seed = federation.validating, federation.program.split_seed
     if checked is not None and not federation.program.rounds.compared:
-        fitted, cover = _halved(checked, checked.views, "fitted")
-        tested, at = federation.views, checked
+        fitted, cover = _halved(checked, _units_once(checked, checked.views), "fitted")
+        tested, at = _units_once(federation, federation.views), checked
     else:
         return parts_of_test(federation, apart)
     return TrustImages(
@@ -61,10 +64,26 @@ def trust_images(federation: Federation, apart: bool) -> TrustImages:
 def parts_of_test(federation: Federation, apart: bool) -> TrustImages:
     """Test images of the federation's sites in these three parts, as each site divides its own."""
     seed = federation.program.split_seed
-    tested, rest = _halved(federation, federation.views, "tested")
+    both = _halved(federation, federation.views, "tested")
+    tested, rest = (_units_once(federation, half) for half in both)
     fitted, cover = _halved(federation, rest, "fitted")
     three = [_together(federation, _once(one, seed), apart) for one in (fitted, cover, tested)]
     return TrustImages(three[0], three[1], three[2], TESTED)
+
+
+def divided(federation: Federation) -> tuple[SiteData, SiteData, SiteData]:
+    """All test images of a deployed site in these three parts, however many there are.
+
+    None is left over: figures are summed over all of them, and the sums over the parts, subtracted
+    from these, would tell of what is left.
+    """
+    fitted, cover, tested = _in_parts(federation, federation.views[:1])
+    return federation.tested(*fitted), federation.tested(*cover), federation.tested(*tested)
+
+
+def pieces(data: SiteData, count: int) -> list[SiteData]:
+    """The images in so many pieces of about equal size, each in its order."""
+    return [some(data, places) for places in torch.arange(len(data)).tensor_split(count)]
 
 
 def images_of_site(federation: Federation, site: int) -> TrustImages | None:
@@ -80,17 +99,11 @@ def images_of_site(federation: Federation, site: int) -> TrustImages | None:
     number = evaluator.view(site)
     if number is None:
         return None
-    view, mix, seed = (
-        federation.views[number],
-        evaluator.mix_of(site),
-        federation.program.split_seed,
-    )
+    view, mix = federation.views[number], evaluator.mix_of(site)
     if mix is not None:
         view = replace(view, indices=_in_mix(federation, view.indices, mix, site))
-    tested, rest = _halved(federation, [view], "tested")
-    fitted, cover = _halved(federation, rest, "fitted")
-    seed = federation.program.split_seed
-    three = (_drawn(federation.tested(one), MOST, seed) for (one,) in (fitted, cover, tested))
+    seed, parts = federation.program.split_seed, _in_parts(federation, [view])
+    three = (_drawn(federation.tested(one), MOST, seed) for (one,) in parts)
     fit, covered, shown = ([data] if len(data) else [] for data in three)
     return TrustImages(fit, covered, shown, TESTED)
 
@@ -108,6 +121,13 @@ def _in_mix(federation: Federation, chosen: Indices, mix: Mix, site: int) -> Ind
     return kept
 
 
+def _in_parts(federation: Federation, views: Sequence[View]) -> tuple[tuple[View, ...], ...]:
+    """The images of each view in the three parts, in the order of `TrustImages`."""
+    tested, rest = _halved(federation, views, "tested")
+    fitted, cover = _halved(federation, rest, "fitted")
+    return fitted, cover, tested
+
+
 def _halved(
     federation: Federation, views: Iterable[View], purpose: str
 ) -> tuple[tuple[View, ...], tuple[View, ...]]:
@@ -116,15 +136,15 @@ def _halved(
     Each group goes to the half that is smaller so far; which it is where they are equal is drawn,
     as the order is, from the site's name: so a site divides its images by itself as all sites'
     images are divided in a simulation. An image that several views have, and a group's at several
-    sites, is in the same half in all. No program decides it: two that divided a site's images
-    otherwise would tell one image by the difference of their sums.
+    sites, is in the same half in all. No program decides it: two that divided the same images
+    otherwise would tell one of them by the difference of their sums.
     """
-    part, seed, unit = federation.dataset.test, _seed(federation), _unit(federation)
+    part, unit = federation.dataset.test, _unit(federation)
     half_of: dict[object, int] = {}
     found: tuple[list[View], list[View]] = ([], [])
     for view in views:
         name = "" if view.site is None else federation.partition.name(view.site)
-        drawn, sizes = draws(seed, "trust", purpose, name), [0, 0]
+        drawn, sizes = draws(SEED, "trust", purpose, name), [0, 0]
         order = sorted(view.indices.tolist(), key=part.images.name)
         view = replace(view, indices=np.array(order, dtype=np.int64))
         names = [unit(place) for place in order]
@@ -141,12 +161,6 @@ def _halved(
     return tuple(found[0]), tuple(found[1])
 
 
-def _seed(federation: Federation) -> int:
-    """The seed by which images that are summed are chosen: never the program's, which is chosen by
-    whoever asks."""
-    return 0
-
-
 def _unit(federation: Federation) -> Callable[[int], object]:
     """What the test image at a place belongs to; where images are compared with one another, to
     the person that it shows."""
@@ -154,6 +168,15 @@ def _unit(federation: Federation) -> Callable[[int], object]:
     if not federation.program.task.whole:
         return test.unit
     return lambda place: int(test.labels[place])
+
+
+def _units_once(federation: Federation, views: tuple[View, ...]) -> tuple[View, ...]:
+    """The views, in which what a guarantee counts (`of_one_site`) is at one site, for tasks with
+    answers that are more than a label; people are compared in pairs."""
+    task = federation.program.task
+    if task.covering is None:
+        return views
+    return of_one_site(views, _unit(federation), SEED, 2 if task.whole else 1)
 
 
 def _once(views: tuple[View, ...], seed: int) -> tuple[View, ...]:
@@ -187,7 +210,7 @@ def _together(federation: Federation, views: Sequence[View], apart: bool) -> lis
         indices = torch.cat([data.indices for data in found])
         found = [replace(one, indices=indices, origins=torch.cat([data.origins for data in found]))]
     ends = np.cumsum([0, *(len(data) for data in found)])
-    places = _places(int(ends[-1]), MOST, _seed(federation))
+    places = _places(int(ends[-1]), MOST, SEED)
     own = np.split(places, np.searchsorted(places, ends[1:-1]))
     return [
         some(data, torch.from_numpy(chosen - start))

@@ -47,6 +47,7 @@ NOISED = "noise protects what travels, and these would travel without"
 AWAY = "the inputs are at the sites, which do not send these sums"
 UNLABELLED = "some sites do not label all classes"
 ENDED = "held-out inputs are as unlike the training as the scale goes"
+INFINITE = "the model's answers to some inputs are not finite"
 FEW = "there are too few inputs that nobody trained on"
 
 
@@ -106,6 +107,8 @@ class Measured:
         """Everything; without images nothing."""
         if not (len(self._cover) and len(self._tested)):
             return Trusted.left_out(self._too_few)
+        if not self._finite:
+            return Trusted.left_out(INFINITE)
         calibration, diagrams = self._calibration()
         sets, ood, tensors = self._sets_told(), *self._unlike()
         facts = {
@@ -118,6 +121,12 @@ class Measured:
             "reliability": diagrams,
         }
         return Trusted({"calibration": calibration, "sets": sets, "ood": ood}, facts, tensors)
+
+    @property
+    def _finite(self) -> bool:
+        """Whether all answers are: a model may overflow on a single image."""
+        every = (self._fitted, self._cover, self._tested)
+        return all(bool(torch.isfinite(one.logits).all()) for one in every)
 
     @property
     def _too_few(self) -> str:

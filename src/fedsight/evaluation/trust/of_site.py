@@ -7,6 +7,7 @@ Nothing of this leaves the site, so neither masks nor noise stand in its way.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,9 @@ from typing import Any
 import torch
 
 from fedsight.client.step import Client
-from fedsight.core.errors import DataError
+from fedsight.core.errors import DataError, FedSightError
+from fedsight.evaluation.attempts import TRUST
+from fedsight.evaluation.overall import FAILED
 from fedsight.evaluation.trust.answers import Answers, Respondent, head_of
 from fedsight.evaluation.trust.conformal import covered, smallest
 from fedsight.evaluation.trust.images import (
@@ -37,6 +40,7 @@ from fedsight.program.site_data import SiteData
 
 # Bytes that a value of `trust.json` takes at most, with what stands around it.
 PAIR, NUMBER, REST = 40, 32, 1 << 14
+log = logging.getLogger(__name__)
 
 
 def why_not_at(federation: Federation) -> str | None:
@@ -53,8 +57,18 @@ def trusted_at(federation: Federation, site: int, client: Client, share: int = 1
     """Measure it for the model of `site` that the `client` has loaded, on the test images of the
     site in `federation`, which had no say in which model that is.
 
-    They are one in `share` of its test images.
+    They are one in `share` of its test images. Whatever fails, that is said, and costs the site no
+    model.
     """
+    try:
+        return _trusted_at(federation, site, client, share)
+    except Exception as error:
+        name = federation.partition.name(site)
+        log.warning("%s at site '%s' could not be computed", TRUST, name, exc_info=error)
+        return Trusted.left_out(error.cause if isinstance(error, FedSightError) else FAILED)
+
+
+def _trusted_at(federation: Federation, site: int, client: Client, share: int) -> Trusted:
     if reason := why_not_at(federation):
         return Trusted.left_out(reason)
     images = images_of_site(federation, site) or TrustImages((), (), (), TESTED)

@@ -1,6 +1,7 @@
 """How far the common model's answers can be trusted, where the images stay at the sites.
 
 All is made of two rounds of whole-number sums (`sums.py`), as a simulation makes it of the answers.
+A site's sums are checked and added as they come, and what is kept of a site is what is told of it.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Self
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from fedsight.core.errors import DataError
 from fedsight.evaluation.trust.conformal import BINS, covered, smallest, threshold
+from fedsight.evaluation.trust.fit import Fit, FitFile
 from fedsight.evaluation.trust.images import TESTED
 from fedsight.evaluation.trust.measure import (
     ENDED,
@@ -30,7 +32,7 @@ from fedsight.evaluation.trust.measure import (
 )
 from fedsight.evaluation.trust.reliability import FEWEST, Reliability
 from fedsight.evaluation.trust.scaling import TemperatureScaling, few, plain
-from fedsight.evaluation.trust.sets import SITE, Sets
+from fedsight.evaluation.trust.sets import CLASS, SITE, Sets
 from fedsight.evaluation.trust.sums import (
     MOST_CLASSES,
     CountSums,
@@ -41,6 +43,7 @@ from fedsight.evaluation.trust.sums import (
     size,
 )
 from fedsight.program.federation import Federation
+from fedsight.program.views import listed
 
 OWN = "sites have parameters of their own, and these sums are of one model"
 MANY = f"deployed sites send these sums for at most {MOST_CLASSES} classes"
@@ -48,9 +51,11 @@ ONE_HEAT = "at deployed sites one temperature is fitted, whatever trust.scaling 
 NOBODY = "no site has released these sums"
 MADE_UP = "it sent sums that no model can have on its test images"
 
-# Asks all sites for so many numbers, of the losses or, at a temperature, of the scores: those of
-# each view by its number, and why sites have sent none, by their names.
-Ask = Callable[[float | None, int], tuple[Mapping[int, Tensor], Mapping[str, str]]]
+# Takes the numbers of a view, by its own number.
+Take = Callable[[int, Tensor], None]
+# Asks all sites for so many numbers, of the losses or, at a temperature, of the scores, and has
+# those of one view after the other taken; returns why sites have sent none, by their names.
+Ask = Callable[[float | None, int, Take], Mapping[str, str]]
 
 
 def why_not_remote(federation: Federation) -> str | None:
@@ -68,47 +73,83 @@ def why_not_remote(federation: Federation) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def trusted_remote(federation: Federation, ask: Ask) -> Trusted:
-    """Ask the sites, and make of their sums what can be known."""
+def trusted_remote(federation: Federation, ask: Ask, file: FitFile) -> Trusted:
+    """Ask the sites, and make of their sums what can be known. What `file` has is not asked for
+    again: the temperature of a run that was interrupted."""
     if reason := why_not_remote(federation):
         return Trusted.left_out(reason)
-    fits, without = _collected(federation, ask, FitSums, None)
-    if not fits:
-        return Trusted.left_out(_why_nobody(without))
-    fitted = added([*fits.values()])
-    images, least = int(fitted.images[0]), TemperatureScaling.fewest(0)
-    reason = "" if images >= least else few(images, least)
-    heat = 1.0 if reason else fitted.temperature
+    fit, unknown = file.read(), dict[str, str]()
+    if fit is None:
+        fit, unknown = _fitted(federation, ask)
+    if fit is None:
+        return Trusted.left_out(_why_nobody(unknown))
+    file.write(fit)
+    least = TemperatureScaling.fewest(0)
+    reason = "" if fit.images >= least else few(fit.images, least)
     if federation.program.trust.scaling != TemperatureScaling.kind:
         reason = ONE_HEAT
-    counts, more = _collected(federation, ask, CountSums, heat)
-    if not counts:
+    of_sites = dict[str, _OfSite]()
+
+    def keep(name: str, sums: CountSums) -> None:
+        of_sites[name] = _OfSite.of(sums, federation.program.trust.guarantee)
+
+    counts = _Added(federation, CountSums, keep)
+    more = counts.asked(ask, fit.temperature)
+    if counts.total is None:
         return Trusted.left_out(_why_nobody(more))
-    total = added([*counts.values()])
-    if not (int(total.cover.sum()) and int(total.tested.sum())):
+    if not (int(counts.total.cover.sum()) and int(counts.total.tested.sum())):
         return Trusted.left_out(FEW)
     by_site = {
-        federation.partition.name(site): sums
-        for view, sums in counts.items()
-        if (site := federation.views[view].site) is not None
+        name: of_sites[name]
+        for view in federation.views
+        if view.site is not None and (name := federation.partition.name(view.site)) in of_sites
     }
-    return _Summed(federation, total, by_site, (heat, images, reason)).all({**without, **more})
+    told = fit.temperature, fit.images, reason
+    return _Summed(federation, counts.total, by_site, told).all({**fit.without, **more})
 
 
-def _collected(
-    federation: Federation, ask: Ask, kind: type[S], heat: float | None
-) -> tuple[dict[int, S], dict[str, str]]:
-    """The sums of this kind by view, and why other sites have none."""
-    classes = len(federation.dataset.classes)
-    came, why = ask(heat, size(kind, classes))
-    found, without = dict[int, S](), dict(why)
-    for number, numbers in came.items():
-        view, sums = federation.views[number], read(kind, numbers, classes)
-        if sums.is_possible(len(view.indices)):
-            found[number] = sums
-        elif view.site is not None:
-            without[federation.partition.name(view.site)] = MADE_UP
-    return found, without
+def _fitted(federation: Federation, ask: Ask) -> tuple[Fit | None, dict[str, str]]:
+    """The temperature with the least loss at all sites, or 1 where there are too few images; None
+    if no site has answered. And why sites have not."""
+    fits = _Added(federation, FitSums)
+    without = fits.asked(ask, None)
+    if fits.total is None:
+        return None, without
+    images = int(fits.total.images[0])
+    enough = images >= TemperatureScaling.fewest(0)
+    return Fit(fits.total.temperature if enough else 1.0, images, without), without
+
+
+class _Added(Generic[S]):
+    """The sums of this kind of all sites: `total`, None without any."""
+
+    def __init__(
+        self, federation: Federation, kind: type[S], keep: Callable[[str, S], None] | None = None
+    ) -> None:
+        """`keep` sees those of each site with figures of its own, and the site's name."""
+        self.total: S | None = None
+        self._federation = federation
+        self._kind: type[S] = kind
+        self._keep: Callable[[str, S], None] | None = keep
+        self._classes = len(federation.dataset.classes)
+        self._listed = listed(federation.partition)
+        self._without: dict[str, str] = {}
+
+    def asked(self, ask: Ask, heat: float | None) -> dict[str, str]:
+        """Add up what sites answer; returns why others are not in it, by name."""
+        why = ask(heat, size(self._kind, self._classes), self._take)
+        return {**why, **self._without}
+
+    def _take(self, number: int, numbers: Tensor) -> None:
+        view, sums = self._federation.views[number], read(self._kind, numbers, self._classes)
+        name = None if view.site is None else self._federation.partition.name(view.site)
+        if not sums.is_possible(len(view.indices)):
+            if name is not None:
+                self._without[name] = MADE_UP
+            return
+        self.total = sums if self.total is None else added(self.total, sums)
+        if self._keep is not None and name is not None and view.site in self._listed:
+            self._keep(name, sums)
 
 
 def _why_nobody(without: Mapping[str, str]) -> str:
@@ -123,13 +164,13 @@ class _Summed:
 
     federation: Federation
     total: CountSums
-    by_site: Mapping[str, CountSums]
+    by_site: Mapping[str, _OfSite]
     fit: tuple[float, int, str]
 
     def all(self, without: Mapping[str, str]) -> Trusted:
         """Everything; `without`: why sites are not in it."""
         settings, scaling = self.federation.program.trust, TemperatureScaling(self.fit[0])
-        names = {name: one.cover.sum(0) for name, one in self.by_site.items() if one.cover.any()}
+        names = {name: one.cover for name, one in self.by_site.items() if one.cover.any()}
         sets = Sets(settings.sets, self.total.cover, names)
         calibration, diagrams = self._calibration(scaling)
         summary = {"calibration": calibration, "sets": self._sets(sets), "ood": self._unlike()}
@@ -154,7 +195,7 @@ class _Summed:
         )
         told |= {"fitted": fitted, "tested": int(self.total.tested.sum()), "by": TESTED}
         told["by_site"] = {
-            name: _site(one) for name, one in self.by_site.items() if one.cover.any()
+            name: one.calibration for name, one in self.by_site.items() if one.cover.any()
         }
         if reason:
             told["reason"] = reason
@@ -182,7 +223,7 @@ class _Summed:
             limits = sets.limits(settings.guarantee, asked)
         except DataError as error:
             return {**known, "reason": error.cause, "cure": error.cure}
-        share, mean = _held(self.total, limits)
+        share, mean = _held(self.total.tested, self.total.held, limits)
         known |= {"coverage": share, "size": mean, "by_site": told}
         if settings.guarantee == "mixture":
             known["threshold"] = float(limits[0])
@@ -196,7 +237,8 @@ class _Summed:
         for guarantee, key in ((settings.guarantee, ""), (SITE, "own_")):
             found: tuple[float | None, float | None] = (None, None)
             with contextlib.suppress(DataError):  # too few images
-                found = _held(one, sets.limits(guarantee, settings.coverage, name))
+                limits = sets.limits(guarantee, settings.coverage, name)
+                found = _held(one.tested, one.held, limits)
             told |= {f"{key}coverage": found[0], f"{key}size": found[1]}
         return told
 
@@ -215,6 +257,30 @@ class _Summed:
         return {**told, "threshold": limit, "false_alarm": beyond / tested}
 
 
+@dataclass(frozen=True)
+class _OfSite:
+    """What is told of one site: how far its confidence is off, and, of its own images and those it
+    has tested, the histograms that its sets are made of and judged by.
+
+    `cover` [BINS]; `tested` and `held` are summed over the classes [1, BINS], which all have the
+    same threshold, but where each class has its own [classes, BINS].
+    """
+
+    calibration: dict[str, Any]
+    cover: Tensor
+    tested: Tensor
+    held: Tensor
+
+    @classmethod
+    def of(cls, sums: CountSums, guarantee: str) -> Self:
+        """What is told of these sums. An answer has 2^24 images at most."""
+        both = [sums.tested, sums.held]
+        if guarantee != CLASS:
+            both = [one.sum(0, keepdim=True) for one in both]
+        tested, held = (one.to(torch.int32) for one in both)
+        return cls(_site(sums), sums.cover.sum(0), tested, held)
+
+
 def _site(one: CountSums) -> dict[str, Any]:
     """How far confidence is off on a site's own images that the temperature was not fitted to."""
     images = int(one.cover.sum())
@@ -224,11 +290,12 @@ def _site(one: CountSums) -> dict[str, Any]:
     return {"ece_before": before, "ece": after, "images": images}
 
 
-def _held(sums: CountSums, limits: Tensor) -> tuple[float, float]:
+def _held(tested: Tensor, held: Tensor, limits: Tensor) -> tuple[float, float]:
     """The share of tested images whose sets, by these `limits` [classes], hold the true class, and
-    the mean size of sets."""
+    the mean size of sets; of histograms by class, or of all where one limit is that of each."""
     bins = torch.where(limits.isfinite(), limits * BINS, BINS).round().to(torch.int64)
-    right = sum(int(row[:stop].sum()) for row, stop in zip(sums.tested, bins.tolist(), strict=True))
-    sizes = sum(int(row[:stop].sum()) for row, stop in zip(sums.held, bins.tolist(), strict=True))
-    images = int(sums.tested.sum())
+    stops = bins[: len(tested)].tolist()
+    right = sum(int(row[:stop].sum()) for row, stop in zip(tested, stops, strict=True))
+    sizes = sum(int(row[:stop].sum()) for row, stop in zip(held, stops, strict=True))
+    images = int(tested.sum())
     return right / images, sizes / images

@@ -68,6 +68,7 @@ class Risk:
     covering: Covering
     guarantee: str
     parts: Mapping[str, Losses]
+    grouped: bool = False  # whether units are groups of images
 
     def levels(
         self, coverage: float, site: str | None = None, guarantee: str | None = None
@@ -86,7 +87,10 @@ class Risk:
     def plain(self) -> dict[str, Any]:
         """All of it as values for JSON."""
         parts = {name: one.plain() for name, one in self.parts.items()}
-        return {"covers": self.covering.kind, "guarantee": self.guarantee, "parts": parts}
+        return {
+            "covers": self.covering.kind, "guarantee": self.guarantee, "grouped": self.grouped,
+            "parts": parts,
+        }  # fmt: skip
 
     @classmethod
     def of(cls, plain: Mapping[str, Any], covering: Covering, classes: int) -> Risk:
@@ -96,11 +100,13 @@ class Risk:
             raise ValueError("it is of another task")
         if plain["guarantee"] not in covering.guarantees:
             raise ValueError(f"the guarantee is {plain['guarantee']!r}")
+        if type(plain["grouped"]) is not bool:
+            raise ValueError(f"'grouped' is {plain['grouped']!r}, which is not true or false")
         parts = {
             part: Losses.of(plain["parts"][part], covering, part, classes)
             for part in covering.parts
         }
-        return cls(covering, plain["guarantee"], parts)
+        return cls(covering, plain["guarantee"], parts, plain["grouped"])
 
     def _levels(
         self, part: str, coverage: float, whose: tuple[str, str | None], before: dict[str, Tensor]
@@ -139,6 +145,8 @@ class Risk:
     def _none(self, units: int, coverage: float, of_each: bool = False) -> DataError:
         """Why so many units have no level."""
         if units < smallest(coverage):
+            if self.grouped:
+                return few_groups(units, coverage, of_each)
             if of_each:
                 return few_of_each(units, coverage)
             return self.covering.few(units, coverage, smallest(coverage))
@@ -146,6 +154,18 @@ class Risk:
             f"even the largest answers miss too much for a coverage of {coverage:g}",
             "ask for a lower coverage, or train a better model",
         )
+
+
+def few_groups(units: int, coverage: float, of_each: bool) -> DataError:
+    """The held-out images are of so many groups; `of_each`: or those of every class are, at most.
+    That is too few."""
+    whose = " of each class, at most," if of_each else ""
+    return DataError(
+        f"the held-out inputs{whose} are of {units} groups, each of which counts once: too few for "
+        f"answers with a coverage of {coverage:g}",
+        f"hold out inputs of at least {smallest(coverage)} groups, "
+        "with rounds.validation, or ask for a lower coverage",
+    )
 
 
 def few_of_each(units: int, coverage: float) -> DataError:
@@ -188,12 +208,12 @@ def _tally(plain: Any, groups: int, steps: int) -> Tally:
     for group, (units, *rises) in enumerate(plain):
         if not (type(units) is int and 0 <= units < MOST_IMAGES):
             raise ValueError("a number of units is not a whole number")
-        each = torch.zeros(steps, dtype=torch.int64)
-        for place, rise in rises:
-            good = type(place) is type(rise) is int and place >= 0
-            if not (good and 0 <= rise <= units * UNIT):
-                raise ValueError("a sum of losses does not rise by whole numbers")
-            each[place] = rise
+        each, last = torch.zeros(steps, dtype=torch.int64), -1
+        for place, rise in rises:  # none where even the smallest answers lose nothing
+            good = type(place) is type(rise) is int and place > last
+            if not (good and 0 < rise <= units * UNIT):
+                raise ValueError("a sum of losses does not rise by whole numbers, level by level")
+            each[place], last = rise, place
         sums = each.double().cumsum(0)
         if float(sums[-1]) > units * UNIT:
             raise ValueError("units lose more than they have")

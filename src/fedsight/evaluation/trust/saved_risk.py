@@ -30,7 +30,10 @@ def kept_risk(store: RunStore, covering: Covering | None, classes: int) -> Saved
     try:
         if "risk" not in facts:
             return None
-        return SavedRisk(Risk.of(facts["risk"], covering, classes), bool(facts["apart"]))
+        apart = facts["apart"]
+        if type(apart) is not bool:
+            raise ValueError(f"'apart' is {apart!r}, which is not true or false")
+        return SavedRisk(Risk.of(facts["risk"], covering, classes), apart)
     except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise StoreError(f"{path} is broken: {error!r:.200}", "run it again") from error
     except RuntimeError as error:  # of torch, for numbers that are too large

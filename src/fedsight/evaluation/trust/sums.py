@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import reduce
 from typing import Self, TypeVar
 
 import torch
@@ -153,14 +152,10 @@ def read(kind: type[S], numbers: Tensor, classes: int) -> S:
     return kind(*(part.reshape(shape) for part, shape in zip(parts, known.values(), strict=True)))
 
 
-def added(sums: Sequence[S]) -> S:
-    """The sums of all sites together."""
-
-    def both(one: S, other: S) -> S:
-        pairs = ((getattr(one, of.name), getattr(other, of.name)) for of in fields(one))
-        return type(one)(*(mine + theirs for mine, theirs in pairs))
-
-    return reduce(both, sums)
+def added(one: S, other: S) -> S:
+    """The sums of both together."""
+    pairs = ((getattr(one, of.name), getattr(other, of.name)) for of in fields(one))
+    return type(one)(*(mine + theirs for mine, theirs in pairs))
 
 
 def _within(values: Tensor, most: int) -> bool:

@@ -38,6 +38,10 @@ class Covering(ABC):
     guarantees: ClassVar[tuple[str, ...]] = ("mixture", "site", "class")
     # what is made large enough one after the other, each from other held-out images
     parts: ClassVar[tuple[str, ...]] = ("answer",)
+    # whether a unit has one class, so that what a site's mix loses follows from what classes lose
+    mixes: ClassVar[bool] = False
+    classless: ClassVar[bool] = False  # whether sites' mixes of classes make no difference
+    least_class: ClassVar[int] = 0  # the first class that an answer can have
     abstains: ClassVar[bool] = False  # whether a set of one label is an answer without doubt
 
     def groups(self, part: str, classes: int) -> int:
@@ -72,7 +76,7 @@ class Covering(ABC):
         return {}
 
     def told(self, levels: Mapping[str, Tensor]) -> dict[str, float]:
-        """What the summary says of the levels [classes] that all classes share."""
+        """What the summary says of the levels [classes], where all classes share them."""
         return {}
 
     @abstractmethod

@@ -21,11 +21,13 @@ class Grades(Covering):
     conformal prediction (Vovk et al. 2005).
 
     A grade is in it while both the grades up to it and those from it on are likely enough: what
-    central intervals of a distribution are. The median grade is in all of them. The size is the
-    number of grades.
+    central intervals of a distribution are. The median grade is in all of them. Where grades have
+    levels of their own, all grades between two that are in are in as well: what is counted is then
+    no less than what intervals lose. The size is the number of grades.
     """
 
     kind: ClassVar[str] = "grades"
+    mixes: ClassVar[bool] = True
     abstains: ClassVar[bool] = True
 
     def counted(self, part: str, task: Task, model: nn.Module, batch: Batch) -> Tally:
@@ -46,7 +48,8 @@ class Grades(Covering):
         found, shown = [], task.answers(model, x, classes)
         for own, answer in zip(_places(task.predict(model, x).cpu()), shown, strict=True):
             inside = torch.nonzero(own >= levels["answer"]).flatten().tolist()
-            found.append(Covered(answer, tuple(classes[at] for at in inside)))
+            span = classes[inside[0] : inside[-1] + 1] if inside else ()
+            found.append(Covered(answer, tuple(span)))
         return found
 
 

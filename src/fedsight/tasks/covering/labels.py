@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fedsight.core.types import Batch
 from fedsight.tasks.covering.base import Covered, Covering
-from fedsight.tasks.covering.levels import Tally, limit, place
+from fedsight.tasks.covering.levels import Tally, place, shared_limit
 
 if TYPE_CHECKING:
     from fedsight.tasks.base import Task
@@ -37,8 +37,8 @@ class Labels(Covering):
         return found
 
     def told(self, levels: Mapping[str, Tensor]) -> dict[str, float]:
-        """The lowest probability of a label in a set."""
-        return {"threshold": limit(int(levels["answer"].min()))}
+        """The lowest probability of a label in a set, if it is the same for all."""
+        return shared_limit(levels["answer"])
 
     def answers(
         self, task: Task, model: nn.Module, x: Tensor, classes: tuple[str, ...],

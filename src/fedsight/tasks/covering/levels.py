@@ -1,11 +1,12 @@
 """How much of the truth an answer loses at each level, in sums of whole numbers over units.
 
-A unit is what a guarantee is for, such as an image. It has items that the answer should keep (the
+A unit is what a guarantee is for: an image, or the images of a group, which lose the mean of what
+each does. An image has items that the answer should keep (the
 pixels of an object, the labels of an image), each with a place from 0 to STEPS - 1: at level k the
 items of place k or more are kept. So a higher level never keeps an item that a lower one loses, as
-conformal risk control requires (Angelopoulos et al. 2022, arXiv:2208.02814). The loss of a unit is
-the share of its items that are lost. It is counted in UNIT-ths, rounded up, so that sums are exact
-and never too small.
+conformal risk control requires (Angelopoulos et al. 2022, arXiv:2208.02814). The loss of an image
+is the share of its items that are lost. It is counted in UNIT-ths, rounded up, so that sums are
+exact and never too small.
 """
 
 from __future__ import annotations
@@ -44,6 +45,12 @@ def limit(level: int) -> float:
     return 1 / (1 + math.exp(-_BEND * bent / (1 - abs(bent))))
 
 
+def shared_limit(levels: Tensor) -> dict[str, float]:
+    """The `threshold` of classes that all have the same level [classes]; nothing if they do not."""
+    first = int(levels[0])
+    return {"threshold": limit(first)} if bool((levels == first).all()) else {}
+
+
 @dataclass(eq=False)
 class Tally:
     """Of each group of units: how many there are int64 [groups], and the sums of their losses at
@@ -68,6 +75,15 @@ class Tally:
         return Tally(
             self.units + other.units, self.losses + other.losses,
             self.sizes + other.sizes, self.sized + other.sized,
+        )  # fmt: skip
+
+    def as_one(self) -> Tally:
+        """That of one unit in each group that has any, whose loss is the mean of theirs, rounded
+        up; and whose size is the mean."""
+        many = self.units.clamp(min=1)[:, None]
+        return Tally(
+            self.units.clamp(max=1), -(-self.losses // many),
+            self.sizes // max(1, self.sized), min(1, self.sized),
         )  # fmt: skip
 
     def add(self, group: int, places: Tensor) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fedsight.core.errors import DataError
 from fedsight.core.types import Batch
 from fedsight.tasks.covering.base import Covered, Covering
-from fedsight.tasks.covering.levels import Tally, limit, place
+from fedsight.tasks.covering.levels import Tally, place, shared_limit
 
 if TYPE_CHECKING:
     from fedsight.tasks.base import Task
@@ -28,6 +28,7 @@ class Masks(Covering):
     """
 
     kind: ClassVar[str] = "masks"
+    least_class: ClassVar[int] = 1  # the background is not marked
 
     def counted(self, part: str, task: Task, model: nn.Module, batch: Batch) -> Tally:
         """Groups are all of the foreground, and each class; the background has no pixels."""
@@ -56,8 +57,8 @@ class Masks(Covering):
         )
 
     def told(self, levels: Mapping[str, Tensor]) -> dict[str, float]:
-        """The lowest probability of a class for which a pixel is marked."""
-        return {"threshold": limit(int(levels["answer"].min()))}
+        """The lowest probability for which a pixel is marked, if it is the same for all classes."""
+        return shared_limit(levels["answer"])
 
     def answers(
         self, task: Task, model: nn.Module, x: Tensor, classes: tuple[str, ...],

@@ -39,14 +39,15 @@ class Pairs(Covering):
     """Of each pair of people: the share that is accepted of comparisons of an image of one with an
     image of the other.
 
-    Comparisons share people and are not exchangeable, and nor are pairs that share a person. So the
-    people of a site are put into pairs at random, each into one: these are independent, and what is
-    guaranteed is said of two new people. The size is the share of comparisons of a person with
-    himself that are accepted.
+    Comparisons share people and are not exchangeable, and nor are pairs that share a person. So
+    each person is at one site, and the people of a site are put into pairs at random, each into
+    one: these are independent, and what is guaranteed is said of two new people at one site. The
+    size is the share of comparisons of a person with himself that are accepted.
     """
 
     kind: ClassVar[str] = "pairs"
     guarantees: ClassVar[tuple[str, ...]] = ("mixture", "site")
+    classless: ClassVar[bool] = True
 
     def groups(self, part: str, classes: int) -> int:
         """All pairs; people are no classes that come again."""
