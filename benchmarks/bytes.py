@@ -1,7 +1,7 @@
 """What codecs cost and save: error at equal bits, speed, and bytes until a test accuracy.
 
     fedsight data get efficientnet-lite0
-    python benchmarks/bytes.py [--quick] [--only errors peers training] [--jobs garments]
+    python benchmarks/bytes.py [--quick] [--only errors peers cost training] [--jobs garments]
 
 `errors`: a vector of 4 million values (most of them small, as those of an update are) is encoded
 and decoded with four keys. Its squared error over its squared norm stands beside what theory says
@@ -11,6 +11,9 @@ float32 a processor second; the best of the repeats, which other work on the mac
 
 `peers`: the codecs of OpenFL, FedLab and Flower on the same vector, where `make peers` has put
 them. Their bytes are those of the arrays that they return, as they would be sent.
+
+`cost`: the main job's first rounds with codecs and without, in turn, in one process: how much more
+processor time it takes as a whole.
 
 `training`: the built-in images among ten sites (Dirichlet 0.3), where only `[codec]` differs;
 bytes that all sites sent and received until the test accuracy is 0.86, and the accuracy in the end,
@@ -26,11 +29,12 @@ import argparse
 import itertools
 import json
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import numpy
@@ -53,6 +57,7 @@ import fedsight
 from fedsight.compression.settings import Codecs
 from fedsight.core.layout import Entry, Kind, Layout
 
+PARTS = ("errors", "peers", "cost", "training")
 VALUES = 1 << 22
 GOAL = 0.86
 FASTEST = {"quantise": 400, "float16": 400, "sign": 400}  # MB/s that are asked; others 200
@@ -179,6 +184,8 @@ QUICK = (
     *("float32", "eden 1 bit both", "quantised"),
     "quantised, half of it, 6 bits, eden 2 bits down",
 )
+COSTED = ("8 bits both", "top-k up, eden 1 bit down")
+PAIRS = 5
 PATIENCE = 1800.0  # seconds for the codecs of all peers
 # Distortion of the best levels for normal values (Max 1960), and the error that follows.
 THEORY = {
@@ -247,6 +254,30 @@ def errors(quick: bool) -> list[dict[str, Any]]:
         )
         print(found[-1], flush=True)
     return found
+
+
+def cost(quick: bool) -> list[dict[str, Any]]:
+    """The processor time of whole runs with each of some codecs, over that without, in pairs."""
+    found = []
+    for name in COSTED:
+        pairs = []
+        for _ in range(1 if quick else PAIRS):
+            # The one without stands first and last, so that neither gains by its place.
+            before, coded, after = map(seconds_of, ("float32", name, "float32"))
+            pairs.append(2 * coded / (before + after) - 1)
+        found.append({"way": name, "more": median(pairs), "pairs": pairs})
+        print(found[-1], flush=True)
+    return found
+
+
+def seconds_of(way: str) -> float:
+    """Processor seconds of a short run, of this process and those that it has started."""
+    table = table_of("garments") | WAYS[way] | {"rounds": {"rounds": 6}}
+    with tempfile.TemporaryDirectory(prefix="fedsight-bytes-") as folder:
+        began = os.times()
+        fedsight.run(table | {"speed": {"workers": 1}}, out=Path(folder) / "run")
+        ended = os.times()
+    return sum(ended[:4]) - sum(began[:4])
 
 
 def training(
@@ -354,11 +385,11 @@ def main() -> None:
     parser.add_argument("--jobs", nargs="+", choices=[*JOBS], default=[*JOBS], help="of training")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--ways", nargs="+", choices=[*WAYS], help="of training; all")
-    parser.add_argument("--only", nargs="+", choices=("errors", "peers", "training"))
+    parser.add_argument("--only", nargs="+", choices=PARTS)
     parser.add_argument("--out", type=Path, default=RESULTS / "bytes.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    parts = options.only or ("errors", "peers", "training")
+    parts = options.only or PARTS
     content: dict[str, Any] = {"benchmark": "bytes", "quick": options.quick, "machine": machine()}
     content["training"] = []
     if options.out.exists():
@@ -373,6 +404,10 @@ def main() -> None:
         content["peers"] = peers(options.quick)
         if content["peers"]["codecs"]:
             show_errors(content["peers"]["codecs"], "Peers on the same vector")
+    if "cost" in parts:
+        content["cost"] = cost(options.quick)
+        rows = [[one["way"], f"{100 * one['more']:+.1f} %"] for one in content["cost"]]
+        print_table("Processor time of a whole run", ["way", "more than float32"], rows)
     if "training" in parts:
 
         def save(found: list[dict[str, Any]]) -> None:

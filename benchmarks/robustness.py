@@ -6,12 +6,14 @@ The built-in job (`make run`: ten sites, Dirichlet 0.3) with seeds 0 to 4. Corru
 of right answers over six corruptions at five severities. Gap: the share of right answers on
 training images less that on test images. `sites` are means over the sites, each in its own mix of
 classes, of the models that they get and of their own. Differences are paired by seed, with the 95 %
-interval of Student's t. A run that is finished is not repeated if the folder is given again.
+interval of Student's t. A run that is finished is not repeated if the folder is given again, and
+ways that the results file has already are kept beside those that `--ways` names.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 from pathlib import Path
@@ -49,6 +51,15 @@ def measured(way: str, seed: int, folder: Path, quick: bool) -> dict[str, dict[s
     return found
 
 
+def kept(path: Path, quick: bool, seeds: int) -> dict[str, Any]:
+    """What the results have of as many seeds, by way."""
+    if not path.is_file():
+        return {}
+    before = json.loads(path.read_text(encoding="utf-8"))
+    same = (before["quick"], before["seeds"]) == (quick, seeds)
+    return dict(before["runs"]) if same else {}
+
+
 def paired(first: list[float], second: list[float]) -> dict[str, Any]:
     """The mean difference in points, and its 95 % interval (NaN for one seed)."""
     apart = [100 * (one - other) for one, other in zip(first, second, strict=True)]
@@ -67,10 +78,9 @@ def main() -> None:
     seeds = 1 if given.quick else given.seeds
     with tempfile.TemporaryDirectory() as place:
         folder = given.folder or Path(place)
-        runs = {
-            way: [measured(way, seed, folder, given.quick) for seed in range(seeds)]
-            for way in given.ways
-        }
+        runs = kept(given.out, given.quick, seeds)
+        for way in given.ways:
+            runs[way] = [measured(way, seed, folder, given.quick) for seed in range(seeds)]
     rows = []
     for way, found in runs.items():
         for arm in ARMS:
