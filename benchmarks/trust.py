@@ -173,7 +173,7 @@ def unlike(federation: Federation, asked: Respondent, tested: Answers) -> dict[s
 
 def model(final: Final, splits: int) -> dict[str, Any]:
     """What one model's scores give."""
-    federation, asked = final.federation, Respondent(final, False)
+    federation, asked = final.federation, Respondent.of(final, False)
     images = trust_images(federation, False)
     fitted, tested = asked.answers(images.fitted), asked.answers(images.tested, features=True)
     heat = best_temperature(lambda heats: losses(fitted.logits, fitted.labels, heats))
