@@ -59,7 +59,7 @@ class Linear(Model):
 class ChunkService(SiteService):
     """The weakened build: sums over the images that the coordinator names, as often as it asks."""
 
-    def _measure(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
+    def _measure(self, kind: str, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         vector = self._model.of(fields["round"], fields)
         assert vector is not None
         site = self._running_trainer()._commands._trainer  # type: ignore[attr-defined]

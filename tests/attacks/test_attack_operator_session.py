@@ -53,6 +53,7 @@ def said(route: Route, certified: object) -> Message:
             StreamHeaderKey.CHANNEL: inner,
             StreamHeaderKey.TOPIC: route.topic,
             StreamHeaderKey.STREAM_ID: 7,
+            StreamHeaderKey.SEQUENCE: 0,
         },
         b"",
     )

@@ -116,6 +116,8 @@ def message(
             MessageHeaderKey.TOPIC: STREAM_DATA_TOPIC,
             StreamHeaderKey.CHANNEL: inner,
             StreamHeaderKey.TOPIC: kind.topic,
+            StreamHeaderKey.STREAM_ID: 7,
+            StreamHeaderKey.SEQUENCE: 0,
         }
     known[StreamHeaderKey.STREAM_ID] = 7
     found = Message({**known, **headers}, b"")

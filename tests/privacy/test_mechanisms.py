@@ -160,11 +160,11 @@ def test_sites_with_fewer_images_spend_more_and_the_worst_counts() -> None:
     mechanism = Example(noise_multiplier=1.0)
     assert worst(mechanism, plan).sizes == (20,)
     assert mechanism.spent(plan, 5) == pytest.approx(
-        max(mechanism.spent(Plan(3, None, 5, 8, 1, (n,)), 5) for n in plan.sizes)
+        max(mechanism.spent(Plan(3, None, 5, 8, 1, sizes=(n,)), 5) for n in plan.sizes)
     )
     each = Example(epsilon=3.0)
     for images in plan.sizes:
-        alone = Plan(3, None, 5, 8, 1, (images,))
+        alone = Plan(3, None, 5, 8, 1, sizes=(images,))
         events = each.events(alone, 5, each.at(plan, images))
         assert spent(events, each.delta, grid=COARSE) <= 3.0
 
