@@ -27,6 +27,7 @@ from fedsight.coordinator.choice import Choice
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError
+from fedsight.engines.remote.replies import Take
 from fedsight.evaluation import comparison as baselines
 from fedsight.evaluation import overall
 from fedsight.evaluation.attempts import (
@@ -48,10 +49,10 @@ from fedsight.evaluation.homogeneity import Spread, spread
 from fedsight.evaluation.overall import Final, Interval, Intervals
 from fedsight.evaluation.samples import answers
 from fedsight.evaluation.shortcuts import measure
-from fedsight.evaluation.trust.covering import covered
+from fedsight.evaluation.trust.covering import controlled
 from fedsight.evaluation.trust.fit import FitFile
 from fedsight.evaluation.trust.measure import Trusted, trusted
-from fedsight.evaluation.trust.remote import Take, trusted_remote
+from fedsight.evaluation.trust.remote import trusted_remote
 from fedsight.evaluation.trust.saved import keep
 from fedsight.program.budget import spent
 from fedsight.program.program import Speed
@@ -135,7 +136,7 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
 
 def _trusted(run: Conclusion, final: Final, trained: loop.Trained) -> Trusted:
     """How far the answers can be trusted, by the images here or by the sums of the sites."""
-    if (found := covered(final, run.pictures)) is not None:
+    if (found := controlled(final, run.pictures)) is not None:
         return found
     if run.sums is None:
         return trusted(final, run.pictures)

@@ -21,12 +21,14 @@ from fedsight.cli.app import app
 from fedsight.client.memory import MemoryStore
 from fedsight.coordinator.store import Checkpoint, RunStore
 from fedsight.core.errors import DataError, StoreError
+from fedsight.data.base import Indices
 from fedsight.deploy.declaration import open_site
 from fedsight.deploy.site.delivery import maker, process, recognisers
 from fedsight.deploy.site.delivery.maker import RecogniserMaker
 from fedsight.deploy.site.delivery.received import Outcome, Received
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.owner import DeliverySettings, read_owner
+from fedsight.evaluation.delivery.at_site import halves
 from fedsight.inference import predict, saved
 from fedsight.inference.trusted import Cover
 from fedsight.program.federation import Federation
@@ -90,6 +92,13 @@ def delivered(site: AttackedSite) -> tuple[Path, dict[str, Any]]:
     return folder, json.loads((folder / "run.json").read_text())["recogniser"]
 
 
+def halved(site: AttackedSite, what: Program) -> tuple[Federation, Indices, Indices]:
+    """The site's images, and the test images that choose its model and those that measure it."""
+    federation, _ = open_site(what, read_owner(site.home / "owner.toml", None), "ward")
+    test = federation.dataset.test
+    return federation, *halves(test, federation.views[0].indices, what.seed, "ward")
+
+
 def test_the_folder_is_ready_for_predict_and_export(make: Make, tmp_path: Path) -> None:
     site = make()
     ended(site, of(tmp_path))
@@ -118,16 +127,14 @@ def test_the_folder_is_ready_for_predict_and_export(make: Make, tmp_path: Path) 
 def test_its_sets_are_made_of_test_images_that_did_not_choose_it(
     make: Make, tmp_path: Path
 ) -> None:
-    from fedsight.evaluation.delivery.at_site import halves
     from fedsight.evaluation.trust.images import images_of_site
 
     site = make()
     what = of(tmp_path)
     ended(site, what)
     folder, facts = delivered(site)
-    federation, _ = open_site(what, read_owner(site.home / "owner.toml", None), "ward")
+    federation, one, other = halved(site, what)
     test = federation.dataset.test
-    one, other = halves(test, federation.views[0].indices, what.seed, "ward")
     rest = federation.testing((replace(federation.views[0], indices=other),))
     images = images_of_site(rest, 0)
     assert images is not None
@@ -153,15 +160,12 @@ def test_its_sets_are_made_of_test_images_that_did_not_choose_it(
 
 def test_the_figure_is_that_of_the_model_in_the_folder(make: Make, tmp_path: Path) -> None:
     # On the half of the test images that it was not chosen by.
-    from fedsight.evaluation.delivery.at_site import halves
-
     site = make()
     what = of(tmp_path)
     ended(site, what)
     folder, facts = delivered(site)
-    federation, _ = open_site(what, read_owner(site.home / "owner.toml", None), "ward")
+    federation, one, other = halved(site, what)
     test = federation.dataset.test
-    one, other = halves(test, federation.views[0].indices, what.seed, "ward")
     assert sorted([*one, *other]) == list(range(80))
     right = {}
     for name, chosen in (("chosen", one), ("measured", other)):

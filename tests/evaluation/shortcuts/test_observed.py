@@ -22,6 +22,7 @@ from fedsight.evaluation.shortcuts import agreement, measure
 from fedsight.evaluation.shortcuts.images import OF_A_CLASS, own_images
 from fedsight.evaluation.shortcuts.observer import Observer
 from fedsight.evaluation.shortcuts.spots import Spots
+from fedsight.evaluation.trust.measure import AWAY, MASKED, NOISED
 from fedsight.program.federation import Federation, federate
 from fedsight.program.program import Speed
 
@@ -162,14 +163,14 @@ def test_it_is_left_out_for_a_reason() -> None:
         return measure.why_not(federations.federation(**{**HELD, **sections}), local)
 
     assert reason() is None
-    assert reason(local=False) == measure.AWAY
+    assert reason(local=False) == AWAY
     assert reason(trust={"shortcuts": False}) == measure.UNASKED
     assert reason(trust={"measured": False}) == measure.OFF
     assert reason(trust={}) == measure.COSTLY  # two rounds
     assert reason(trust={}, rounds={"rounds": 500, "validation": 0.4}) is None
-    assert reason(secure={"name": "secagg"}) == measure.MASKED
+    assert reason(secure={"name": "secagg"}) == MASKED
     noise = {"name": "example", "clip": 1.0, "noise_multiplier": 0.8, "delta": 1e-2}
-    assert reason(privacy=noise) == measure.NOISED
+    assert reason(privacy=noise) == NOISED
     assert reason(algorithm={"name": "fedrep"}) == measure.APART
     assert told(federations.federation(trust={"shortcuts": True}))["reason"] == measure.ONE
 

@@ -15,19 +15,19 @@ from torch import Tensor
 
 from fedsight.core.errors import SiteError
 from fedsight.deploy.site.answers import Answer
-from fedsight.deploy.site.figures import FAILED, FigureRules, withheld
+from fedsight.deploy.site.figures import FAILED, FigureRules, too_few, withheld
 from fedsight.deploy.site.release import FREE
 from fedsight.deploy.site.trainer import CalibrateStep, Opened, SumStep
 from fedsight.evaluation.trust.calibration import OCTAVES
-from fedsight.evaluation.trust.measure import MASKED, NOISED, OFF, TASK, UNLABELLED
-from fedsight.evaluation.trust.remote import MANY, OWN
-from fedsight.evaluation.trust.sums import MOST_CLASSES
+from fedsight.evaluation.trust.remote import refused
 from fedsight.governance.charges import Charge
 from fedsight.governance.contract import Contract
 from fedsight.governance.entries import EntryKind
 from fedsight.program.program import Program
 
 HOTTEST = 2.0**OCTAVES
+# Says how the site's test images are divided, and nothing of what they show.
+PART_TOO_SMALL = "contract.test_images: one of the three parts of the test images has fewer images"
 EXACT = "contract.figures: these sums have no noise, and only exact figures may leave without"
 
 
@@ -47,26 +47,15 @@ class CalibrationRules:
         ledger, which counts the questions, is not asked here."""
         program, found, rounds = self._program, self._opened(), self._program.rounds.rounds
         assert found is not None
-        declared, test_images = found.declaration, self._contract.test_images
-        images = declared.test
+        declared = found.declaration
         if not 1 <= round <= rounds:
             return f"the program has {rounds} rounds; it cannot have ended with round {round}"
-        reasons = {
-            OFF: not program.trust.measured,
-            TASK: not (program.task.scored and program.task.classed),
-            MASKED: program.secure.masks,
-            NOISED: program.privacy.protects,
-            UNLABELLED: bool(declared.unlabelled),
-            OWN: found.personal or found.bare,
-            MANY: len(declared.classes) > MOST_CLASSES,
-            EXACT: self._contract.release != "exact",
-        }
-        few = (
-            f"contract.test_images: the site has {images} test images, and figures are "
-            f"summed over at least {test_images}"
-        )
-        reasons[few] = images < test_images
-        return next((reason for reason, holds in reasons.items() if holds), "")
+        own = found.personal or found.bare
+        if why := refused(program, bool(declared.unlabelled), own, len(declared.classes)):
+            return why
+        if self._contract.release != "exact":
+            return EXACT
+        return too_few(self._contract, declared.test)
 
     def step(self, round: int, vector: Tensor, fields: Mapping[str, Any]) -> CalibrateStep:
         """What the trainer is asked; SiteError if the temperature is not one."""

@@ -29,6 +29,16 @@ from fedsight.program.program import Program
 FAILED = "the figures cannot be computed, or are not finite"
 
 
+def too_few(contract: Contract, images: int) -> str:
+    """Why nothing is summed over so many test images; empty if they are enough."""
+    if images >= contract.test_images:
+        return ""
+    return (
+        f"contract.test_images: the site has {images} test images, and figures are "
+        f"summed over at least {contract.test_images}"
+    )
+
+
 class FigureRules:
     """Decides in one run which figures leave, and how."""
 
@@ -81,11 +91,8 @@ class FigureRules:
                 "other images without noise that contract.epsilon or contract.min_noise_multiplier "
                 "bounds"
             )
-        if images < contract.test_images:
-            return (
-                f"contract.test_images: the site has {images} test images, and figures are "
-                f"summed over at least {contract.test_images}"
-            )
+        if why := too_few(contract, images):
+            return why
         most = contract.most_evaluations
         if most is not None and self._evaluations() >= most:
             return f"contract.evaluations: {most} sets of figures have left, and no more may"

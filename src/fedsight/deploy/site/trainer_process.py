@@ -27,6 +27,7 @@ from fedsight.core.errors import ConfigError, EngineError, FedSightError, SiteEr
 from fedsight.core.types import Memory, Metrics, Reply
 from fedsight.data.contents import contents, stamp
 from fedsight.deploy.declaration import declare, open_site, without_weights
+from fedsight.deploy.site.calibration import PART_TOO_SMALL
 from fedsight.deploy.site.figures import FAILED
 from fedsight.deploy.site.incoming import lengths_of
 from fedsight.deploy.site.job_lease import JobLease
@@ -73,10 +74,6 @@ def permitted(
     remembers = Facts.of(whole.program, of.network).remembers
     owner.contract.check_memory(whole.program, remembers)
     return whole, of
-
-
-# Says how the site's test images are divided, and nothing of what they show.
-TOO_FEW = "contract.test_images: one of the three parts of the test images has fewer images"
 
 
 class SiteTrainer:
@@ -183,13 +180,14 @@ class SiteTrainer:
     def calibrate(self, step: CalibrateStep) -> Tensor | str:
         """The sums over parts of this site's test images, added as the simulation adds them.
 
-        None if any part has too few, also one that is not summed: what is measured is the sum over
-        all parts, and so the other sums, subtracted from it, tell of this one.
+        A reason instead if any part has too few images, also one that is not summed: what is
+        measured is the sum over all parts, and so the other sums, subtracted from it, tell of this
+        one. Or if answers are not finite.
         """
         self._require_unchanged(step.round)
         fitted, cover, tested = divided(self.federation)
         if min(len(fitted), len(cover), len(tested)) < step.least:
-            return TOO_FEW
+            return PART_TOO_SMALL
         self.client.load(step.vector, {})
         classes = len(self.federation.dataset.classes)
         respondent = Respondent(lambda _: self.client, self.client.network, classes)

@@ -19,7 +19,7 @@ from fedsight.evaluation.shortcuts.images import own_images
 from fedsight.evaluation.shortcuts.observer import Asked, Observer
 from fedsight.evaluation.shortcuts.spots import PLACES, SMALLEST, Spots, at_border
 from fedsight.evaluation.shortcuts.verdicts import Finding
-from fedsight.evaluation.trust.measure import MASKED, NOISED, OFF, UNLABELLED
+from fedsight.evaluation.trust.measure import OFF, out_of_reach
 from fedsight.models.embedding import Embedding
 from fedsight.program.budget import planned
 from fedsight.program.federation import Federation
@@ -36,7 +36,6 @@ COSTLY = (
 TASK = "it is made for tasks that give images classes"
 TEXTS = "it is made for images"
 SMALL = "it is made for images of 14 pixels a side or more"
-AWAY = "the inputs are at the sites, which do not send these sums"
 APART = "the sites have models of their own, so they cannot look at the same thing"
 ONE = "it compares sites, and there are no two with test or held-out images of their own"
 
@@ -58,14 +57,8 @@ def why_not(federation: Federation, local: bool) -> str | None:
         return TEXTS
     if task.takes != "scores" or task.placed or isinstance(federation.network.module, Embedding):
         return TASK
-    if program.secure.masks:
-        return MASKED
-    if program.privacy.protects:
-        return NOISED
-    if not local:
-        return AWAY
-    if federation.hidden is not None:
-        return UNLABELLED
+    if reason := out_of_reach(federation, local):
+        return reason
     if program.differs(federation.network) or program.model.groups:
         return APART
     if min(seen.height, seen.width) < SMALLEST:

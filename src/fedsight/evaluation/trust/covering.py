@@ -39,7 +39,7 @@ UNSEEN = "sites have no test inputs of their own to show it on"
 Tallies = Mapping[int, Tally]  # by the number of the site, -1 for none
 
 
-def covered(final: Final, local: bool) -> Trusted | None:
+def controlled(final: Final, local: bool) -> Trusted | None:
     """How large answers have to be, for the model that a run ended with; `local`: the images are on
     this machine. None for a task that does not say what its answers may miss."""
     covering = final.federation.program.task.covering

@@ -71,15 +71,21 @@ def why_not(federation: Federation, local: bool) -> str | None:
     program = federation.program
     if not program.trust.measured:
         return OFF
+    if reason := out_of_reach(federation, local):
+        return reason
+    return None if program.task.scored and program.task.classed else TASK
+
+
+def out_of_reach(federation: Federation, local: bool) -> str | None:
+    """Why what sites' images say cannot be added up exactly; None if it can."""
+    program = federation.program
     if program.secure.masks:
         return MASKED
     if program.privacy.protects:
         return NOISED
     if not local:
         return AWAY
-    if federation.hidden is not None:
-        return UNLABELLED
-    return None if program.task.scored and program.task.classed else TASK
+    return UNLABELLED if federation.hidden is not None else None
 
 
 def trusted(final: Final, local: bool) -> Trusted:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fedsight.core.errors import DataError
+from fedsight.engines.remote.replies import Take
 from fedsight.evaluation.trust.conformal import BINS, covered, smallest, threshold
 from fedsight.evaluation.trust.fit import Fit, FitFile
 from fedsight.evaluation.trust.images import TESTED
@@ -43,6 +44,7 @@ from fedsight.evaluation.trust.sums import (
     size,
 )
 from fedsight.program.federation import Federation
+from fedsight.program.program import Program
 from fedsight.program.views import listed
 
 OWN = "sites have parameters of their own, and these sums are of one model"
@@ -51,8 +53,6 @@ ONE_HEAT = "at deployed sites one temperature is fitted, whatever trust.scaling 
 NOBODY = "no site has released these sums"
 MADE_UP = "it sent sums that no model can have on its test images"
 
-# Takes the numbers of a view, by its own number.
-Take = Callable[[int, Tensor], None]
 # Asks all sites for so many numbers, of the losses or, at a temperature, of the scores, and has
 # those of one view after the other taken; returns why sites have sent none, by their names.
 Ask = Callable[[float | None, int, Take], Mapping[str, str]]
@@ -61,14 +61,24 @@ Ask = Callable[[float | None, int, Take], Mapping[str, str]]
 def why_not_remote(federation: Federation) -> str | None:
     """Why no site is asked; None if they are."""
     program = federation.program
+    own = program.differs(federation.network) or program.data.harmonise == "site"
+    return refused(program, federation.hidden is not None, own, len(federation.dataset.classes))
+
+
+def refused(program: Program, unlabelled: bool, own: bool, classes: int) -> str | None:
+    """Why the sums of a program are neither asked for nor released; None if they are.
+
+    `unlabelled`: whether images lack labels of some classes; `own`: whether parameters are a
+    site's own.
+    """
     reasons = {
         OFF: not program.trust.measured,
         TASK: not (program.task.scored and program.task.classed),
         MASKED: program.secure.masks,
         NOISED: program.privacy.protects,
-        UNLABELLED: federation.hidden is not None,
-        OWN: program.differs(federation.network) or program.data.harmonise == "site",
-        MANY: len(federation.dataset.classes) > MOST_CLASSES,
+        UNLABELLED: unlabelled,
+        OWN: own,
+        MANY: classes > MOST_CLASSES,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 
