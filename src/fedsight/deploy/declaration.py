@@ -179,15 +179,10 @@ def without_files(program: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(program)
     for section, key in FILES:
         own = found.get(section)
-        if isinstance(own, dict) and own.get(key) is not None and not _is_published(section, own):
-            found[section] = {**own, key: ELSEWHERE}
+        if isinstance(own, dict) and own.get(key) is not None:
+            named = section == "model" and str(own[key]) in PUBLISHED  # and so no file
+            found[section] = own if named else {**own, key: ELSEWHERE}
     return found
-
-
-def _is_published(section: str, table: Mapping[str, Any]) -> bool:
-    """Whether a proposed program's section names published weights instead of a file."""
-    weights = table.get("weights")
-    return section == "model" and isinstance(weights, str) and weights in PUBLISHED
 
 
 def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federation, int]:
