@@ -106,6 +106,7 @@ WAYS: dict[str, dict[str, Any]] = {
     },
     "eden 1 bit up": {"codec": {"up": {**EDEN, "feedback": True}}},
     "eden 1 bit both": {"codec": {"up": {**EDEN, "feedback": True}, "down": EDEN}},
+    "eden 1 bit unbiased up, eden 1 bit down": {"codec": {"up": {"steps": ["eden"]}, "down": EDEN}},
     "top-k up, eden 1 bit down": {"codec": {"up": SPARSE, "down": EDEN}},
     "top-k up, eden 2 bits down": {
         "codec": {"up": SPARSE, "down": {"steps": [{"name": "eden", "bits": 2}]}}

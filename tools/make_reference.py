@@ -235,6 +235,9 @@ SUMMARY = {
     "virtual_seconds": "virtual time at the end of the last round; missing without `[timing]`",
     "bytes_up": "sent by all sites in all rounds",
     "bytes_down": "received by all sites in all rounds",
+    "shorter_codec": "the shortest `codec` that `[secure]` or `[privacy]` refuses, and the bytes "
+    "of a site's `reply` and `order` in a round as they were and with it (`shortest_reply`, "
+    "`shortest_order`); null if they refuse none",
     "fingerprint": "SHA-256 of the program",
     "model_sha256": "SHA-256 of `model.safetensors`",
     "privacy": "epsilon with its delta, unit, neighbours, sampling and mechanism, who must be "
