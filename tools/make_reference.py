@@ -179,8 +179,8 @@ SITE_FILES = {
     "recognisers/": "the site's own recognisers, one folder per run, for `predict` and `export`: "
     "`fedsight site recognisers`",
     "process.txt, trainer.txt, delivery.txt, hooks.txt": "the output of the site's processes",
-    "messages.txt": 'with `monitoring.log = "json"`: what is for the owner alone, since it may name '
-    "files",
+    "messages.txt": 'with `monitoring.log = "json"`: what is for the owner alone, since it may '
+    "name files",
     "monitor.json": "what was told, so that hooks tell nothing twice",
 }
 
@@ -753,10 +753,10 @@ def _site() -> Iterator[str]:
 
 def _metrics() -> Iterator[str]:
     yield (
-        "With `--metrics PORT` at `/metrics`: [monitor a "
-        "federation](../how-to/monitor-a-federation.md). `[monitoring]` and `[hooks]` of the server "
-        "are in `server.toml` in the federation's folder, with the settings that [a site's](#a-sites-monitoring) "
-        "have.\n"
+        "With `--metrics PORT`, at `/metrics`: see [monitor a "
+        "federation](../how-to/monitor-a-federation.md). `[monitoring]` and `[hooks]` of a server "
+        "are in `server.toml`, in the federation's folder, and have the [settings of a "
+        "site's](#a-sites-monitoring).\n"
     )
     rows = [
         (

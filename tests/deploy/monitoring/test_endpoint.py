@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -136,20 +137,22 @@ def test_what_is_no_request_ends_nothing(server: Endpoint, data: bytes) -> None:
     assert ask(server, "/healthz")[0] == 200
 
 
-def test_slow_clients_are_cut_off(server: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take all places, send a byte now and then, and never end their request."""
+def test_slow_clients_keep_nobody_from_asking_and_are_cut_off(
+    server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take all places, more than there are, and never end their request."""
     slow = [
-        socket.create_connection(("127.0.0.1", port(server)), 10) for _ in range(MAX_CONNECTIONS)
+        socket.create_connection(("127.0.0.1", port(server)), 10)
+        for _ in range(2 * MAX_CONNECTIONS)
     ]
     for client in slow:
-        client.sendall(b"GET /met")
-    wait_until(lambda: len(server._open) == MAX_CONNECTIONS, 10)
-    with pytest.raises((ConnectionError, http.client.HTTPException)):
-        ask(server, "/healthz")  # one too many
+        with contextlib.suppress(ConnectionError):  # it was cut off already
+            client.sendall(b"GET /met")
+    assert ask(server, "/healthz")[0] == 200
+    wait_until(lambda: len(server._open) <= MAX_CONNECTIONS, 10)
     monkeypatch.setattr(endpoint, "REQUEST_TIMEOUT", 0.0)
     wait_until(lambda: not server._open, 10)
-    monkeypatch.undo()
-    assert ask(server, "/healthz")[0] == 200
     for client in slow:
-        assert client.recv(1) == b""
+        with contextlib.suppress(ConnectionError):
+            assert client.recv(1) == b""
         client.close()

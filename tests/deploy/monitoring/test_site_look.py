@@ -53,7 +53,7 @@ def train(home: Path, rounds: int) -> None:
     ledger = Ledger(home)
     for round in range(1, rounds + 1):
         about: dict[str, Any] = {"run": "1", "program": "f" * 64, "round": round}
-        about["data_set"] = "films"
+        about |= {"data_set": "films", "question": f"{round:064x}"}
         ledger.append(LedgerEntry("update", **about, event=NOISE, enforced=True))
         ledger.append(LedgerEntry("released", **about, bytes=1000, sha256="0" * 64))
 
@@ -76,8 +76,8 @@ def test_ledger_and_budget(home: Path) -> None:
     train(home, 3)
     look = looks_at(home).look()
     assert look.values["ledger_entries"] == {"": 6}
-    assert look.values["answers_total"] == {"": 3}
-    assert look.values["answers_bytes_total"] == {"": 3000}
+    assert look.values["updates_total"] == {"": 3}
+    assert look.values["updates_bytes_total"] == {"": 3000}
     spent = Ledger(home).spent("films", 1e-5)
     assert 0 < spent < 5
     assert look.values["epsilon_spent"] == {"films": 5.0}  # a twentieth of what is permitted
@@ -102,7 +102,9 @@ def test_numbers_of_images_show_nowhere(
         (place / "declared.json").write_text(json.dumps({"train": images, "test": images}))
         log = SiteLog(place)
         log.write("started", images=images, classes=3)
-        log.write("declaration", run="1", round=0, images=images, bytes=200)
+        log.write("joined", run="1", round=0, images=images, bytes=200 + len(str(images)))
+        declared = LedgerEntry("released", question="d", bytes=200 + len(str(images)))
+        Ledger(place).append(declared)
         log.write("refused", what="train", why=f"/srv/films/Muster_{images}.png: cannot be read")
         look = seen.look()
         for name in ("disk_free_bytes", "memory_bytes", "start_time_seconds"):

@@ -1,7 +1,7 @@
 """The port with `/healthz` and `/metrics`: small answers that were made before they are asked for.
 
 A request costs nobody anything: it reads no file and takes no lock of a round. Slow clients are cut
-off, and there are never more than a few at a time.
+off, and of too many the oldest: whoever connects, a health check gets its answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from fedsight.deploy.monitoring.metrics import CONTENT_TYPE
 from fedsight.deploy.monitoring.settings import is_loopback
 
-MAX_CONNECTIONS = 16  # at a time; further ones are closed
+MAX_CONNECTIONS = 64  # at a time
 REQUEST_TIMEOUT = 5.0  # seconds for a request, with its answer
 BACKLOG = 64
 PLAIN = "text/plain; charset=utf-8"
@@ -72,17 +72,14 @@ class Endpoint(socketserver.ThreadingMixIn, http.server.HTTPServer):
         self._guard = threading.Lock()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread, unless too many are answered already."""
+        """Answer in a thread. If many are answered already, the oldest gives way: an answer takes
+        no time, so that is one who does not ask."""
         with self._guard:
-            if len(self._open) >= MAX_CONNECTIONS:
-                full = True
-            else:
-                full = False
-                self._open[id(request)] = request, time.monotonic()
-        if full:
-            self.shutdown_request(request)
-        else:
-            super().process_request(request, client_address)
+            crowd = list(self._open)[: max(0, len(self._open) - MAX_CONNECTIONS + 1)]
+            oldest = [self._open.pop(one)[0] for one in crowd]
+            self._open[id(request)] = request, time.monotonic()
+        self._cut(oldest)
+        super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
         """The answer was given, or cannot be."""
@@ -95,7 +92,11 @@ class Endpoint(socketserver.ThreadingMixIn, http.server.HTTPServer):
         now = time.monotonic()
         with self._guard:
             late = [one for one, began in self._open.values() if now - began > REQUEST_TIMEOUT]
-        for one in late:
+        self._cut(late)
+
+    def _cut(self, requests: list[Any]) -> None:
+        """End connections, which ends those who wait for them."""
+        for one in requests:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
 

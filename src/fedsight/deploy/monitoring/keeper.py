@@ -44,8 +44,12 @@ class MonitorKeeper:
             self._pause = PAUSES[0] if stable else min(2 * self._pause, PAUSES[1])
             self._due = now + self._pause
             how = spawn.describe_exit(os.waitstatus_to_exitcode(status))
-            text = f"the monitoring process {how}; restarting in {self._pause:.0f} s"
-            self._out.notice(text, "monitor_ended", "warning")
+            seconds = f"{self._pause:.0f}"
+            self._out.notice(
+                f"the monitoring process {how}; restarting in {seconds} s",
+                event="monitor_ended",
+                level="warning",
+            )
         if now >= self._due:
             self._start(forks)
 
@@ -69,6 +73,7 @@ class MonitorKeeper:
         descriptors = [] if self._listener is None else [self._listener.fileno()]
         spec = spawn.ProcessSpec(MODULE, [self._job.encode()], dict(os.environ), self._job.home)
         self._began = time.monotonic()
+        self._due = self._began + PAUSES[0]  # if no process can be made now
         # It prints where this process does.
         self._pid = forks.start(spec, 1, descriptors)
 
@@ -89,7 +94,7 @@ def kept(
         if monitoring.port is not None:
             listener = stack.enter_context(_bound(monitoring.address, monitoring.port))
             place = f"{monitoring.address}:{monitoring.port}"
-            out.notice(f"/healthz and /metrics are at {place}", "monitoring")
+            out.notice(f"/healthz and /metrics are at {place}", event="monitoring")
         keeper = stack.enter_context(contextlib.closing(MonitorKeeper(job, listener, out)))
         yield keeper
 

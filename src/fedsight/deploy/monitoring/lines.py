@@ -27,7 +27,7 @@ MESSAGES_BYTES = 1 << 20
 class Output(Protocol):
     """Where the messages of a long-lived process go."""
 
-    def notice(self, text: str, event: str = "notice", level: str = "info") -> None:
+    def notice(self, text: str, *, event: str = "notice", level: str = "info") -> None:
         """A sentence that anybody may read who looks after the machine."""
 
     def private(self, text: str) -> None:
@@ -40,7 +40,7 @@ class Sentences:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
 
-    def notice(self, text: str, event: str = "notice", level: str = "info") -> None:
+    def notice(self, text: str, *, event: str = "notice", level: str = "info") -> None:
         """Say it."""
         self._say(text)
 
@@ -56,7 +56,7 @@ class Lines:
         """`party`: whose lines these are, a part of each; `home`: its folder."""
         self._party, self._home = party, home
 
-    def notice(self, text: str, event: str = "notice", level: str = "info") -> None:
+    def notice(self, text: str, *, event: str = "notice", level: str = "info") -> None:
         """Write a line."""
         self.write(event, level, text)
 

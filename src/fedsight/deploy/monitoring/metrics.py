@@ -91,8 +91,8 @@ METRICS: dict[Side, dict[str, Metric]] = {
         "working": Metric("gauge", "1 if a trainer process is at work, else 0"),
         "round": Metric("gauge", "the round that is trained or measured now; 0 if none"),
         "ledger_entries": Metric("gauge", "entries of the ledger"),
-        "answers_total": Metric("counter", "answers that left, as the ledger has them"),
-        "answers_bytes_total": Metric("counter", "their size"),
+        "updates_total": Metric("counter", "updates that left, as the ledger has them"),
+        "updates_bytes_total": Metric("counter", "their size"),
         "refusals_total": Metric(
             "counter",
             "refusals in log.jsonl since the start by the clause of the contract, or other; those "

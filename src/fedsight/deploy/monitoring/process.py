@@ -23,14 +23,16 @@ from typing import Any
 
 from fedsight.core.errors import StoreError
 from fedsight.core.files import json_object, write_atomically
+from fedsight.core.text import printable_lines
 from fedsight.deploy.monitoring.endpoint import Endpoint, Published
 from fedsight.deploy.monitoring.hooks import Hooks
-from fedsight.deploy.monitoring.lines import Lines
+from fedsight.deploy.monitoring.lines import Lines, output
 from fedsight.deploy.monitoring.look import Look
 from fedsight.deploy.monitoring.metrics import exposition
 from fedsight.deploy.monitoring.server_look import ServerLook
 from fedsight.deploy.monitoring.settings import HookSettings, LogFormat, Side
 from fedsight.deploy.monitoring.site_look import SiteLook
+from fedsight.language.english import from_english
 
 KNOWN = "monitor.json"  # in the folder of the server or the site: what has been told
 INTERVAL = 2.0  # seconds between two looks, at least
@@ -48,6 +50,13 @@ _TEXTS = {
     "server_lost": "the server does not answer",
     "budget_near_end": "the privacy budget of a data set is near its end",
     "certificate_near_end": "a certificate is near its end",
+    "joined": "the site takes part in a run",
+    "update": "an update has left",
+    "figures": "figures have left",
+    "losses": "sums for calibration have left",
+    "scores": "sums for calibration have left",
+    "repeated": "the same answer has left again",
+    "recogniser": "the site has a new recogniser",
     "refused": "the site has refused something",
     "failed": "something has failed at the site; log.jsonl in its folder says why",
 }
@@ -85,6 +94,7 @@ class Monitor:
         seen, told = known.get("seen"), known.get("told")
         seen, told = (one if isinstance(one, dict) else {} for one in (seen, told))
         self._lines = Lines(job.party, job.state_folder)
+        self._out = output(job.log, _say, job.party, job.state_folder)
         self._hooks = Hooks(settings, job.state_folder, job.party, self._failed, _times(told))
         kind = ServerLook if job.side == "server" else SiteLook
         self._look = kind(Path(job.home), settings, job.began, seen)
@@ -111,18 +121,19 @@ class Monitor:
 
     def fault(self, error: Exception) -> None:
         """A look has failed: say so once, and keep the details, which may name files."""
-        why = f"monitoring has failed ({type(error).__name__}); monitor.txt says where"
-        self._published.publish(b"", [why])
-        if self._faulty == why:
+        kind = type(error).__name__
+        self._published.publish(b"", [f"monitoring has failed ({kind})"])
+        if self._faulty == kind:
             return
-        self._faulty = why
+        self._faulty = kind
         text = "".join(traceback.format_exception(error))
         with contextlib.suppress(StoreError):
             write_atomically(self._job.state_folder / "monitor.txt", text.encode(), 0o600)
-        if self._job.log == "json":
-            self._lines.write("monitor_failed", "error", why)
-        else:
-            print(why, flush=True)
+        self._out.notice(
+            f"monitoring has failed ({kind}); monitor.txt says where",
+            event="monitor_failed",
+            level="error",
+        )
 
     def close(self) -> None:
         """End."""
@@ -138,10 +149,9 @@ class Monitor:
 
     def _failed(self, event: str, why: str) -> None:
         """A hook has failed: say so wherever this process speaks."""
-        if self._job.log == "json":
-            self._lines.write("hook_failed", "error", f"a hook has failed: {why}", {"hook": event})
-        else:
-            print(f"the hook for {event} has failed: {why}", flush=True)
+        self._out.notice(
+            f"the hook for {event} has failed: {why}", event="hook_failed", level="error"
+        )
 
 
 def watch(job: Job, listener: socket.socket | None) -> None:
@@ -161,6 +171,12 @@ def watch(job: Job, listener: socket.socket | None) -> None:
             listener = None
         over.wait(max(INTERVAL, SHARE * (time.monotonic() - began)))
     monitor.close()
+
+
+def _say(text: str) -> None:
+    """Print a sentence where the supervisor prints its own."""
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+        print(printable_lines(str(from_english(text))), flush=True)
 
 
 def _times(told: dict[str, Any]) -> dict[str, float]:

@@ -50,10 +50,10 @@ class ServerLook:
         self._federation = FederationFolder.open(folder)
         self._hooks, self._began = hooks, began
         self._first = time.time()
-        runs = known.get("runs")
+        runs, up = known.get("runs"), known.get("up")
         # Each run by the name of its folder: whether it has ended, and that was told.
         self._runs: dict[str, bool] | None = dict(runs) if isinstance(runs, dict) else None
-        self._seen_up = {str(site) for site in known.get("up", [])}
+        self._seen_up = set(map(str, up)) if isinstance(up, list) else set()
         self._followers: dict[str, Follower] = {}
         self._rounds: dict[str, tuple[int, float]] = {}  # the last round of a run, and its seconds
         self._unheld: dict[str, float] = {}  # since when nobody is at work in a run

@@ -44,9 +44,7 @@ class MonitoringSettings(Settings):
 
     # of /healthz and /metrics; not set: closed. `--metrics` sets it for one start
     port: int | None = Field(None, ge=1, le=65535)
-    address: str = (
-        "127.0.0.1"  # where that port listens; `0.0.0.0` in a container, behind a firewall
-    )
+    address: str = "127.0.0.1"  # of this machine, where that port listens; see the guide
     log: LogFormat = "text"  # what `start` prints: sentences, or a JSON object on each line
 
     def check(self) -> list[Problem]:

@@ -44,8 +44,10 @@ ACCOUNTING = 30.0  # seconds between two accounts, which take some
 LEAST_SILENCE = 2.0  # seconds: a heartbeat may be on its way
 _ROUND = re.compile(r"round (\d{1,9})")
 # What a line of JSON repeats of one in log.jsonl. Reasons may name files, which stay there.
-_TOLD = ("run", "program", "fingerprint", "round", "bytes", "times", "what", "asked_by")
+_TOLD = ("run", "program", "fingerprint", "round", "times", "what", "asked_by")
 _QUIET = ("started",)  # it says how many images there are
+_SIZED = ("update",)  # other answers say how many there are, and so by how many digits they say it
+QUESTIONS = 1000  # about updates, of which the answers are recognised
 _LEVELS = {"refused": "warning", "failed": "error", "error": "error"}
 
 
@@ -123,7 +125,8 @@ class SiteLook:
                 self._refusals[clause_of(line.get("why"))] += times - times // 10
             if event in _QUIET:
                 continue
-            facts = {key: _plain(line[key]) for key in _TOLD if key in line}
+            keys = (*_TOLD, "bytes") if event in _SIZED else _TOLD
+            facts = {key: _plain(line[key]) for key in keys if key in line}
             if event == "refused":
                 facts["clause"] = clause_of(line.get("why"))
             level = _LEVELS.get(event, "info")
@@ -133,8 +136,8 @@ class SiteLook:
     def _look_at_ledger(self, look: Look, contract: Contract) -> None:
         self._ledger.read()
         look.set("ledger_entries", self._ledger.number)
-        look.set("answers_total", self._ledger.answers)
-        look.set("answers_bytes_total", self._ledger.bytes)
+        look.set("updates_total", self._ledger.updates)
+        look.set("updates_bytes_total", self._ledger.bytes)
         if why := _not_writable(self._home):
             look.reasons.append(why)
         limit = contract.limit
@@ -179,8 +182,9 @@ class LedgerReader:
 
     def __init__(self, home: Path) -> None:
         self._path = home / "ledger.sqlite"
-        self.number = self.answers = self.bytes = 0
+        self.number = self.updates = self.bytes = 0
         self.costs: dict[str, Costs] = {}
+        self._asked: dict[str, None] = {}  # the latest questions about updates
 
     def read(self) -> None:
         """Read what was added, unless somebody is writing just now."""
@@ -199,8 +203,12 @@ class LedgerReader:
             return list(table.execute(what, (self.number, ENTRIES)))
 
     def _add(self, entry: LedgerEntry) -> None:
-        if entry.kind == "released":
-            self.answers += 1
+        if entry.kind == "update":
+            self._asked[entry.question] = None
+            if len(self._asked) > QUESTIONS:
+                del self._asked[next(iter(self._asked))]
+        if entry.kind == "released" and entry.question in self._asked:
+            self.updates += 1
             self.bytes += entry.bytes
         if is_charged(entry):
             self.costs.setdefault(entry.data_set, Costs()).add(entry)

@@ -59,8 +59,8 @@ def start(
         write_atomically(home / RUNNING, json.dumps(installed().table()).encode())
         invitation = federation.invitation
         with kept(job, monitoring, hooks, out) as keeper:
-            place = f"{invitation.host}:{invitation.port}"
-            out.notice(f"federation '{federation.name}' listens on {place}", "started")
+            name, host, port = federation.name, invitation.host, invitation.port
+            out.notice(f"federation '{name}' listens on {host}:{port}", event="started")
             cleared = _JobsCleared(kit)
 
             def poll(forks: prefork.PreforkServer) -> None:
@@ -69,7 +69,7 @@ def start(
                     keeper.poll(forks)
 
             supervisor.server(kit, home).run(
-                lambda text: out.notice(text, "process_ended", "warning"), poll
+                lambda text: out.notice(text, event="process_ended", level="warning"), poll
             )
 
 

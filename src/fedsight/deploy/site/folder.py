@@ -138,7 +138,7 @@ class SiteFolder:
         that the site's processes write meanwhile are the owner's alone: logs name images, and so
         patients.
         """
-        with supervisor.exclusive(self.folder, f"site '{self.name}'"), _files_of_owner(self.folder):
+        with _files_of_owner(self.folder), supervisor.exclusive(self.folder, f"site '{self.name}'"):
             self.install_kit(admission)
             kits.check_keys_private(self.folder)
             owner = read_owner(contract or self.folder / "site.toml", data)
@@ -153,7 +153,7 @@ class SiteFolder:
             job = Job("site", str(self.folder), party, hooks.table(), log, time.time())
             state.arrive(self.folder)
             monitor = presence.ConnectionMonitor(
-                self.folder, lambda text: out.notice(text, "connection")
+                self.folder, lambda text: out.notice(text, event="connection")
             )
             with kept(job, monitoring, hooks, out) as keeper:
                 self._serve(owner, monitor, keeper, out)
@@ -196,7 +196,7 @@ class SiteFolder:
         out: Output,
     ) -> None:
         """Stay connected until SIGTERM or Ctrl-C."""
-        out.notice(f"connecting to {self.invitation.host}:{self.invitation.port}", "started")
+        out.notice(f"connecting to {self.invitation.host}:{self.invitation.port}", event="started")
         maker = RecogniserMaker(self.folder, owner.delivery, out.private)
 
         def poll(forks: prefork.PreforkServer) -> None:
@@ -211,11 +211,13 @@ class SiteFolder:
             return not monitor.connected or presence.has_told(self.folder, "leaving")
 
         if state.is_drained(self.folder):
-            text = "this site is drained: it takes part in nothing until `site drain --end`"
-            out.notice(text, "drained")
+            out.notice(
+                "this site is drained: it takes part in nothing until `site drain --end`",
+                event="drained",
+            )
         with contextlib.closing(maker):
             supervisor.site(self.kit, self.folder, self.name, farewell).run(
-                lambda text: out.notice(text, "process_ended", "warning"), poll
+                lambda text: out.notice(text, event="process_ended", level="warning"), poll
             )
 
 
