@@ -60,6 +60,7 @@ def test_an_image_that_cannot_be_read(
     if log == "json":
         messages = site.folder / MESSAGES
         assert MESSAGES in told
+        assert '"event": "ended"' in told
         assert PATIENT in messages.read_text(encoding="utf-8")
         assert messages.stat().st_mode & 0o077 == 0
 

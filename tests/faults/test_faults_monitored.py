@@ -137,6 +137,8 @@ def test_a_run_is_watched_and_a_dead_site_is_told(tmp_path: Path) -> None:
         wait_until(lambda: is_healthy(server_port) and is_healthy(site_port), DEPLOYED)
         held = monitor_of(made.running[homes[0]].pid)
         killed = monitor_of(made.running[made.server].pid)
+        words = psutil.Process(killed).cmdline()  # every user can read them
+        assert str(hook) not in " ".join(words)
 
         def die() -> None:
             os.kill(held, signal.SIGSTOP)  # whoever watches may stand still, or die

@@ -30,6 +30,12 @@ NOISE = {"kind": "gaussian", "noise": 2.0, "neighbours": "add_remove"}
 CONTRACT = {"epsilon": 100.0, "delta": 1e-5, "data_set": "films"}
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, what was spent is known at once."""
+    monkeypatch.setattr(site_look, "ACCOUNTING_WAIT", 60.0)
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     write_owner(tmp_path)

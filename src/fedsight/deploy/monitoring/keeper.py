@@ -14,7 +14,7 @@ from fedsight.core.errors import DeployError
 from fedsight.core.extras import install
 from fedsight.deploy.monitoring.endpoint import BACKLOG
 from fedsight.deploy.monitoring.lines import Output
-from fedsight.deploy.monitoring.process import Job
+from fedsight.deploy.monitoring.process import JOB, Job
 from fedsight.deploy.monitoring.settings import HookSettings, MonitoringSettings
 from fedsight.deploy.processes import prefork, spawn
 
@@ -71,7 +71,8 @@ class MonitorKeeper:
 
     def _start(self, forks: prefork.PreforkServer) -> None:
         descriptors = [] if self._listener is None else [self._listener.fileno()]
-        spec = spawn.ProcessSpec(MODULE, [self._job.encode()], dict(os.environ), self._job.home)
+        environment = {**os.environ, JOB: self._job.encode()}
+        spec = spawn.ProcessSpec(MODULE, [], environment, self._job.home)
         self._began = time.monotonic()
         self._due = self._began + PAUSES[0]  # if no process can be made now
         # It prints where this process does.

@@ -10,11 +10,12 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from fedsight.core.errors import FedSightError
 from fedsight.core.files import trim
 from fedsight.core.text import printable
 from fedsight.deploy.monitoring.settings import LogFormat
@@ -86,6 +87,17 @@ def output(
 ) -> Output:
     """What the settings ask for."""
     return Lines(party, home) if log == "json" else Sentences(say)
+
+
+@contextlib.contextmanager
+def reporting(out: Output) -> Iterator[None]:
+    """An error that ends the process has a line, too."""
+    try:
+        yield
+    except FedSightError as error:
+        if isinstance(out, Lines):
+            out.notice(error.cause, event="ended", level="error")
+        raise
 
 
 def _safe(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """The process that watches a server or a site: it only reads files, so nothing waits for it.
 
-    python -m fedsight.deploy.monitoring.process JOB [SOCKET]
+    FEDSIGHT_MONITOR=JOB python -m fedsight.deploy.monitoring.process [SOCKET]
 
 It is none of the processes that take part in a run. Killed, or held by a signal, it costs no round
 anything; the supervisor starts another.
@@ -37,7 +37,9 @@ from fedsight.language.english import from_english
 KNOWN = "monitor.json"  # in the folder of the server or the site: what has been told
 INTERVAL = 2.0  # seconds between two looks, at least
 SHARE = 20  # looks take at most one part in so many of the time
+LONGEST = 20.0  # seconds between two looks, at most
 NICE = 10
+JOB = "FEDSIGHT_MONITOR"  # an environment variable: arguments could be read by every user
 _TEXTS = {
     "run_began": "a run has begun",
     "run_ended": "a run has ended",
@@ -74,7 +76,7 @@ class Job:
     began: float  # when the supervisor did, in seconds since 1970
 
     def encode(self) -> str:
-        """As an argument of the process."""
+        """As the process is given it."""
         return json.dumps(asdict(self))
 
     @property
@@ -169,7 +171,7 @@ def watch(job: Job, listener: socket.socket | None) -> None:
             endpoint = Endpoint(listener, published)
             threading.Thread(target=endpoint.serve_forever, daemon=True, name="endpoint").start()
             listener = None
-        over.wait(max(INTERVAL, SHARE * (time.monotonic() - began)))
+        over.wait(min(max(INTERVAL, SHARE * (time.monotonic() - began)), LONGEST))
     monitor.close()
 
 
@@ -186,5 +188,5 @@ def _times(told: dict[str, Any]) -> dict[str, float]:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(NICE)
-    given = [socket.socket(fileno=int(number)) for number in sys.argv[2:]]
-    watch(Job(**json.loads(sys.argv[1])), given[0] if given else None)
+    given = [socket.socket(fileno=int(number)) for number in sys.argv[1:]]
+    watch(Job(**json.loads(os.environ.pop(JOB))), given[0] if given else None)

@@ -16,7 +16,7 @@ from fedsight.core.files import json_object
 from fedsight.core.text import MAX_MESSAGE, printable
 from fedsight.deploy.membership import kits
 from fedsight.deploy.membership.federation import FederationFolder
-from fedsight.deploy.membership.presence import Presence, presences
+from fedsight.deploy.membership.presence import HEARTBEAT_TIMEOUT, Presence, presences
 from fedsight.deploy.monitoring.look import (
     Follower,
     Happened,
@@ -35,6 +35,7 @@ from fedsight.runs import listing
 MAX_SITES, MAX_RUNS = 200, 20  # that have a label of their own
 SILENT = 15.0  # seconds since the server's process wrote what it has carried: it stands still
 CONNECT_TIMEOUT, CONNECT_INTERVAL = 2.0, 15.0  # seconds
+LOOK_AGAIN = 2.0  # seconds for which a silent site is given the benefit of the doubt
 UNDECIDED = 30.0  # seconds for which a run may be between two processes
 SETTLING = 20.0  # seconds after the start in which the engine may still be importing
 TRAFFIC = "traffic.json"
@@ -49,7 +50,7 @@ class ServerLook:
     ) -> None:
         self._federation = FederationFolder.open(folder)
         self._hooks, self._began = hooks, began
-        self._first = time.time()
+        self._silent: dict[str, float] = {}  # since when sites have been silent
         runs, up = known.get("runs"), known.get("up")
         # Each run by the name of its folder: whether it has ended, and that was told.
         self._runs: dict[str, bool] | None = dict(runs) if isinstance(runs, dict) else None
@@ -147,11 +148,13 @@ class ServerLook:
         elif one.state == "leaving" and known:
             self._seen_up.discard(site)
             look.happened.append(Happened("site_left", site, {"site": site}))
-        elif known and min(one.silence, time.time() - self._first) > max(
-            self._hooks.lost_after, CONNECT_TIMEOUT
-        ):
-            if one.alive:
-                return
+        if one.alive or site not in self._seen_up:
+            self._silent.pop(site, None)
+            return
+        # By a clock that nobody sets: when that of the machine jumps, every site seems silent.
+        since = self._silent.setdefault(site, time.monotonic())
+        wait = max(self._hooks.lost_after - HEARTBEAT_TIMEOUT, LOOK_AGAIN)
+        if time.monotonic() - since >= wait:
             self._seen_up.discard(site)
             facts = {"site": site, "silent_seconds": int(one.silence)}
             look.happened.append(Happened("site_lost", site, facts, "warning"))

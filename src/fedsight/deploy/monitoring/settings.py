@@ -85,7 +85,7 @@ class HookSettings(Settings):
             cure = "give the whole path of a program that may be executed, then its arguments"
             problems.append(Problem("hooks.command", why, cure))
         if self.url is not None and not _is_safe(self.url):
-            cause = f"'{self.url}' is neither an https URL nor an http URL of this machine"
+            cause = "it is neither an https URL nor an http URL of this machine"  # it may be secret
             cure = 'write for example "https://alerts.example.org/fedsight"'
             problems.append(Problem("hooks.url", cause, cure))
         for event in self.events or []:

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import sqlite3
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -37,10 +38,14 @@ from fedsight.deploy.site.refusals import Asked
 from fedsight.governance.contract import Contract
 from fedsight.governance.costs import Costs, is_charged
 from fedsight.governance.entries import LedgerEntry
+from fedsight.governance.ledger import Limit
 
 STEPS = 20  # in which the cost is told
 ENTRIES = 500  # that are read at a time, so that whoever writes does not wait
-ACCOUNTING = 30.0  # seconds between two accounts, which take some
+ACCOUNTING = 30.0  # seconds between two accounts
+ACCOUNTING_WAIT = (
+    1.0  # seconds that one is waited for; it counts at a later look if it takes longer
+)
 LEAST_SILENCE = 2.0  # seconds: a heartbeat may be on its way
 _ROUND = re.compile(r"round (\d{1,9})")
 # What a line of JSON repeats of one in log.jsonl. Reasons may name files, which stay there.
@@ -58,11 +63,12 @@ class SiteLook:
         self, home: Path, hooks: HookSettings, began: float, known: dict[str, Any]
     ) -> None:
         self._home, self._hooks, self._began = home, hooks, began
-        self._first = self._answered = time.time()
+        self._answered = time.monotonic()  # a clock that nobody sets
         self._log = Follower(home / "log.jsonl", from_the_start=False)
         self._refusals: Counter[str] = Counter()
         self._ledger = LedgerReader(home)
         self._accounted = (-math.inf, 0, 0.0)  # when, of how many entries, epsilon
+        self._accounting: threading.Thread | None = None
         self._was_up: bool | None = known.get("up") if isinstance(known.get("up"), bool) else None
         received = known.get("received")
         self._received = set(map(str, received)) if isinstance(received, list) else None
@@ -85,16 +91,17 @@ class SiteLook:
         try:
             contract = read_contract(self._home / "owner.toml")
         except FedSightError:
+            contract = None
+        if contract is None or not (self._home / "owner.toml").exists():
             look.reasons.append("the contract cannot be read")
-        else:
-            self._look_at_ledger(look, contract)
+        self._look_at_ledger(look, contract)
         self._look_at_received(look)
         return look
 
     def _look_at_connection(self, look: Look) -> None:
         connected = presence.is_answered(self._home)
         look.set("connected", connected)
-        now = time.time()
+        now = time.monotonic()
         if connected:
             self._answered = now
             if self._was_up is not True:
@@ -133,21 +140,16 @@ class SiteLook:
             look.happened.append(Happened(Asked.short(event), "", facts, level))
         look.values["refusals_total"] = dict(self._refusals)
 
-    def _look_at_ledger(self, look: Look, contract: Contract) -> None:
+    def _look_at_ledger(self, look: Look, contract: Contract | None) -> None:
         self._ledger.read()
         look.set("ledger_entries", self._ledger.number)
         look.set("updates_total", self._ledger.updates)
         look.set("updates_bytes_total", self._ledger.bytes)
         if why := _not_writable(self._home):
             look.reasons.append(why)
-        limit = contract.limit
-        if limit is None:
+        if contract is None or (limit := contract.limit) is None:
             return
-        when, number, spent = self._accounted
-        if number != self._ledger.number and time.monotonic() - when > ACCOUNTING:
-            costs = self._ledger.costs.get(contract.data_set, Costs())
-            spent = costs.copy().epsilon(limit.delta, limit.trusted)
-            self._accounted = time.monotonic(), self._ledger.number, spent
+        spent = self._spent(self._ledger.costs.get(contract.data_set, Costs()), limit)
         share = min(spent / limit.epsilon, 1.0)  # an update that would cost more does not leave
         shown = limit.epsilon * math.ceil(share * STEPS - 1e-9) / STEPS
         look.values["epsilon_spent"] = {contract.data_set: float(f"{shown:.6g}")}
@@ -158,6 +160,22 @@ class SiteLook:
             facts["spent_at_least"] = float(f"{least:.6g}")
             what = Happened("budget_near_end", contract.data_set, facts, "warning")
             look.happened.append(what)
+
+    def _spent(self, costs: Costs, limit: Limit) -> float:
+        """What was spent, as far as it is known: a thread of its own computes it."""
+        when, number, _ = self._accounted
+        due = number != self._ledger.number and time.monotonic() - when > ACCOUNTING
+        if due and (self._accounting is None or not self._accounting.is_alive()):
+            costs, number = costs.copy(), self._ledger.number
+
+            def account() -> None:
+                spent = costs.epsilon(limit.delta, limit.trusted)
+                self._accounted = time.monotonic(), number, spent
+
+            self._accounting = threading.Thread(target=account, daemon=True, name="accounting")
+            self._accounting.start()
+            self._accounting.join(ACCOUNTING_WAIT)
+        return self._accounted[2]
 
     def _look_at_received(self, look: Look) -> None:
         """A run that has ended sends its model."""

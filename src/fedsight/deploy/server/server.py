@@ -14,7 +14,7 @@ from fedsight.core.files import write_atomically
 from fedsight.deploy.membership import kits
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder
 from fedsight.deploy.monitoring.keeper import kept
-from fedsight.deploy.monitoring.lines import output
+from fedsight.deploy.monitoring.lines import output, reporting
 from fedsight.deploy.monitoring.process import Job
 from fedsight.deploy.monitoring.settings import read_server
 from fedsight.deploy.package import installed
@@ -42,7 +42,8 @@ def start(
     party = {"federation": federation.name}
     out = output(monitoring.log, notify, party, home)
     job = Job("server", str(federation.folder), party, hooks.table(), monitoring.log, time.time())
-    with supervisor.exclusive(home, f"the server of federation '{federation.name}'"):
+    whose = f"the server of federation '{federation.name}'"
+    with reporting(out), supervisor.exclusive(home, whose):
         if port is not None and port != federation.invitation.port:
             _check_port(port)
             federation = federation.move_to_port(port)

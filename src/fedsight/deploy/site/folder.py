@@ -28,7 +28,7 @@ from fedsight.deploy.membership.federation import (
 from fedsight.deploy.membership.requests import check_answer, check_name
 from fedsight.deploy.monitoring import settings
 from fedsight.deploy.monitoring.keeper import MonitorKeeper, kept
-from fedsight.deploy.monitoring.lines import MESSAGES, Lines, Output, output
+from fedsight.deploy.monitoring.lines import MESSAGES, Lines, Output, output, reporting
 from fedsight.deploy.monitoring.process import Job
 from fedsight.deploy.processes import prefork, supervisor
 from fedsight.deploy.site import state
@@ -146,17 +146,15 @@ class SiteFolder:
             settings.check("site", monitoring, owner.hooks)
             party = {"site": self.name, "federation": self.invitation.federation}
             out = output(monitoring.log, notify, party, self.folder)
-            self._open(owner, out)
-            kits.clear_old_jobs(self.kit)
-            kits.write_policies(self.kit, "site")
             log, hooks = monitoring.log, owner.hooks
             job = Job("site", str(self.folder), party, hooks.table(), log, time.time())
-            state.arrive(self.folder)
-            monitor = presence.ConnectionMonitor(
-                self.folder, lambda text: out.notice(text, event="connection")
-            )
-            with kept(job, monitoring, hooks, out) as keeper:
-                self._serve(owner, monitor, keeper, out)
+            with reporting(out):
+                self._open(owner, out)
+                kits.clear_old_jobs(self.kit)
+                kits.write_policies(self.kit, "site")
+                state.arrive(self.folder)
+                with kept(job, monitoring, hooks, out) as keeper:
+                    self._serve(owner, keeper, out)
 
     def _open(self, owner: OwnerSettings, out: Output) -> None:
         """Open the images once, as a check, and write down what holds from now on."""
@@ -188,14 +186,11 @@ class SiteFolder:
         for line in (*said, *figure_rules(owner, facts["test"])):
             out.private(line)
 
-    def _serve(
-        self,
-        owner: OwnerSettings,
-        monitor: presence.ConnectionMonitor,
-        keeper: MonitorKeeper | None,
-        out: Output,
-    ) -> None:
+    def _serve(self, owner: OwnerSettings, keeper: MonitorKeeper | None, out: Output) -> None:
         """Stay connected until SIGTERM or Ctrl-C."""
+        monitor = presence.ConnectionMonitor(
+            self.folder, lambda text: out.notice(text, event="connection")
+        )
         out.notice(f"connecting to {self.invitation.host}:{self.invitation.port}", event="started")
         maker = RecogniserMaker(self.folder, owner.delivery, out.private)
 
