@@ -119,6 +119,7 @@ class Monitor:
                 self._lines.write(one.event, one.level, text, one.facts)
         self._lasting = {key for key in lasting if "_near_end" in key}
         self._keep()
+        self._faulty = ""
         return look
 
     def fault(self, error: Exception) -> None:

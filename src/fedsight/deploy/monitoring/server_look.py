@@ -107,7 +107,7 @@ class ServerLook:
             look.reasons.append(why)
 
     def _port_fault(self) -> str:
-        """Why the port does not accept; tried now and then, since each time is a line in a log."""
+        """Why the port does not accept; tried now and then, since the server has work to do."""
         tried, why = self._port
         if time.monotonic() - tried < (CONNECT_INTERVAL if not why else CONNECT_TIMEOUT):
             return why
