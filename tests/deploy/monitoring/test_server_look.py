@@ -194,7 +194,8 @@ def test_no_file_that_is_broken_ends_it(folder: Path, text: str) -> None:
     path = run(folder, "lungs")
     for name in ("live.json", "run.json", "job.json"):
         (path / name).write_text(text)
-    (path / "history.jsonl").write_text(text + "\n" + '{"round": "x", "replies": -1}\n')
+    lines = ('{"round": "x", "replies": -1}', '{"seconds": NaN}', f'{{"seconds": 1{"0" * 400}}}')
+    (path / "history.jsonl").write_text("\n".join((text, *lines, "")))
     (folder / "server" / "traffic.json").write_text(text)
     (folder / "server" / "sites" / "lyon.json").write_text(text)
     (folder / "server" / "process.pid").write_text(text)

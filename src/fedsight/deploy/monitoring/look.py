@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -128,8 +129,9 @@ def count(value: object) -> int:
 
 def number(value: object) -> float | None:
     """A number that a file should hold; None for anything else."""
-    usable = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if usable else None  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 10**18:
+        return None
+    return float(value) if math.isfinite(value) else None
 
 
 def _seconds_left(path: Path) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import time
 from collections import Counter
@@ -218,7 +217,7 @@ class ServerLook:
             self._complete += 1
             self._rounds[folder.name] = round, seconds
             facts = {"run": folder.name, "round": round, "replies": accepted}
-            facts |= {"rejected": len(reasons), "seconds": round_to(seconds)}
+            facts |= {"rejected": len(reasons), "seconds": float(f"{seconds:.4g}")}
             level = "warning" if reasons else "info"
             look.happened.append(Happened("round_ended", folder.name, facts, level))
 
@@ -246,13 +245,6 @@ class ServerLook:
             facts["cause"] = printable(cause, MAX_MESSAGE)
         event, level = ("run_failed", "error") if state == "failed" else ("run_ended", "info")
         look.happened.append(Happened(event, folder.name, facts, level))
-
-
-def round_to(seconds: float) -> float:
-    """Seconds for a log line."""
-    with contextlib.suppress(OverflowError, ValueError):
-        return float(f"{seconds:.4g}")
-    return 0.0
 
 
 def _pair(one: object) -> bool:
