@@ -19,6 +19,7 @@ from fedsight.core.errors import ConfigError, FedSightError
 from fedsight.core.files import json_object, refuse_readable
 from fedsight.deploy.membership import kits, overview, presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
+from fedsight.deploy.monitoring.settings import check, read_server
 from fedsight.deploy.package import installed, stated
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server.server import RUNNING
@@ -63,6 +64,7 @@ def federation_findings(federation: FederationFolder) -> Iterator[Finding]:
     yield from _certificate(message("server's certificate"), server / "server.crt")
     yield from _certificate(message("operator's certificate"), operator / "client.crt")
     yield _disk(federation.folder)
+    yield from _tried(message("monitoring"), lambda: read_server(federation.folder))
     yield from _running_server(federation)
     if supervisor.is_running(federation.server_home):
         yield from _server(federation.invitation, operator)
@@ -242,6 +244,7 @@ def _owner(site: SiteFolder, program: Path | None) -> Iterator[Finding]:
     try:
         settings, changed = _settings(site.folder)
         owner = read_owner(site.folder / settings, None)
+        check("site", owner.monitoring, owner.hooks)
     except ConfigError as error:
         yield _fault(message("settings"), error)
         return
