@@ -292,17 +292,23 @@ def seconds_of(way: str) -> float:
 def training(
     options: argparse.Namespace, known: list[dict[str, Any]], save: Callable[[Any], None]
 ) -> list[dict[str, Any]]:
-    """Bytes until the goal and accuracy in the end, by job, way and seed; what is `known` stays."""
+    """Bytes until the goal and accuracy in the end, by job, way and seed; what is `known` stays.
+
+    Kinds of processor differ in the last bits, so runs are repeated on another kind, and paired
+    only with those on the same.
+    """
+    processor = machine()["processor"]
     ways = options.ways or ([*QUICK] if options.quick else [*WAYS])
     found = list(known)
-    done = {(one["job"], one["way"], one["seed"]) for one in found}
+    done = {(one["job"], one["way"], one["seed"], one["processor"]) for one in found}
     seeds = range(1 if options.quick else options.seeds)
     for job, seed, way in itertools.product(options.jobs, seeds, ways):
-        if (job, way, seed) in done:
+        if (job, way, seed, processor) in done:
             continue
         table, rounds = table_of(job), 2 if options.quick else JOBS[job][2]
         table |= WAYS[way] | {"seed": seed, "rounds": {"rounds": rounds}}
-        found.append({"job": job, "way": way, "seed": seed, **trained(table, options.workers)})
+        told = {"job": job, "way": way, "seed": seed, "processor": processor}
+        found.append(told | trained(table, options.workers))
         print({key: value for key, value in found[-1].items() if key != "rounds"}, flush=True)
         save(found)
     return found
@@ -360,11 +366,12 @@ def show_training(job: str, found: list[dict[str, Any]]) -> None:
     run of its kind; accuracy is the mean."""
     rows = []
     found = [one for one in found if one["job"] == job]
-    by = {(one["way"], one["seed"]): one for one in found}
+    by = {(one["way"], one["seed"], one["processor"]): one for one in found}
     for name in dict.fromkeys(one["way"] for one in found):
         mine = [one for one in found if one["way"] == name]
         plain = "quantised" if WAYS[name].get("secure") else "float32"
-        pairs = [(one, by[plain, one["seed"]]) for one in mine if (plain, one["seed"]) in by]
+        others = [by.get((plain, one["seed"], one["processor"])) for one in mine]
+        pairs = [(a, b) for a, b in zip(mine, others, strict=True) if b is not None]
         points = [100 * (a["accuracy"] - b["accuracy"]) for a, b in pairs]
         times = [
             b["bytes_until"] / a["bytes_until"]
