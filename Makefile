@@ -30,6 +30,11 @@ SPREAD := --dist loadfile --max-worker-restart 0
 # Without bytecode files each process that runs tests would compile all of them again.
 test test-fast test-lowest: export PYTHONDONTWRITEBYTECODE =
 
+# Runs and ledgers wait for the disk with each file that they write. Where there is a file system in
+# memory, and room in it, the tests' folders are there.
+MEMORY = $(shell test -w /dev/shm && df -Pk /dev/shm | awk 'NR == 2 && $$4 > 4000000 {print $$6}')
+test test-fast test-lowest: export PYTEST_DEBUG_TEMPROOT = $(MEMORY)
+
 test: $(READY) browser lint  ## the whole test suite
 	rm -f .coverage .coverage.*
 	$(BIN)/python -m pytest -n $(TESTERS) $(SPREAD) --no-loadscope-reorder $(if $(COVERAGE),--cov --cov-report=)
@@ -39,7 +44,7 @@ ifneq ($(strip $(COVERAGE)),)
 endif
 
 test-fast: $(READY)  ## the tests that start no process and are quick, for every-day work
-	$(BIN)/python -m pytest -m "unit and not slow" -n 2 $(SPREAD)
+	$(BIN)/python -m pytest -m "unit and not slow" -n 2 $(SPREAD) --no-loadscope-reorder
 
 # The oldest versions that pyproject.toml allows, in an environment of their own, on the Python that
 # GPU machines have with them. PYTHON=... chooses another, TESTS="tests/core -m unit" a part.

@@ -27,7 +27,7 @@ settings.load_profile("house")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`pytest -m unit --measure` says again which tests are slow (`make test-fast` omits them).
+    """`pytest --measure` says again which of the tests that it runs are slow.
 
     `pytest tests/gpu --accelerator cpu` runs the tests of a GPU on the CPU.
     """
@@ -84,14 +84,19 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # `-m` is to see the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests with their kind, and slow ones. Deployed ones come first: others can run while
-    they wait."""
+    """Mark tests with their kind, and slow ones. Deployed ones come first, as others can run while
+    they wait, then the files that take longest."""
     for item in items:
         if isinstance(item, pytest.Function):
             item.add_marker(kinds.kind_of(item))
         if durations.name_of(item) in durations.measured():
             item.add_marker("slow")
-    items.sort(key=lambda item: item.get_closest_marker(kinds.DEPLOYED) is None)
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> tuple[bool, float]:
+    seconds = durations.of_files().get(durations.file_of(item.nodeid), 0.0)
+    return item.get_closest_marker(kinds.DEPLOYED) is None, -seconds
 
 
 @pytest.hookimpl(wrapper=True)
