@@ -67,7 +67,7 @@ def language_of_the_environment() -> Iterator[None]:
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """What is imported and collected stays, so the garbage collector need not look at it again and
-    again: that took a third of the time of collecting, and a second whenever a test collects."""
+    again: that took a third of the time of collecting, and slowed all that collects garbage."""
     gc.disable()
     try:
         return (yield)

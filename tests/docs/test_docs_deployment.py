@@ -11,7 +11,6 @@ import shlex
 import shutil
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml

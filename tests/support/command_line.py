@@ -144,7 +144,7 @@ def _made_commands(words: Sequence[str]) -> Iterator[None]:
         yield  # a translation stays in the commands
         return
     made = commands()
-    with mock.patch.object(typer.main, "get_command", lambda _: made):
+    with mock.patch.object(typer.main, "get_command", return_value=made):
         yield
 
 
