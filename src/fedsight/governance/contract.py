@@ -33,6 +33,7 @@ GIGABYTE = 1 << 30
 
 Release = Literal["none", "exact", "noised"]
 EVALUATIONS = 100  # of a contract that asks for protection and states no number
+FIGURES_NOISE = 5.0  # of a contract with noised figures that states none
 
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 Protections = Annotated[tuple[Requirement, ...], Field(strict=False)]
@@ -124,8 +125,8 @@ class Contract(Settings):
     # epsilon or require is set, otherwise any number
     evaluations: int | None = Field(None, ge=0)
     # standard deviation of the noise on figures = "noised", in units of the most by which replacing
-    # one test image can change them
-    figures_noise: float = Field(5.0, gt=0, le=MOST_NOISE)
+    # one test image can change them; None: 5
+    figures_noise: float | None = Field(None, gt=0, le=MOST_NOISE)
     # whether a run learns how many images of each class there are, and how many are corrupt, not
     # only how many there are; None: only if epsilon is not set
     counts: bool | None = None
@@ -152,6 +153,35 @@ class Contract(Settings):
                 "noise that is: set contract.epsilon or contract.min_noise_multiplier"
             )
         return value
+
+    @field_validator("sums", "lists")
+    @classmethod
+    def _bounds_sums(cls, value: int | None, info: ValidationInfo) -> int | None:
+        """A bound on sums protects nothing while a program may send updates one by one."""
+        require = info.data.get("require")  # None: it is not one itself
+        if value is not None and require is not None and "secure_aggregation" not in require:
+            raise ValueError(
+                f"contract.{info.field_name} limits sums of masked updates, and nothing says that "
+                "updates must be masked: write require = ['secure_aggregation'], or leave "
+                f"contract.{info.field_name} out"
+            )
+        return value
+
+    @field_validator("figures_noise")
+    @classmethod
+    def _noises_figures(cls, value: float | None, info: ValidationInfo) -> float | None:
+        """Noise protects nothing while figures leave without."""
+        if value is not None and info.data.get("figures", "noised") != "noised":
+            raise ValueError(
+                "contract.figures_noise is that of noised figures, and nothing says that figures "
+                "must be noised: write figures = 'noised', or leave contract.figures_noise out"
+            )
+        return value
+
+    @property
+    def noise_of_figures(self) -> float:
+        """The noise of noised figures."""
+        return FIGURES_NOISE if self.figures_noise is None else self.figures_noise
 
     @property
     def tells_counts(self) -> bool:

@@ -251,6 +251,9 @@ def section(
 ) -> Settings:
     """The settings of one section; `kind` is as in `SECTIONS`. Raises ConfigError with every
     problem."""
+    if not isinstance(values, Mapping):  # `[[contract]]` too
+        cause = f"expected a table of settings, got {values!r:.80}"
+        raise ConfigError([Problem(section, cause, f"write [{section}] above the settings")])
     values = dict(values)
     if isinstance(kind, tuple):
         registry, default = kind
