@@ -252,8 +252,7 @@ def section(
     """The settings of one section; `kind` is as in `SECTIONS`. Raises ConfigError with every
     problem."""
     if not isinstance(values, Mapping):  # `[[contract]]` too
-        cause = f"expected a table of settings, got {values!r:.80}"
-        raise ConfigError([Problem(section, cause, f"write [{section}] above the settings")])
+        raise ConfigError([Problem(section, *value_for_section(section, values, None))])
     values = dict(values)
     if isinstance(kind, tuple):
         registry, default = kind
