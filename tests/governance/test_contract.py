@@ -358,9 +358,7 @@ def test_lists_are_limited_for_programs_in_which_all_sites_train_alike() -> None
             Contract(programs=("ab" * 32,)).check_program(margins)
         else:
             contract.check_program(margins)
-    bounded = Contract(
-        require=masks, lists=1, programs=("ab" * 32,), min_noise_multiplier=0.5
-    )
+    bounded = Contract(require=masks, lists=1, programs=("ab" * 32,), min_noise_multiplier=0.5)
     bounded.check_program(training(3, "shuffled", "example"))
     bounded.check_program(training(None, "shuffled", "local"))  # it hides the whole site
     assert "depends on its number" in refusal(bounded, training(None, "shuffled", "example"))

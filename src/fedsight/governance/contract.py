@@ -33,6 +33,7 @@ GIGABYTE = 1 << 30
 
 Release = Literal["none", "exact", "noised"]
 EVALUATIONS = 100  # of a contract that asks for protection and states no number
+MASKED = {"secure_aggregation", "distributed_dp"}  # protections that no program has without masks
 FIGURES_NOISE = 5.0  # of a contract with noised figures that states none
 
 Names = Annotated[tuple[str, ...], Field(strict=False)]
@@ -127,8 +128,9 @@ class Contract(Settings):
     # standard deviation of the noise on figures = "noised", in units of the most by which replacing
     # one test image can change them; None: 5
     figures_noise: float | None = Field(None, gt=0, le=MOST_NOISE)
-    # whether a run learns how many images of each class there are, and how many are corrupt, not
-    # only how many there are; None: only if epsilon is not set
+    # whether a run is told how many images of each class there are, and how many are corrupt, not
+    # only how many there are; None: only if epsilon is not set. Where it is not, a site's own sums
+    # by class must be masked; what its updates show of them, noise alone hides
     counts: bool | None = None
     # whether the server learns between runs how many images the site has, and the classes' names;
     # None: only if epsilon is not set
@@ -159,7 +161,7 @@ class Contract(Settings):
     def _bounds_sums(cls, value: int | None, info: ValidationInfo) -> int | None:
         """A bound on sums protects nothing while a program may send updates one by one."""
         require = info.data.get("require")  # None: it is not one itself
-        if value is not None and require is not None and "secure_aggregation" not in require:
+        if value is not None and require is not None and not MASKED & {*require}:
             raise ValueError(
                 f"contract.{info.field_name} limits sums of masked updates, and nothing says that "
                 "updates must be masked: write require = ['secure_aggregation'], or leave "
@@ -185,7 +187,7 @@ class Contract(Settings):
 
     @property
     def tells_counts(self) -> bool:
-        """Whether a run learns the exact number of images of each class."""
+        """Whether a run is told the exact number of images of each class."""
         return self.epsilon is None if self.counts is None else self.counts
 
     @property
@@ -231,6 +233,7 @@ class Contract(Settings):
         if self.epsilon is not None:
             self._check_noise(program, stated)
         self._check_multiplier(program)
+        self._check_counts(program, stated)
         self._check_named(program)
         self._check_alike(program)
 
@@ -263,6 +266,19 @@ class Contract(Settings):
             raise _refusal(
                 "min_noise_multiplier",
                 f"privacy.noise_multiplier must be {least:g} or more, and the program {states}",
+            )
+
+    def _check_counts(self, program: Program, stated: Sequence[str]) -> None:
+        """Raise DeployError, where a run must not learn how many images of each class there are,
+        for a program in which a site's own sums state it."""
+        algorithm = program.algorithm
+        by_class = algorithm.counts and not (algorithm.bounds_images or algorithm.on_public)
+        if by_class and not self.tells_counts and "secure_aggregation" not in stated:
+            raise _refusal(
+                "counts",
+                f"the sums of '{algorithm.registered}' show how many images of each class there "
+                "are, and nothing hides the site's own",
+                "set secure.name = 'secagg', so that only the sums of all sites are seen; ",
             )
 
     def _check_named(self, program: Program) -> None:
