@@ -41,6 +41,7 @@ def program(noise: float | None = None, privacy: str = "none", secure: Any = "no
         rounds=SimpleNamespace(rounds=20),
         secure=Secure(name=secure),
         privacy=kind(**stated),
+        algorithm=SimpleNamespace(counts=False),
     )
 
 
@@ -51,6 +52,21 @@ def refusal(contract: Contract, asked: Any) -> str:
     assert clause.removeprefix("contract.") in Contract.model_fields
     assert clause in caught.value.cure
     return caught.value.cause
+
+
+@pytest.mark.parametrize("told", [{}, {"counts": True}])
+def test_sums_that_say_numbers_of_classes_are_permitted_where_runs_are_told_them(
+    told: dict[str, Any],
+) -> None:
+    of = dict.fromkeys(("bounds_images", "on_public"), False)
+    for secure in ("none", "secagg"):
+        asked = program(secure=secure)
+        asked.algorithm = SimpleNamespace(counts=True, registered="ncm", **of)
+        Contract(**told).check_program(asked)
+        if secure == "none":
+            assert "'ncm' show how many" in refusal(Contract(counts=False), asked)
+        else:
+            Contract(counts=False).check_program(asked)
 
 
 def test_an_empty_contract_permits_any_program() -> None:
@@ -334,7 +350,7 @@ def training(steps: int | None, sampling: str, privacy: str = "none", noise: flo
     """A masked program that trains so many steps on images drawn in this way."""
     found = program(noise, privacy, "secagg")
     found.train = SimpleNamespace(steps=steps, sampling=sampling)
-    found.algorithm = SimpleNamespace(phases=lambda length: [length])
+    found.algorithm = SimpleNamespace(counts=False, phases=lambda length: [length])
     return found
 
 
