@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ class ContractEnforcement:
         running = package.installed(), package.stated(coordinator)
         contract.check_packages(one.sha256 for one in running)
 
-    def read_program(self, proposed: Mapping[str, Any]) -> Program:
+    def read_program(self, proposed: Any) -> Program:
         """The proposed program, as this site builds it: without the files that it names, and with
         plug-ins of this site's own.
 
@@ -115,6 +115,8 @@ class ContractEnforcement:
         permitted, and before anything is opened for other files that it names; ConfigError for a
         program that is not one.
         """
+        if not isinstance(proposed, dict):
+            raise DeployError("the coordinator proposed no program", "update the coordinator")
         table = without_files(proposed)
         table["plugins"] = self._local_plugins(table.get("plugins", []))
         program = config.parse(table, self._home)[0]

@@ -57,7 +57,7 @@ class FigureRules:
         """What a set of figures costs."""
         if self.bounds is None:
             return FREE
-        return noised_sums.event(self._contract.figures_noise).table(), 1
+        return noised_sums.event(self._contract.noise_of_figures).table(), 1
 
     def declare(self, declared: Declaration, bare: bool) -> Declaration:
         """The declaration, saying how figures will leave, or why none will.
@@ -121,7 +121,7 @@ class FigureRules:
         """The answer made of the sums `found`; noised ones say how much noise they have."""
         round, told = step.round, {}
         if self.bounds is not None:
-            noise, shared = float(self._contract.figures_noise), self._program.task.whole
+            noise, shared = float(self._contract.noise_of_figures), self._program.task.whole
             found = noised_sums.noised(found, self.bounds, noise, shared)
             told = {"noise": noise}
         if not all(messages.is_sendable(one) for one in found.values()):

@@ -18,8 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedsight.core.errors import (
     DeployError,
     EngineError,
@@ -188,7 +186,7 @@ class SiteService:
         if fields.get("measured") is not True:  # then there is only a model to be had
             package.require_coordinators(fields.get("package"))  # before images are opened
         with self._reading:
-            program = self._enforcement.read_program(fields.get("program") or {})
+            program = self._enforcement.read_program(fields.get("program"))
         if program.fingerprint != fields.get("fingerprint"):
             raise DeployError(
                 f"the program has the fingerprint {program.fingerprint[:12]} at this site, not "
@@ -264,13 +262,10 @@ class SiteService:
         round, joined = count(fields, "round"), self._current_run()
         self._enforcement.check_round(round, count(fields, "sites"))
         self._begin_round(round)
-        sizes = {str(name): int(size) for name, size in dict(fields["extras"]).items()}
         model = self._model.of(round - 1, fields)
         if model is None:
             return MISSING, b""
-        extras: dict[str, torch.Tensor] = {}
-        if sizes:
-            extras = messages.unpack(self._incoming.take("extras", count(fields, "mark")), sizes)
+        extras = self._incoming.several("extras", fields)
         step = TrainStep(
             Order(round, model, extras), count(fields, "accepted"), count(fields, "durable")
         )
