@@ -28,6 +28,7 @@ from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError
 from fedsight.engines.remote.replies import Take
+from fedsight.engines.remote.sums import SumQuestion
 from fedsight.evaluation import comparison as baselines
 from fedsight.evaluation import overall
 from fedsight.evaluation.attempts import (
@@ -51,6 +52,7 @@ from fedsight.evaluation.samples import answers
 from fedsight.evaluation.shortcuts import measure
 from fedsight.evaluation.trust.covering import controlled
 from fedsight.evaluation.trust.fit import FitFile
+from fedsight.evaluation.trust.masked import trusted_masked
 from fedsight.evaluation.trust.measure import Trusted, trusted
 from fedsight.evaluation.trust.remote import trusted_remote
 from fedsight.evaluation.trust.saved import keep
@@ -60,7 +62,7 @@ from fedsight.tasks.presentation import Curve, Table
 
 Command = Literal["run", "compare"]
 # Asks sites about the model after a round, as `trusted_remote` does.
-Sums = Callable[[tuple[Tensor, int], float | None, int, Take], Mapping[str, str]]
+Sums = Callable[[tuple[Tensor, int], SumQuestion, Take], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,8 @@ def _trusted(run: Conclusion, final: Final, trained: loop.Trained) -> Trusted:
     """How far the answers can be trusted, by the images here or by the sums of the sites."""
     if (found := controlled(final, run.pictures)) is not None:
         return found
+    if run.sums is None and run.pictures and final.federation.program.secure.masks:
+        return trusted_masked(final)
     if run.sums is None:
         return trusted(final, run.pictures)
     model = trained.travelling, trained.checkpoint.round

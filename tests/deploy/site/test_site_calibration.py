@@ -23,7 +23,7 @@ from fedsight.client.memory import MemoryStore
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import StoreError
-from fedsight.deploy.declaration import gather, withheld
+from fedsight.deploy.declaration import gather, masked_tests, withheld
 from fedsight.deploy.server.joining import propose
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link
@@ -32,7 +32,7 @@ from fedsight.evaluation.conclusion import Conclusion
 from fedsight.evaluation.description import describe
 from fedsight.evaluation.overall import Final
 from fedsight.evaluation.trust.fit import FILE, FitFile
-from fedsight.evaluation.trust.measure import MASKED, NOISED, Trusted, trusted
+from fedsight.evaluation.trust.measure import NOISED, Trusted, trusted
 from fedsight.evaluation.trust.remote import MADE_UP, ONE_HEAT, OWN, trusted_remote
 from fedsight.evaluation.trust.sums import CountSums, FitSums, read, size
 from fedsight.governance.ledger import Ledger
@@ -92,7 +92,8 @@ def joined(
     assert absent == {}
     federation = gather(of, found)
     noised = [site for site, declared in found.items() if declared.figures == "noised"]
-    record = RunRecord({}, {}, lambda: 0, id=run, withheld=withheld(found), noised=noised)
+    told = {"withheld": withheld(found), "noised": noised, "tests": masked_tests(found)}
+    record = RunRecord({}, {}, lambda: 0, id=run, **told)
     return federation, RemoteEngine(federation, link, record)
 
 
@@ -244,7 +245,7 @@ def test_each_answer_is_one_of_the_owners_sets_of_figures(sites: Places, images:
 @pytest.mark.parametrize(
     ("sections", "contract", "reason"),
     [
-        ({"secure": {"name": "secagg"}}, {"figures": "exact"}, MASKED),
+        ({}, {"figures": "masked"}, "only inside a masked sum, and the program has none"),
         (
             {"privacy": {"name": "local", "noise_multiplier": 1.0},
              "rounds": {"weighting": "uniform"}},

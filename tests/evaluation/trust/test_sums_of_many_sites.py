@@ -70,12 +70,13 @@ def counts(site: int) -> CountSums:
 def answers(seen: Callable[[], None] = lambda: None) -> remote.Ask:
     """All sites answer, one after the other; `seen` is called behind each."""
 
-    def ask(heat: float | None, size: int, take: remote.Take) -> Mapping[str, str]:
+    def ask(question: remote.SumQuestion, take: remote.Take) -> Mapping[str, str]:
         for site in range(SITES):
             losses = FitSums(torch.tensor([1]), torch.full((EVERY,), UNIT))
-            numbers = flat(losses if heat is None else counts(site))
-            assert len(numbers) == size
-            take(site, numbers + (1 << 40) if site == LIAR else numbers)
+            numbers = flat(losses if question.temperature is None else counts(site))
+            assert len(numbers) == question.size
+            images = COVER + TESTED
+            take(site, images, numbers + (1 << 40) if site == LIAR else numbers)
             del numbers
             seen()
         return {}

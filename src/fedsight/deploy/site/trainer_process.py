@@ -48,7 +48,7 @@ from fedsight.evaluation.trust.answers import Answers, Respondent
 from fedsight.evaluation.trust.images import MOST, divided, pieces
 from fedsight.evaluation.trust.of_site import room
 from fedsight.evaluation.trust.scaling import TemperatureScaling
-from fedsight.evaluation.trust.sums import CountSums, FitSums, flat
+from fedsight.evaluation.trust.sums import CountSums, FitSums, flat, size
 from fedsight.governance.charges import charge
 from fedsight.privacy.noise import fresh
 from fedsight.program import coding, plugins, rules
@@ -108,9 +108,10 @@ class SiteTrainer:
         difference = coding.difference_of(program, layout)
         lengths = lengths_of(layout, program.shared(state).values(), difference)
         texts = room(program, self.client.network, len(self.federation.dataset.classes))
+        smallest = min(map(len, divided(self.federation)))
         self.opened = Opened(
-            declared, cost, bare, self._remembers, integers, lengths, hashes, texts, difference,
-            whole.initial[layout.travelling] if rebuilds(setup.program) else None,
+            declared, cost, bare, self._remembers, integers, smallest, lengths, hashes, texts,
+            difference, whole.initial[layout.travelling] if rebuilds(setup.program) else None,
         )  # fmt: skip
 
     def train(self, step: TrainStep) -> TrainedUpdate:
@@ -182,20 +183,25 @@ class SiteTrainer:
 
         A reason instead if any part has too few images, also one that is not summed: what is
         measured is the sum over all parts, and so the other sums, subtracted from it, tell of this
-        one. Or if answers are not finite.
+        one. Or if answers are not finite, of sums that are not masked.
         """
+        classes = len(self.federation.dataset.classes)
+        if step.blank:
+            kind = FitSums if step.temperature is None else CountSums
+            return torch.zeros(size(kind, classes), dtype=torch.int64)
         self._require_unchanged(step.round)
         fitted, cover, tested = divided(self.federation)
         if min(len(fitted), len(cover), len(tested)) < step.least:
             return PART_TOO_SMALL
         self.client.load(step.vector, {})
-        classes = len(self.federation.dataset.classes)
         respondent = Respondent(lambda _: self.client, self.client.network, classes)
         asked = [fitted] if step.temperature is None else [cover, tested]
         count = math.ceil(max(map(len, asked)) / MOST)  # so many at a time take little memory
         total = torch.zeros((), dtype=torch.int64)
         for some in zip(*(pieces(part, count) for part in asked), strict=True):
             answers = [respondent.answers([one]) for one in some]
+            if step.masked:
+                answers = [one.finite for one in answers]
             if not all(bool(torch.isfinite(one.logits).all()) for one in answers):
                 return FAILED
             total = total + self._summed(answers, step.temperature)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -41,6 +41,12 @@ class Answers:
         return Answers(
             self.logits[chosen], self.labels[chosen], self.origins[chosen], self.features[chosen]
         )
+
+    @property
+    def finite(self) -> Answers:
+        """The same answers, but where an image's are not all finite, all its logits are 0."""
+        known = torch.isfinite(self.logits).all(1, keepdim=True)
+        return replace(self, logits=torch.where(known, self.logits, 0.0))
 
     def of_site(self, site: int) -> Answers:
         """Those of the images of one site."""
