@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from math import isnan
@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from fedsight.client.memory import MemoryStore
 from fedsight.coordinator import loop
@@ -27,8 +26,7 @@ from fedsight.coordinator.choice import Choice
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError
-from fedsight.engines.remote.replies import Take
-from fedsight.engines.remote.sums import SumQuestion
+from fedsight.engines.remote.engine import RemoteEngine
 from fedsight.evaluation import comparison as baselines
 from fedsight.evaluation import overall
 from fedsight.evaluation.attempts import (
@@ -54,6 +52,8 @@ from fedsight.evaluation.trust.covering import controlled
 from fedsight.evaluation.trust.fit import FitFile
 from fedsight.evaluation.trust.masked import trusted_masked
 from fedsight.evaluation.trust.measure import Trusted, trusted
+from fedsight.evaluation.trust.noised import BOUNDS, SHAPES
+from fedsight.evaluation.trust.of_noise import trusted_noised
 from fedsight.evaluation.trust.remote import trusted_remote
 from fedsight.evaluation.trust.saved import keep
 from fedsight.program.budget import spent
@@ -61,8 +61,6 @@ from fedsight.program.program import Speed
 from fedsight.tasks.presentation import Curve, Table
 
 Command = Literal["run", "compare"]
-# Asks sites about the model after a round, as `trusted_remote` does.
-Sums = Callable[[tuple[Tensor, int], SumQuestion, Take], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class Conclusion:
     Without `pictures` the evaluation shows no images: a remote coordinator has none. `withheld`
     says by site why it has released no figures; the sites `noised` have added noise to theirs.
     `before` see a round before it is recorded, and may end the run without it. `sums` asks sites
-    how far the final model's answers can be trusted.
+    how far the final model's answers can be trusted (None: none are at other machines).
     """
 
     session: Session
@@ -84,7 +82,7 @@ class Conclusion:
     withheld: Mapping[str, str] = field(default_factory=dict)
     noised: Sequence[str] = ()
     before: Sequence[Callback] = ()
-    sums: Sums | None = None
+    sums: RemoteEngine | None = None
 
 
 def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
@@ -144,8 +142,10 @@ def _trusted(run: Conclusion, final: Final, trained: loop.Trained) -> Trusted:
         return trusted_masked(final)
     if run.sums is None:
         return trusted(final, run.pictures)
-    model = trained.travelling, trained.checkpoint.round
-    return trusted_remote(final.federation, partial(run.sums, model), FitFile(run.store, model))
+    model, federation = (trained.travelling, trained.checkpoint.round), final.federation
+    if federation.program.privacy.protects and not federation.program.secure.masks:
+        return trusted_noised(federation, partial(run.sums.noised_sums, model, BOUNDS, SHAPES))
+    return trusted_remote(federation, partial(run.sums.add_up, model), FitFile(run.store, model))
 
 
 def _generalisation(

@@ -77,16 +77,59 @@ def lines(run: Run) -> list[Text]:
         _ood(run, run.summary.ood),
     )
     found = [line for part in parts for line in part]
-    if not found:
+    travelled = _travelled(run, sets)
+    if not found and not travelled:
         return []
-    for part in (run.summary.sets, run.summary.ood):
+    calibration = run.summary.calibration
+    if calibration is not None and calibration.ece is not None:
+        calibration = None  # its reason is told with it
+    for part in (calibration, run.summary.sets, run.summary.ood):
         if part is not None and part.reason:
             found.append(message("Left out: {reason}.", reason=known_phrase(part.reason)))
+    found += travelled
     without = {} if run.summary.sets is None else run.summary.sets.without
     for site, reason in sorted(without.items()):
         told = {"site": site, "reason": known_phrase(reason)}
         found.append(message("Without site {site}: {reason}.", **told))
     return found
+
+
+def _travelled(run: Run, found: SetsRecord | None) -> list[Text]:
+    """How the sums that all of it is made of have left the sites."""
+    if found is None or not found.sums:
+        return []
+    images = nouns(run.modality).many
+    told = [
+        message(
+            "All this is made of whole-number sums that each site sent as they are, as its owner "
+            "permits."
+        )
+    ]
+    if found.sums == "masked":
+        told = [
+            message(
+                "All this is made of sums that the sites sent masked: only those of all sites "
+                "together came out, and nothing is known of a single site."
+            )
+        ]
+    elif found.sums == "noised":
+        told = [
+            message(
+                "All this is made of histograms with noise. The promise holds with the noise "
+                "counted in, so sets are larger than without; what comes of them on other {images} "
+                "was not measured.",
+                images=images,
+            )
+        ]
+    if found.missing:
+        told.append(
+            message(
+                "The sums lack {missing} test {images} of these sites: one that protects its "
+                "{images} sends zeros where it cannot compute.",
+                missing=count(found.missing), images=images,
+            )
+        )  # fmt: skip
+    return told
 
 
 def _calibration(run: Run, found: CalibrationRecord | None) -> list[Text]:
@@ -118,6 +161,8 @@ def _calibration(run: Run, found: CalibrationRecord | None) -> list[Text]:
 
 
 def _sets(run: Run, found: SetsRecord | None) -> list[Text]:
+    if found is not None and found.sums == "noised":
+        return [] if found.reason else _noised_sets(run, found)
     if found is None or found.coverage is None:
         return []
     values = {
@@ -154,7 +199,25 @@ def _sets(run: Run, found: SetsRecord | None) -> list[Text]:
     return told
 
 
+def _noised_sets(run: Run, found: SetsRecord) -> list[Text]:
+    said = message(
+        "Sets: made to hold the true class of at least {asked} of {images}, from {held} test "
+        "{images}.",
+        asked=percent(found.asked), held=count(found.images), images=nouns(run.modality).many,
+    )  # fmt: skip
+    holds = HOLDS.get(found.guarantee)
+    return [said] if holds is None else [said, holds]
+
+
 def _ood(run: Run, found: OodRecord | None) -> list[Text]:
+    if found is not None and found.sums == "noised" and found.threshold is not None:
+        return [
+            message(
+                "Unlike the training: of {images} like it at most {asked} are called so. The "
+                "command predict marks such {images}.",
+                asked=percent(found.asked), images=nouns(run.modality).many,
+            )
+        ]  # fmt: skip
     if found is None or found.false_alarm is None:
         return []
     return [

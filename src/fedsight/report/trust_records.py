@@ -29,6 +29,8 @@ class TrustPart(Record):
     reason: str = ""
     by_site: dict[str, SiteTrustRecord] = Field(default_factory=dict)
     without: dict[str, str] = Field(default_factory=dict)  # why sites are not in it
+    sums: str = ""  # how sites' sums travelled: exact, masked, noised; empty: none did
+    missing: Count = None  # test images that the sums lack
 
 
 class CalibrationRecord(TrustPart):
@@ -59,6 +61,7 @@ class SetsRecord(TrustPart):
 class OodRecord(TrustPart):
     """Images unlike those of the training: how many test images are called so."""
 
+    threshold: Figure = None
     false_alarm: Figure = None
 
 

@@ -160,7 +160,7 @@ def test_a_whole_run_keeps_it_and_its_report_shows_it(
     federation, engine = joined(sites, of, "whole1")
     session, store = Session(federation), RunStore(tmp_path / "run")
     store.create(of, Speed(), describe(session, "run"))
-    run = Conclusion(*(session, Speed(), store, "run", []), pictures=False, sums=engine.add_up)
+    run = Conclusion(*(session, Speed(), store, "run", []), pictures=False, sums=engine)
     summary = lifecycle.go(run, engine, None)
     assert summary["sets"]["coverage"] >= 0.5
     assert summary["calibration"]["temperature"] > 0

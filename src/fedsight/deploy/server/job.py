@@ -196,7 +196,7 @@ def _continue_run(
         withheld=engine.withheld,
         noised=noised,
         before=[] if unmeasured is not None else [_WholeFigures(watch)],
-        sums=engine.add_up,
+        sums=engine,
     )
     live.absent(absent)
     live.begin()

@@ -11,36 +11,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from fedsight.core.errors import SiteError
+from fedsight.core.types import Metrics
 from fedsight.deploy.site.answers import Answer
 from fedsight.deploy.site.figures import FAILED, MASKED, UNMASKED, FigureRules, too_few, withheld
 from fedsight.deploy.site.release import FREE, MASKS
 from fedsight.deploy.site.secagg_client import SiteSecAgg, Sums
 from fedsight.deploy.site.trainer import CalibrateStep, Opened, SumStep
 from fedsight.engines.protected import sums_digest
+from fedsight.engines.remote import messages
 from fedsight.evaluation.trust.calibration import OCTAVES
+from fedsight.evaluation.trust.noised import BOUNDS
 from fedsight.evaluation.trust.remote import refused
 from fedsight.evaluation.trust.sums import CountSums, FitSums, parts, payload
 from fedsight.governance.charges import Charge
 from fedsight.governance.contract import Contract, protections
 from fedsight.governance.entries import EntryKind
+from fedsight.privacy import noised_sums
 from fedsight.program.program import Program
 
 HOTTEST = 2.0**OCTAVES
 # Says how the site's test images are divided, and nothing of what they show.
 PART_TOO_SMALL = "contract.test_images: one of the three parts of the test images has fewer images"
+UNNOISED = "contract.figures: beside updates with noise these sums leave only with noise (noised)"
 EXACT = "contract.figures: these sums have no noise, and only exact figures may leave without"
 TRUSTING = f"{MASKED}, and secure.split_view = false trusts the coordinator with the masks"
 
 
 class CalibrationRules:
     """Decides in one run whether these sums leave."""
-
-    charge: Charge = FREE
 
     def __init__(
         self,
@@ -52,6 +56,14 @@ class CalibrationRules:
         """`opened`: what the site's images turned out to be like."""
         self._contract, self._program, self._opened = contract, program, opened
         self._secagg, self._masked = secagg, program.secure.masks
+        self._noised = program.privacy.protects and not program.secure.masks
+
+    @property
+    def charge(self) -> Charge:
+        """What they cost."""
+        if not self._noised:
+            return FREE
+        return noised_sums.event(self._contract.figures_noise).table(), 1
 
     @property
     def keys(self) -> str:
@@ -78,6 +90,8 @@ class CalibrationRules:
     @property
     def _not_permitted(self) -> str:
         """Why `contract.figures` does not let them leave; empty if it does."""
+        if self._noised:
+            return "" if self._contract.release == "noised" else UNNOISED
         if self._contract.release == "exact":
             return ""
         if self._contract.release != "masked":
@@ -89,11 +103,13 @@ class CalibrationRules:
     def step(self, round: int, vector: Tensor, fields: Mapping[str, Any]) -> CalibrateStep:
         """What the trainer is asked; SiteError if the temperature is not one."""
         heat = fields.get("temperature")
+        if self._noised:
+            heat = 1.0  # nothing is fitted
         if heat is not None and not (type(heat) is float and 1 / HOTTEST <= heat <= HOTTEST):
             cause = "the temperature is not among those that are compared"
             raise SiteError(cause, "update the coordinator")
         least, masked = self._contract.test_images, self._masked
-        return CalibrateStep(round, vector, heat, least, masked=masked)
+        return CalibrateStep(round, vector, heat, least, masked=masked, noised=self._noised)
 
     def asks(self, step: SumStep) -> tuple[EntryKind, tuple[Any, ...]]:
         """The kind of the question, and what its answer depends on besides the model."""
@@ -108,6 +124,8 @@ class CalibrationRules:
         Raises SiteError if the site has no keys that were made for these very sums.
         """
         assert isinstance(step, CalibrateStep)
+        if self._noised:
+            return partial(self._with_noise, step)
         protect = self._protection(step, sent, fields)
 
         def answer(found: Any) -> Answer:
@@ -117,6 +135,12 @@ class CalibrationRules:
             return Answer({"round": step.round, "bytes": len(data)}, data)
 
         return answer
+
+    def _with_noise(self, step: CalibrateStep, found: Metrics) -> Answer:
+        noise = float(self._contract.figures_noise)
+        sums = noised_sums.noised(found, BOUNDS, noise)
+        told = {"metrics": messages.metrics_table(sums), "noise": noise}
+        return Answer({"round": step.round, **told})
 
     def _protection(
         self, step: CalibrateStep, sent: str, fields: Mapping[str, Any]
@@ -133,8 +157,9 @@ class CalibrationRules:
         return lambda found: mask(payload(kind, found, classes))
 
     def instead(self, step: SumStep, work: Callable[..., Answer]) -> Answer:
-        """That of a protected site that fails: none, or masked zeros, which `work` makes."""
-        if not (isinstance(step, CalibrateStep) and step.masked):
+        """That of a protected site that fails: none, or zeros, masked or with noise, which `work`
+        makes."""
+        if not (isinstance(step, CalibrateStep) and (step.masked or step.noised)):
             return Answer(withheld(step.round, FAILED))
         return work(replace(step, blank=True))
 

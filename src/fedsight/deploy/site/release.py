@@ -39,7 +39,7 @@ from fedsight.deploy.site.refusals import is_power_of_ten
 from fedsight.deploy.site.trainer import AbandonedError
 from fedsight.governance.charges import Charge
 from fedsight.governance.contract import Contract
-from fedsight.governance.entries import EntryKind, LedgerEntry, canonical
+from fedsight.governance.entries import SUMS, EntryKind, LedgerEntry, canonical
 from fedsight.governance.ledger import Ledger, SumLimit
 
 FREE: Charge = (None, 1)  # no epsilon pays for it
@@ -213,7 +213,7 @@ class Release:
 
     def _enforced(self, question: Question) -> bool:
         """Whether this site itself adds the noise of the answer, if there is any."""
-        return question.kind == "figures" or self._template.enforced
+        return question.kind in SUMS or self._template.enforced
 
     def _again(self, question: Question, charge: Charge, known: Answer) -> Answer:
         """The answer as it was sent before.

@@ -153,7 +153,8 @@ class CalibrateStep:
     Without a `temperature` these are the losses of a part of them (`FitSums`), and with it
     histograms of two others (`CountSums`). No sums are of fewer than `least` images. In a `masked`
     sum an image whose answer is not finite counts like one of which the model knows nothing, so no
-    model can make the sums fail; `blank` are those of a site whose measuring fails: zeros.
+    model can make the sums fail; `blank` are those of a site whose measuring fails: zeros. With
+    `noised` it is answered by histograms of all test images, to which noise will be added.
     """
 
     round: int
@@ -162,6 +163,7 @@ class CalibrateStep:
     least: int
     accepted: int = 0
     masked: bool = False
+    noised: bool = False
     blank: bool = False
 
 

@@ -44,6 +44,7 @@ from fedsight.deploy.site.trainer import (
     send,
 )
 from fedsight.engines.protected import rebuilds
+from fedsight.evaluation.trust import noised
 from fedsight.evaluation.trust.answers import Answers, Respondent
 from fedsight.evaluation.trust.images import MOST, divided, pieces
 from fedsight.evaluation.trust.of_site import room
@@ -178,6 +179,19 @@ class SiteTrainer:
             return self.client.measure_each(seen, step.bounds, step.blank)
         return self.client.measure_all(seen)
 
+    def count(self, step: CalibrateStep) -> Metrics:
+        """Histograms of all test images, each of which adds 1 to one number of each."""
+        seen = self.federation.tested(self.federation.views[0])
+        if step.blank:
+            return noised.nothing(len(seen))
+        self._require_unchanged(step.round)
+        self.client.load(step.vector, {})
+        classes, method = len(self.federation.dataset.classes), self.federation.program.trust.sets
+        asks = Respondent(lambda _: self.client, self.client.network, classes)
+        some = pieces(seen, math.ceil(len(seen) / MOST))
+        each = [noised.counted(asks.answers([one]).finite, method) for one in some]
+        return {name: noised.added(each, name) for name in noised.BOUNDS}
+
     def calibrate(self, step: CalibrateStep) -> Tensor | str:
         """The sums over parts of this site's test images, added as the simulation adds them.
 
@@ -255,6 +269,8 @@ class Commands:
         if isinstance(command, MeasureStep) and self._trainer is not None:
             return self._trainer.measure(command)
         if isinstance(command, CalibrateStep) and self._trainer is not None:
+            if command.noised:
+                return self._trainer.count(command)
             return self._trainer.calibrate(command)
         raise EngineError("no images are open", "this is a bug in FedSight")
 

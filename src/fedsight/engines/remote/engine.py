@@ -34,7 +34,8 @@ from fedsight.engines.remote.figures import FigureReader
 from fedsight.engines.remote.key_exchange import Exchange, Recognise, Subject
 from fedsight.engines.remote.models import Model
 from fedsight.engines.remote.outliers import outliers
-from fedsight.engines.remote.sums import Asking, SiteSums, SumQuestion
+from fedsight.engines.remote.sums import Asking, Declared, Noised, SiteSums, SumQuestion
+from fedsight.privacy.noised_sums import Bounds
 from fedsight.program.federation import Federation
 
 ATTEMPTS = 2  # to get a round's quorum; then the round has failed
@@ -104,7 +105,8 @@ class RemoteEngine:
         self._total = aggregator_of(federation, max(federation.terms, 1))
         self._exchange = Exchange(federation, record.id, self._converse_briefly, record.recognise)
         asking = Asking(self._converse_briefly, self._asked, self._askable, self._why_absent)
-        self._sums = SiteSums(federation, self._exchange, asking, record.tests, self.withheld)
+        known = Declared(record.tests, record.noised, self.withheld)
+        self._sums = SiteSums(federation, self._exchange, asking, known)
         self._proven: set[str] = set()  # the numbers of a reply that are known to be what they must
         self._held: dict[str, int] = {}  # the round of the model that each site holds
         self._whole: set[str] = set()  # those that were sent all of a model since the last round
@@ -356,6 +358,13 @@ class RemoteEngine:
         of each view, or, in a program with secure aggregation, of all sites together. Returns why
         others have sent none, by site."""
         return self._sums.add_up(Model(self.federation, model[1], model[0], None), question, take)
+
+    def noised_sums(
+        self, model: tuple[Tensor, int], bounds: Bounds, shapes: messages.Shapes
+    ) -> Noised:
+        """Sums with noise about the final model, its vector after a round, by site. They have these
+        shapes, and an image's share these bounds. And why others have sent none."""
+        return self._sums.noised(Model(self.federation, model[1], model[0], None), bounds, shapes)
 
     def _why_unmeasured(
         self, missing: Iterable[int | None], problems: Mapping[str, str]

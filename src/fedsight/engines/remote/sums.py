@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,14 +21,17 @@ from fedsight.core.types import Order, PartSpecs
 from fedsight.engines.protected import adopted, order_digest, sums_digest, sums_table
 from fedsight.engines.remote import messages, replies
 from fedsight.engines.remote.conversation import Talk
+from fedsight.engines.remote.figures import read_noised
 from fedsight.engines.remote.key_exchange import Converse, Exchange, Subject
 from fedsight.engines.remote.models import Model
+from fedsight.privacy.noised_sums import Bounds, NoisedSums
 from fedsight.privacy.secagg.integers import Integers
 from fedsight.privacy.secagg.masks import WideResidues
 from fedsight.program.federation import Federation
 
 ATTEMPTS = 2  # at a masked sum
 COMMON = "all sites test on the same inputs, which belong to none of them, so no sum is masked"
+UNNOISED = "it adds no noise to figures, and this program's sums have some"
 DECIDED = "its owner decides"
 KIND = "calibrate"
 # Numbers of questions, larger than those of any earlier process.
@@ -53,7 +56,12 @@ class Asked(Protocol):
     """Has a site finish what it is to do with a model."""
 
     def __call__(
-        self, talk: Talk, model: Model, kind: str, header: Mapping[str, object]
+        self,
+        talk: Talk,
+        model: Model,
+        kind: str,
+        header: Mapping[str, object],
+        limits: messages.HeaderLimits = messages.HEADER,
     ) -> dict[str, Any]:
         """The header of its answer."""
         ...
@@ -70,20 +78,28 @@ class Asking:
     why_absent: Callable[[str], str]
 
 
+@dataclass(frozen=True)
+class Declared:
+    """What sites have declared of sums over test images: how many of these they have that send
+    masked ones (`tests`), who adds noise, and why others release no figures."""
+
+    tests: Mapping[str, int]
+    noised: Collection[str]
+    withheld: Mapping[str, str]
+
+
+# Histograms with noise, by site, and why others have sent none.
+Noised = tuple[dict[str, NoisedSums], dict[str, str]]
+
+
 class SiteSums:
-    """Sums over the test images of one run's sites. `tests` are the numbers of these of the sites
-    that send masked sums; `withheld`: why others release no figures."""
+    """Sums over the test images of one run's sites."""
 
     def __init__(
-        self,
-        federation: Federation,
-        exchange: Exchange,
-        asking: Asking,
-        tests: Mapping[str, int],
-        withheld: Mapping[str, str],
+        self, federation: Federation, exchange: Exchange, asking: Asking, known: Declared
     ) -> None:
         self._federation, self._exchange, self._asking = federation, exchange, asking
-        self._tests, self._withheld = tests, withheld
+        self._known, self._tests, self._withheld = known, known.tests, known.withheld
         self._lock = threading.Lock()
 
     def add_up(self, model: Model, question: SumQuestion, take: replies.Take) -> dict[str, str]:
@@ -111,10 +127,37 @@ class SiteSums:
             number = next(_numbers)
             why |= self._asking.converse(asked, lambda talk: one(talk, asked[talk.site]))
         left = [site for number, site in wanted.items() if number not in done]
-        if None in left:  # the one test part, which any site could have answered about
+        if None in left or not views:  # the one test part, which any site could have answered about
             return why
         names = map(name, (site for site in left if site is not None))
         return {site: why.get(site) or self._asking.why_absent(site) for site in names}
+
+    def noised(self, model: Model, bounds: Bounds, shapes: messages.Shapes) -> Noised:
+        """See `RemoteEngine.noised_sums`."""
+        views, found = self._federation.views, dict[str, NoisedSums]()
+        name = self._federation.name
+        tests = {
+            name(view.site): len(view.indices)
+            for view in views
+            if view.site is not None and name(view.site) in self._known.noised
+        }
+        why = dict(self._withheld)
+        names = map(name, range(self._federation.population))
+        why |= {site: UNNOISED for site in names if site not in why and site not in tests}
+        header = {"round": model.round, "attempt": next(_numbers), "temperature": 1.0}
+        limits = messages.HEADER.with_sums(shapes)
+
+        def one(talk: Talk) -> None:
+            answer = self._answer(talk, model, header, limits)
+            sums = read_noised(answer, bounds, shapes, f"site '{talk.site}'")
+            if any(one.count != tests[talk.site] for one in sums.values()):
+                cause = f"site '{talk.site}' sent sums over other images than it has declared"
+                raise SiteError(cause, "run the same FedSight version there, on the same images")
+            with self._lock:
+                found[talk.site] = sums
+
+        why |= self._asking.converse(sorted(tests), one)
+        return found, why
 
     def _masked(self, model: Model, question: SumQuestion, take: replies.Take) -> dict[str, str]:
         names = map(self._federation.name, range(self._federation.population))
@@ -126,23 +169,22 @@ class SiteSums:
 
         why |= self._asking.converse(sorted(self._tests), willing)
         for _ in range(ATTEMPTS):
-            sites = [site for site in sorted(self._tests) if site not in why]
-            attempt = _MaskedSum(model, question, {site: self._tests[site] for site in sites})
+            left = {site: self._tests[site] for site in sorted(self._tests) if site not in why}
+            attempt = _MaskedSum(model, question, left)
             try:
-                why |= self._collect(attempt)
+                self._collect(attempt)
                 take(None, *attempt.total())
             except SiteError as error:
                 failed = error.cause
             else:
-                return why
+                return {**why, **attempt.problems}
+            why |= attempt.problems
         return {**dict.fromkeys(self._tests, failed), **why}
 
-    def _collect(self, attempt: _MaskedSum) -> dict[str, str]:
-        """Have the sites send their masked sums, and remove the masks; returns why some are not in
-        it. Raises SiteError if too few are left."""
-        subject = attempt.subject(self._federation)
-        why = self._exchange.begin(subject, [*attempt.tests])
-        number = next(_numbers)
+    def _collect(self, attempt: _MaskedSum) -> None:
+        """Have the sites send their masked sums, and remove the masks; SiteError if too few are
+        left."""
+        subject, number = attempt.subject(self._federation), next(_numbers)
         told = {"integers": attempt.integers.table()}
 
         def one(talk: Talk) -> None:
@@ -152,12 +194,19 @@ class SiteSums:
             with replies.bytes_of(talk, answer, due) as spool, self._lock:
                 attempt.add(talk.site, replies.read(spool))
 
-        why |= self._asking.converse([site for site in attempt.tests if site not in why], one)
+        attempt.problems |= self._exchange.begin(subject, [*attempt.tests])
+        asked = [site for site in attempt.tests if site not in attempt.problems]
+        attempt.problems |= self._asking.converse(asked, one)
         self._exchange.finish(attempt.accepted, np.empty(0, np.uint32), attempt.words)
-        return why
 
-    def _answer(self, talk: Talk, model: Model, header: Mapping[str, object]) -> dict[str, Any]:
-        answer = self._asking.asked(talk, model, KIND, header)
+    def _answer(
+        self,
+        talk: Talk,
+        model: Model,
+        header: Mapping[str, object],
+        limits: messages.HeaderLimits = messages.HEADER,
+    ) -> dict[str, Any]:
+        answer = self._asking.asked(talk, model, KIND, header, limits)
         if "withheld" in answer:
             raise SiteError(messages.read_reason(answer["withheld"]), DECIDED)
         return answer
@@ -175,6 +224,7 @@ class _MaskedSum:
         self.integers = Integers.of(parts, len(tests))
         self.words: WideResidues = np.zeros(self.integers.length, np.uint64)
         self.accepted: list[str] = []
+        self.problems: dict[str, str] = {}  # why others are not in it
 
     def subject(self, federation: Federation) -> Subject:
         """What its keys are made for."""

@@ -56,7 +56,7 @@ NOBODY = "no site has released these sums"
 MADE_UP = "it sent sums that no model can have on its test images"
 ALL_MADE_UP = "the masked sum of the sites is one that no model can have on their test images"
 NO_SITE = "the sums of the sites were masked, so nothing is known of a single site"
-EXACT, MASKED = "exact", "masked"  # how sums travelled
+EXACT, MASKED, WITH_NOISE = "exact", "masked", "noised"  # how sums travelled
 
 # Asks all sites for the sums of a question, and has those of one view after the other taken, or the
 # masked sum of all; returns why sites have sent none, by their names.
@@ -79,7 +79,7 @@ def refused(program: Program, unlabelled: bool, own: bool, classes: int) -> str 
     reasons = {
         OFF: not program.trust.measured,
         TASK: not (program.task.scored and program.task.classed),
-        NOISED: program.privacy.protects,
+        NOISED: program.privacy.protects and program.secure.masks,
         UNLABELLED: unlabelled,
         OWN: own,
         MANY: classes > MOST_CLASSES,
@@ -96,7 +96,7 @@ def trusted_remote(federation: Federation, ask: Ask, file: FitFile) -> Trusted:
     if fit is None:
         fit, unknown = fitted_by(federation, ask)
     if fit is None:
-        return Trusted.left_out(_why_nobody(unknown))
+        return Trusted.left_out(why_nobody(unknown))
     file.write(fit)
     return summed(federation, ask, fit, TESTED)
 
@@ -115,7 +115,7 @@ def summed(federation: Federation, ask: Ask, fit: Fit, by: str) -> Trusted:
     counts = _Added(federation, CountSums, keep)
     more = counts.asked(ask, fit.temperature)
     if counts.total is None:
-        return Trusted.left_out(_why_nobody(more))
+        return Trusted.left_out(why_nobody(more))
     if not (int(counts.total.cover.sum()) and int(counts.total.tested.sum())):
         return Trusted.left_out(FEW)
     by_site = {
@@ -181,7 +181,8 @@ class _Added(Generic[S]):
             self._keep(name, sums)
 
 
-def _why_nobody(without: Mapping[str, str]) -> str:
+def why_nobody(without: Mapping[str, str]) -> str:
+    """Why there are no sums, by why each site has sent none."""
     reasons = {*without.values()}
     return reasons.pop() if len(reasons) == 1 else NOBODY
 
@@ -204,8 +205,8 @@ class _Summed:
         return MASKED if self.federation.program.secure.masks else EXACT
 
     def all(self, without: Mapping[str, str], declared: int | None) -> Trusted:
-        """Everything; `without`: why sites are not in it; `declared`: how many images they have that
-        the temperature was not fitted to, if that is known."""
+        """Everything; `without`: why sites are not in it; `declared`: how many images these have
+        that the temperature was not fitted to, if that is known."""
         settings, scaling = self.federation.program.trust, TemperatureScaling(self.fit[0])
         names = {name: one.cover for name, one in self.by_site.items() if one.cover.any()}
         sets = Sets(settings.sets, self.total.cover, names)
