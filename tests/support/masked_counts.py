@@ -88,7 +88,9 @@ class Sites:
         link = link or LocalLink(seats)
         found, absent, _ = propose(of, run, link, {})
         assert absent == {}, absent
-        told = {"withheld": withheld(found), "tests": masked_tests(found)}
+        noised = [site for site, declared in found.items() if declared.figures == "noised"]
+        told: dict[str, Any] = {"withheld": withheld(found), "tests": masked_tests(found)}
+        told["noised"] = noised
         federation = gather(of, found)
         return federation, RemoteEngine(
             federation, link, RunRecord({}, {}, lambda: 0, id=run, **told)

@@ -124,7 +124,7 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     summary["score_interval"] = list(sure.known["score"]) if "score" in sure.known else None
     left_out = Trusted.left_out(overall.FAILED)
     trust = attempts.of(TRUST, lambda: _trusted(run, final, trained), left_out)
-    keep(store, trust)
+    keep(store, trust, model)
     summary |= trust.summary
     summary |= _generalisation(run, (final, evaluator, figures), found, attempts)
     summary |= _shortcuts(run, final, found, attempts)

@@ -99,7 +99,7 @@ def _travelled(run: Run, found: SetsRecord | None) -> list[Text]:
     if found is None or not found.sums:
         return []
     images = nouns(run.modality).many
-    told = [
+    told: list[Text] = [
         message(
             "All this is made of whole-number sums that each site sent as they are, as its owner "
             "permits."

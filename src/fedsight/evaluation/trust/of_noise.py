@@ -26,7 +26,7 @@ from fedsight.program.views import listed
 ALL_TESTED = "the test inputs"
 UNFITTED = "noise in sums of losses would hide what a temperature changes"
 BY_CLASS = "without noise it is not known how many inputs each class has"
-HIDDEN = "the noise is larger than the share of {n} inputs that may be missed"
+HIDDEN = "with the noise of {n} inputs' histograms the threshold is at the end of the scale"
 
 
 def trusted_noised(federation: Federation, ask: Callable[[], Noised]) -> Trusted:
