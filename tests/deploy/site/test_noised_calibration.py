@@ -64,8 +64,9 @@ def test_sites_send_histograms_with_noise_and_pay_for_them(
         assert found.summary[part]["sums"] == "noised"
         assert found.summary[part]["images"] == 3 * sum(TESTS.values())
     store = RunStore(tmp_path)
-    keep(store, found)
-    saved = kept(store, 3)
+    model = store.save_model({"weights": federation.initial})
+    keep(store, found, model)
+    saved = kept(store, 3, model)
     assert saved is not None
     assert int(saved.sets.classes.sum()) == 3 * sum(TESTS.values())
     assert saved.scaling.plain()["temperature"] == 1

@@ -91,8 +91,9 @@ def test_a_run_of_more_sites_than_it_lists_is_read_again(
     federation = federation_of(images, guarantee=guarantee)
     store = RunStore(tmp_path)
     found = trusted_remote(federation, answers(), FitFile(store, (federation.initial, 1)))
-    keep(store, found)
-    saved = kept(store, 2)
+    model = store.save_model({"weights": federation.initial})
+    keep(store, found, model)
+    saved = kept(store, 2, model)
     assert saved is not None
     names = [federation.partition.name(site) for site in range(SITES)]
     wanted = {name for site, name in enumerate(names[:LISTED]) if site != LIAR}

@@ -58,27 +58,28 @@ class FigureReader:
             if not self._task.is_possible(sums, self._pixels):
                 raise _impossible(sender)
             return sums
-        return read_noised(answer, self._bounds, self._noised, sender, self._shared)
+        return read_noised(answer, self._bounds, self._noised, site, self._shared)
 
 
 def read_noised(
     answer: Mapping[str, Any],
     bounds: Bounds | None,
     shapes: messages.Shapes,
-    sender: str,
+    site: str,
     shared: bool = False,
 ) -> NoisedSums:
     """The sums with noise in an answer, of these `shapes`, where an image's share has these bounds
-    (None: it has none). Raises SiteError, naming the sender, if they are not such."""
+    (None: it has none). Raises SiteError, naming the site, if they are not such."""
     noise, noises = answer.get("noise"), None
     if bounds is not None and type(noise) is float and 0 < noise <= MOST_NOISE:  # not for NaN
         noises = deviation(bounds, noise, shared)
     # Squares of the deviations are computed, too.
     if bounds is None or noises is None or max(noises.values(), default=0.0) > messages.MAX_SUM:
         raise SiteError(
-            f"{sender} says that its figures have noise, which this task's cannot have",
+            f"site '{site}' says that its figures have noise, which this task's cannot have",
             "run the same FedSight version at the site and at the coordinator",
         )
+    sender = f"site '{site}'"
     found = messages.read_metrics(answer.get("metrics"), shapes, sender)
     for name, one in found.items():
         far, most = FARTHEST * noises[name], bounds[name] * one.count

@@ -149,7 +149,7 @@ class SiteSums:
 
         def one(talk: Talk) -> None:
             answer = self._answer(talk, model, header, limits)
-            sums = read_noised(answer, bounds, shapes, f"site '{talk.site}'")
+            sums = read_noised(answer, bounds, shapes, talk.site)
             if any(one.count != tests[talk.site] for one in sums.values()):
                 cause = f"site '{talk.site}' sent sums over other images than it has declared"
                 raise SiteError(cause, "run the same FedSight version there, on the same images")

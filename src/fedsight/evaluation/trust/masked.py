@@ -21,7 +21,7 @@ from fedsight.evaluation.overall import Final
 from fedsight.evaluation.trust.answers import Respondent
 from fedsight.evaluation.trust.images import trust_images
 from fedsight.evaluation.trust.measure import FEW, INFINITE, Trusted
-from fedsight.evaluation.trust.remote import fitted_by, summed, why_not_remote
+from fedsight.evaluation.trust.remote import MASKED, fitted_by, summed, why_not_remote
 from fedsight.evaluation.trust.scaling import TemperatureScaling
 from fedsight.evaluation.trust.sums import CountSums, FitSums, Sums, flat, payload
 from fedsight.privacy.secagg.integers import Integers
@@ -43,7 +43,7 @@ def trusted_masked(final: Final) -> Trusted:
         fit, _ = fitted_by(final.federation, sites.ask)
         if fit is None:
             return Trusted.left_out(FEW)
-        return summed(final.federation, sites.ask, fit, sites.by)
+        return summed(final.federation, sites.ask, fit, (sites.by, sites.way))
     except SiteError as error:  # too few sites have images for a sum that hides each of them
         return Trusted.left_out(error.cause)
 
@@ -60,6 +60,11 @@ class _Sites:
         there = torch.cat([part.origins for part in self._parts]).unique().tolist()
         self._sites = [site for site in there if site != NONE]
         self._nobodys = NONE in there
+
+    @property
+    def way(self) -> str:
+        """How the sums travel; empty where no image is a site's."""
+        return MASKED if self._sites else ""
 
     @property
     def finite(self) -> bool:

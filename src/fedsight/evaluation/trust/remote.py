@@ -98,11 +98,13 @@ def trusted_remote(federation: Federation, ask: Ask, file: FitFile) -> Trusted:
     if fit is None:
         return Trusted.left_out(why_nobody(unknown))
     file.write(fit)
-    return summed(federation, ask, fit, TESTED)
+    way = MASKED if federation.program.secure.masks else EXACT
+    return summed(federation, ask, fit, (TESTED, way))
 
 
-def summed(federation: Federation, ask: Ask, fit: Fit, by: str) -> Trusted:
-    """What can be known of scores at the temperature of `fit`; `by`: which inputs it rests on."""
+def summed(federation: Federation, ask: Ask, fit: Fit, how: tuple[str, str]) -> Trusted:
+    """What can be known of scores at the temperature of `fit`; `how`: which inputs it rests on, and
+    how sums of them travelled (empty: none did)."""
     least = TemperatureScaling.fewest(0)
     reason = "" if fit.images >= least else few(fit.images, least)
     if federation.program.trust.scaling != TemperatureScaling.kind:
@@ -124,7 +126,7 @@ def summed(federation: Federation, ask: Ask, fit: Fit, by: str) -> Trusted:
         if view.site is not None and (name := federation.partition.name(view.site)) in of_sites
     }
     told = fit.temperature, fit.images, reason
-    made = _Summed(federation, counts.total, by_site, told, by)
+    made = _Summed(federation, counts.total, by_site, told, *how)
     same = fit.without.keys() == more.keys()  # the sums are over the same sites
     return made.all({**fit.without, **more}, counts.images - fit.images if same else None)
 
@@ -190,7 +192,8 @@ def why_nobody(without: Mapping[str, str]) -> str:
 @dataclass(frozen=True)
 class _Summed:
     """What follows from the sums of all sites and of each; `fit` is the temperature, the number of
-    images that it was fitted to, and why it is not what was asked; `by`: which images are covered.
+    images that it was fitted to, and why it is not what was asked; `by`: which images are covered,
+    `way`: how the sums travelled.
     """
 
     federation: Federation
@@ -198,11 +201,7 @@ class _Summed:
     by_site: Mapping[str, _OfSite]
     fit: tuple[float, int, str]
     by: str
-
-    @property
-    def way(self) -> str:
-        """How the sums travelled."""
-        return MASKED if self.federation.program.secure.masks else EXACT
+    way: str
 
     def all(self, without: Mapping[str, str], declared: int | None) -> Trusted:
         """Everything; `without`: why sites are not in it; `declared`: how many images these have
@@ -213,7 +212,8 @@ class _Summed:
         calibration, diagrams = self._calibration(scaling)
         summary = {"calibration": calibration, "sets": self._sets(sets), "ood": self._unlike()}
         more: dict[str, Any] = {"without": dict(without)} if without else {}
-        more["sums"] = self.way
+        if self.way:
+            more["sums"] = self.way
         known = int(self.total.cover.sum() + self.total.tested.sum())
         if self.way == MASKED and declared is not None and declared > known:
             more["missing"] = declared - known  # a site that protects its images has sent zeros

@@ -114,9 +114,7 @@ def kept(store: RunStore, classes: int, model: Path) -> SavedTrust | None:
             raise TypeError("the name of the layer is not a text")
         distance = mixing = None
         if limit is not None and ood["score"] == "distance":
-            if _sha256(store.folder / TENSORS) != facts["tensors"]:
-                raise ValueError(f"{TENSORS} is not the one that it was written with")
-            tensors = load(content(store.folder / TENSORS))
+            tensors = _tensors(store.folder / TENSORS, facts["tensors"])
             if not all(bool(torch.isfinite(one).all()) for one in tensors.values()):
                 raise ValueError("the tensors are not finite")
             distance = Distance(tensors["whitening"], tensors["means"])
@@ -134,6 +132,13 @@ def kept(store: RunStore, classes: int, model: Path) -> SavedTrust | None:
     except (OSError, SafetensorError, RuntimeError) as error:
         path = store.folder / TENSORS
         raise StoreError(f"{path} is broken: {error}", "run it again") from error
+
+
+def _tensors(path: Path, sha256: object) -> dict[str, Tensor]:
+    if _sha256(path) != sha256:
+        cause = f"{path} is broken: it is not the file that {FILE} was written with"
+        raise StoreError(cause, "restore both files from a copy")
+    return load(content(path))
 
 
 def _one_in(facts: Mapping[str, Any]) -> int | None:
