@@ -180,6 +180,13 @@ def _sets(run: Run, found: SetsRecord | None) -> list[Text]:
         )
         if found.guarantee == "site"
         else message(
+            "Sets: made to hold the true class of at least {asked} of the {images} of a group "
+            "(such as a patient) on average, from {held} held-out groups. They hold it for "
+            "{coverage} of those of {tested} test groups, with {size} classes on average.",
+            **values,
+        )
+        if found.grouped
+        else message(
             "Sets: made to hold the true class of at least {asked} of {images}, from {held} "
             "held-out ones. They hold it for {coverage} of {tested} test {images}, with {size} "
             "classes on average.",
@@ -220,6 +227,15 @@ def _ood(run: Run, found: OodRecord | None) -> list[Text]:
         ]  # fmt: skip
     if found is None or found.false_alarm is None:
         return []
+    if found.grouped:
+        return [
+            message(
+                "Unlike the training: of the {images} of {tested} test groups {alarms} are called "
+                "so on average, and {asked} may be. The command predict marks such {images}.",
+                alarms=percent(found.false_alarm), tested=count(found.tested),
+                asked=percent(found.asked), images=nouns(run.modality).many,
+            )
+        ]  # fmt: skip
     return [
         message(
             "Unlike the training: {alarms} of {tested} test {images} are called so, and {asked} "
