@@ -25,7 +25,7 @@ from fedsight.evaluation.trust.units import shares, unit_histogram, unit_numbers
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
 
-PATIENTS, EACH, ASKED, RUNS = 20, 30, 0.8, 400
+PATIENTS, EACH, ASKED, RUNS = 12, 30, 0.9, 300
 
 
 def drawn(patients: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -34,7 +34,7 @@ def drawn(patients: int, seed: int) -> tuple[Tensor, Tensor]:
     hard = torch.rand(patients, generator=made, dtype=torch.float64).repeat_interleave(EACH)
     own = torch.rand(patients * EACH, generator=made, dtype=torch.float64)
     units = torch.arange(patients).repeat_interleave(EACH)
-    return (0.9 * hard + 0.1 * own).clamp(0, 1), units
+    return (0.97 * hard + 0.03 * own).clamp(0, 1), units
 
 
 def covered(make: Callable[[Tensor, Tensor], Tensor]) -> float:
@@ -49,7 +49,7 @@ def covered(make: Callable[[Tensor, Tensor], Tensor]) -> float:
 
 def test_new_patients_are_covered_where_patients_are_counted() -> None:
     assert covered(unit_histogram) >= ASKED
-    assert covered(lambda values, units: histogram(values)) < ASKED - 0.01
+    assert covered(lambda values, units: histogram(values)) < ASKED - 0.02
 
 
 def test_images_alone_are_counted_as_before() -> None:

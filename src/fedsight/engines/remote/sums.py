@@ -32,6 +32,8 @@ from fedsight.program.federation import Federation
 ATTEMPTS = 2  # at a masked sum
 COMMON = "all sites test on the same inputs, which belong to none of them, so no sum is masked"
 UNNOISED = "it adds no noise to figures, and this program's sums have some"
+ONLY_NOISED = "its owner lets figures leave only with noise"
+UNTESTED = "it has no test inputs"
 DECIDED = "its owner decides"
 KIND = "calibrate"
 # Numbers of questions, larger than those of any earlier process.
@@ -161,7 +163,7 @@ class SiteSums:
 
     def _masked(self, model: Model, question: SumQuestion, take: replies.Take) -> dict[str, str]:
         names = map(self._federation.name, range(self._federation.population))
-        why = {site: self._withheld.get(site, COMMON) for site in names if site not in self._tests}
+        why = {site: self._why_unmasked(site) for site in names if site not in self._tests}
         number = next(_numbers)
 
         def willing(talk: Talk) -> None:
@@ -180,6 +182,15 @@ class SiteSums:
                 return {**why, **attempt.problems}
             why |= attempt.problems
         return {**dict.fromkeys(self._tests, failed), **why}
+
+    def _why_unmasked(self, site: str) -> str:
+        """Why a site has not declared that it sends masked sums."""
+        if why := self._withheld.get(site):
+            return why
+        if site in self._known.noised:
+            return ONLY_NOISED
+        common = any(view.site is None for view in self._federation.views)
+        return COMMON if common else UNTESTED
 
     def _collect(self, attempt: _MaskedSum) -> None:
         """Have the sites send their masked sums, and remove the masks; SiteError if too few are

@@ -28,8 +28,11 @@ from fedsight.privacy.secagg.integers import Integers
 from fedsight.privacy.secagg.local import LocalExchange
 from fedsight.privacy.secagg.quantise import Quantiser
 from fedsight.privacy.secagg.words import Words
+from fedsight.program.views import LISTED
 
 NONE = -1  # the number of the site of images that belong to none
+MOST_SITES = LISTED  # more would take minutes: each has masks with many others, of all numbers
+TOO_MANY = f"a simulation masks these sums for at most {MOST_SITES} sites"
 
 
 def trusted_masked(final: Final) -> Trusted:
@@ -39,6 +42,8 @@ def trusted_masked(final: Final) -> Trusted:
     sites = _Sites(final)
     if not sites.finite:
         return Trusted.left_out(INFINITE)
+    if sites.count > MOST_SITES:
+        return Trusted.left_out(TOO_MANY)
     try:
         fit, _ = fitted_by(final.federation, sites.ask)
         if fit is None:
@@ -60,6 +65,11 @@ class _Sites:
         there = torch.cat([part.origins for part in self._parts]).unique().tolist()
         self._sites = [site for site in there if site != NONE]
         self._nobodys = NONE in there
+
+    @property
+    def count(self) -> int:
+        """How many sites have sums to mask."""
+        return len(self._sites)
 
     @property
     def way(self) -> str:
