@@ -19,11 +19,15 @@ from masked_counts import ROUND, TESTS, Sites, draw, program, vector_of
 from site_services import LocalLink
 from torch import Tensor
 
+from fedsight.core.errors import SiteError
+from fedsight.core.types import Order
 from fedsight.deploy.site import calibration, secagg_client
-from fedsight.deploy.site.trainer import CalibrateStep
+from fedsight.deploy.site.trainer import CalibrateStep, TrainStep
+from fedsight.engines.protected import order_digest
 from fedsight.engines.remote import messages
 from fedsight.engines.remote import sums as asking
-from fedsight.engines.remote.models import digest_of
+from fedsight.engines.remote.key_exchange import Subject
+from fedsight.engines.remote.models import Model, digest_of
 from fedsight.engines.remote.sums import SumQuestion
 from fedsight.evaluation.trust.answers import Answers
 from fedsight.evaluation.trust.sums import CountSums, parts, read
@@ -176,6 +180,22 @@ def test_keys_for_one_temperature_serve_no_other(
     found, why = summed(sites, program(images), "heat1")
     assert found is None
     assert any("not made for these sums" in one for one in why.values())
+
+
+def test_keys_for_sums_serve_no_training(sites: Sites, images: Path) -> None:
+    """Nor the other way round: the lists of sites are counted by what keys are for."""
+    of = program(images)
+    federation, engine = sites.join(of, "keys1")
+    vector = vector_of(federation)
+    attempt = asking._MaskedSum(Model(federation, ROUND, vector, None), question(), dict(TESTS))
+    assert engine._exchange.begin(attempt.subject(federation), [*TESTS]) == {}
+    client, table = sites.places.seats[TARGET]._secagg, engine._total.quantiser.table()
+    with pytest.raises(SiteError, match="not made for round 2"):
+        client.protection(TrainStep(Order(ROUND, vector), 0, 0), None, {"quantiser": table})
+    digest = order_digest(Order(ROUND, vector))
+    assert engine._exchange.begin(Subject(ROUND, digest, table), [*TESTS]) == {}
+    told = sites.ask(TARGET, vector, temperature=HEAT, integers=attempt.integers.table())
+    assert "not made for these sums" in told["error"]
 
 
 def bounded(sites: Sites, images: Path) -> set[str]:

@@ -78,7 +78,8 @@ def lines(run: Run) -> list[Text]:
     )
     found = [line for part in parts for line in part]
     travelled = _travelled(run, sets)
-    if not found and not travelled:
+    without = {} if sets is None else sets.without
+    if not found and not travelled and not without:
         return []
     calibration = run.summary.calibration
     if calibration is not None and calibration.ece is not None:
@@ -87,7 +88,6 @@ def lines(run: Run) -> list[Text]:
         if part is not None and part.reason:
             found.append(message("Left out: {reason}.", reason=known_phrase(part.reason)))
     found += travelled
-    without = {} if run.summary.sets is None else run.summary.sets.without
     for site, reason in sorted(without.items()):
         told = {"site": site, "reason": known_phrase(reason)}
         found.append(message("Without site {site}: {reason}.", **told))

@@ -63,9 +63,10 @@ class Trusted:
     tensors: Mapping[str, Tensor]
 
     @classmethod
-    def left_out(cls, reason: str) -> Trusted:
-        """Nothing, for a reason."""
-        return cls({part: {"reason": reason} for part in PARTS}, {}, {})
+    def left_out(cls, reason: str, without: Mapping[str, str] | None = None) -> Trusted:
+        """Nothing, for a reason; `without`: why each site has sent nothing."""
+        told: dict[str, Any] = {"reason": reason, **({"without": dict(without)} if without else {})}
+        return cls({part: dict(told) for part in PARTS}, {}, {})
 
 
 def why_not(federation: Federation, local: bool) -> str | None:

@@ -35,7 +35,7 @@ def trusted_noised(federation: Federation, ask: Callable[[], Noised]) -> Trusted
         return Trusted.left_out(reason)
     found, without = ask()
     if not found:
-        return Trusted.left_out(why_nobody(without))
+        return Trusted.left_out(why_nobody(without), without)
     settings, sites = federation.program.trust, [*found.values()]
     sets = _sets(federation, found)
     both = {

@@ -96,7 +96,7 @@ def trusted_remote(federation: Federation, ask: Ask, file: FitFile) -> Trusted:
     if fit is None:
         fit, unknown = fitted_by(federation, ask)
     if fit is None:
-        return Trusted.left_out(why_nobody(unknown))
+        return Trusted.left_out(why_nobody(unknown), unknown)
     file.write(fit)
     way = MASKED if federation.program.secure.masks else EXACT
     return summed(federation, ask, fit, (TESTED, way))
@@ -117,7 +117,7 @@ def summed(federation: Federation, ask: Ask, fit: Fit, how: tuple[str, str]) -> 
     counts = _Added(federation, CountSums, keep)
     more = counts.asked(ask, fit.temperature)
     if counts.total is None:
-        return Trusted.left_out(why_nobody(more))
+        return Trusted.left_out(why_nobody(more), more)
     if not (int(counts.total.cover.sum()) and int(counts.total.tested.sum())):
         return Trusted.left_out(FEW)
     by_site = {
