@@ -20,17 +20,22 @@ from PIL import Image
 from site_services import LocalLink, Places
 from torch import Tensor
 
+from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.deploy.declaration import gather, masked_tests, withheld
 from fedsight.deploy.server.joining import propose
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link
 from fedsight.engines.remote.engine import RemoteEngine, RunRecord
+from fedsight.evaluation.conclusion import Conclusion
+from fedsight.evaluation.description import describe
 from fedsight.evaluation.trust.fit import FitFile
 from fedsight.evaluation.trust.measure import Trusted
 from fedsight.evaluation.trust.remote import trusted_remote
 from fedsight.program.federation import Federation
-from fedsight.program.program import Program
+from fedsight.program.program import Program, Speed
+from fedsight.report.page import build
+from fedsight.runs import lifecycle
 
 CLASSES = ("ant", "bee", "cat")
 TESTS = {"east": 16, "north": 20, "south": 12, "west": 14}  # of each class
@@ -103,6 +108,14 @@ class Sites:
         model = (vector, ROUND)
         ask = partial(engine.add_up, model)
         return trusted_remote(federation, ask, FitFile(RunStore(folder), model))
+
+    def run(self, of: Program, run: str, folder: Path) -> tuple[dict[str, Any], str]:
+        """A whole run: its summary, and its report."""
+        federation, engine = self.join(of, run)
+        session, store = Session(federation), RunStore(folder)
+        store.create(of, Speed(), describe(session, "run"))
+        whole = Conclusion(session, Speed(), store, "run", [], pictures=False, sums=engine)
+        return lifecycle.go(whole, engine, None), build([folder]).read_text()
 
     def ask(self, site: str, vector: Tensor, **fields: Any) -> dict[str, Any]:
         """A question as any coordinator could put it; the answer's header."""

@@ -78,6 +78,18 @@ def test_masked_sums_are_those_of_a_simulation_without_masks(
         }
 
 
+def test_a_whole_run_keeps_it_and_its_report_says_how_sums_travelled(
+    sites: Sites, images: Path, tmp_path: Path
+) -> None:
+    of = program(images, rounds={"rounds": 1})
+    summary, page = sites.run(of, "whole1", tmp_path / "run")
+    assert summary["sets"]["sums"] == "masked"
+    assert summary["sets"]["coverage"] > 0.4
+    assert (tmp_path / "run" / "trust.json").is_file()
+    assert "sums that the sites sent masked" in page
+    assert "Trust by site" not in page
+
+
 def test_what_leaves_a_site_is_masked(sites: Sites, images: Path) -> None:
     """And so the same sums never leave as the same bytes."""
     sent: dict[str, list[bytes]] = {"one": [], "two": []}

@@ -77,6 +77,18 @@ def test_sites_send_histograms_with_noise_and_pay_for_them(
         assert Ledger(sites.root / site).spent("images", 1e-5) > 0
 
 
+def test_a_whole_run_keeps_it_and_its_report_says_how_sums_travelled(
+    sites: Sites, images: Path, tmp_path: Path
+) -> None:
+    privacy = {"name": "local", "noise_multiplier": 0.01}
+    rounds = {"rounds": 1, "weighting": "uniform"}
+    of = program(images, OPEN, privacy=privacy, rounds=rounds, trust={"coverage": 0.3})
+    summary, page = sites.run(of, "whole1", tmp_path / "run")
+    assert summary["sets"]["sums"] == "noised"
+    assert "histograms with noise" in page
+    assert UNFITTED in page
+
+
 def test_each_computation_has_fresh_noise_and_is_charged_again(
     sites: Sites, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
