@@ -45,7 +45,6 @@ def alike(masked: Trusted, plain: Trusted) -> None:
     """The same to the last bit, but that no site is told of."""
     facts = dict(plain.facts)
     facts["sets"] = {**facts["sets"], "sites": {}}
-    assert masked.facts["ood"].pop("sums") == "masked"
     assert masked.facts == facts
     for part in PARTS:
         mine, theirs = dict(masked.summary[part]), dict(plain.summary[part])

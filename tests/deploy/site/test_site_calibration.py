@@ -25,6 +25,7 @@ from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import StoreError
 from fedsight.deploy.declaration import gather, masked_tests, withheld
 from fedsight.deploy.server.joining import propose
+from fedsight.deploy.site.calibration import UNNOISED
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link
 from fedsight.engines.remote.engine import RemoteEngine, RunRecord
@@ -32,7 +33,7 @@ from fedsight.evaluation.conclusion import Conclusion
 from fedsight.evaluation.description import describe
 from fedsight.evaluation.overall import Final
 from fedsight.evaluation.trust.fit import FILE, FitFile
-from fedsight.evaluation.trust.measure import NOISED, Trusted, trusted
+from fedsight.evaluation.trust.measure import Trusted, trusted
 from fedsight.evaluation.trust.remote import MADE_UP, ONE_HEAT, OWN, trusted_remote
 from fedsight.evaluation.trust.sums import CountSums, FitSums, read, size
 from fedsight.governance.ledger import Ledger
@@ -146,6 +147,7 @@ def test_sites_add_up_what_a_simulation_knows(
         for name, one in mine.pop("by_site", {}).items():
             assert one == pytest.approx(theirs["by_site"][name], nan_ok=True)
         theirs.pop("by_site", None)
+        assert mine.pop("sums") == "exact"
         if part == "sets" and trust.get("guarantee") == "site":  # means over the sites
             for key in ("coverage", "size"):
                 assert mine.pop(key) == pytest.approx(theirs.pop(key))
@@ -250,7 +252,7 @@ def test_each_answer_is_one_of_the_owners_sets_of_figures(sites: Places, images:
             {"privacy": {"name": "local", "noise_multiplier": 1.0},
              "rounds": {"weighting": "uniform"}},
             {"figures": "exact"},
-            NOISED,
+            UNNOISED,
         ),
         ({"algorithm": {"name": "fedper"}}, {}, OWN),
         ({"trust": {"measured": False}}, {}, "trust.measured is false"),

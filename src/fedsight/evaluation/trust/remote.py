@@ -210,7 +210,8 @@ class _Summed:
         names = {name: one.cover for name, one in self.by_site.items() if one.cover.any()}
         sets = Sets(settings.sets, self.total.cover, names)
         calibration, diagrams = self._calibration(scaling)
-        summary = {"calibration": calibration, "sets": self._sets(sets), "ood": self._unlike()}
+        ood = self._unlike()
+        summary = {"calibration": calibration, "sets": self._sets(sets), "ood": ood}
         more: dict[str, Any] = {"without": dict(without)} if without else {}
         if self.way:
             more["sums"] = self.way
@@ -224,7 +225,7 @@ class _Summed:
             "apart": False,
             "head": None,
             "sets": {**sets.plain(), "guarantee": settings.guarantee},
-            "ood": summary["ood"],
+            "ood": ood,
             "reliability": diagrams,
         }
         return Trusted(summary, facts, {})
