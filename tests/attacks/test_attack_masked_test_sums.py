@@ -187,7 +187,8 @@ def test_keys_for_sums_serve_no_training(sites: Sites, images: Path) -> None:
     of = program(images)
     federation, engine = sites.join(of, "keys1")
     vector = vector_of(federation)
-    attempt = asking._MaskedSum(Model(federation, ROUND, vector, None), question(), dict(TESTS))
+    tests = {site: 3 * images for site, images in TESTS.items()}
+    attempt = asking._MaskedSum(Model(federation, ROUND, vector, None), question(), tests)
     assert engine._exchange.begin(attempt.subject(federation), [*TESTS]) == {}
     client, table = sites.places.seats[TARGET]._secagg, engine._total.quantiser.table()
     with pytest.raises(SiteError, match="not made for round 2"):
