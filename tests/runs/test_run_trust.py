@@ -330,7 +330,7 @@ def test_what_was_measured_of_another_model_is_refused(run: Path, tmp_path: Path
     first = next(iter(tensors))
     save_file({**tensors, first: tensors[first] + 1}, model)
     with pytest.raises(StoreError, match="belongs to another model") as refused_by:
-        fedsight.load(tmp_path / "run")
+        fedsight.load(tmp_path / "run").predict(torch.zeros(1, 8, 8))
     assert "remove" in refused_by.value.cure
     (tmp_path / "run" / "trust.json").unlink()
     assert fedsight.load(tmp_path / "run").predict(torch.zeros(1, 8, 8))
