@@ -31,7 +31,7 @@ HIDES_SITE = frozenset({"local_dp", "distributed_dp"})
 ADDED_BY_COORDINATOR = frozenset({"client_dp"})  # the site cannot verify this noise
 GIGABYTE = 1 << 30
 
-Release = Literal["none", "exact", "noised"]
+Release = Literal["none", "exact", "noised", "masked"]
 EVALUATIONS = 100  # of a contract that asks for protection and states no number
 MASKED = {"secure_aggregation", "distributed_dp"}  # protections that no program has without masks
 FIGURES_NOISE = 5.0  # of a contract with noised figures that states none
@@ -116,9 +116,14 @@ class Contract(Settings):
     # whether programs may keep memory here that are protected by secure aggregation alone, where
     # require names it: whoever chose the earlier rounds can tell sites apart by their memory
     masked_memory: bool = False
-    # how sums over the test images may leave: "exact", "noised" or "none"; None: "exact" if neither
-    # epsilon nor require is set, otherwise "none"
+    # how sums over the test images may leave: "exact", "noised", "masked" (only the whole numbers
+    # that calibration and prediction sets are made of, inside a sum of several sites) or "none";
+    # None: "exact" if neither epsilon nor require is set, otherwise "none"
     figures: Release | None = None
+    # over how many different lists of sites masked sums over the test images may be, in all runs
+    # together, where figures = "masked". With 1 no two of them can be subtracted; when a site joins
+    # or leaves for good, a higher number lets them be made again
+    figures_lists: int = Field(1, ge=1)
     # minimum number of test images that figures are summed over. Health authorities publish no
     # count of fewer than 11 people (US CMS; 1/0.09 of EMA's policy 0070).
     test_images: int = Field(11, ge=1)
@@ -439,7 +444,8 @@ class Contract(Settings):
     def sum_limit(self, stated: Sequence[str]) -> SumLimit:
         """Over how many lists of sites updates may be summed, of a program with the protections
         `stated`."""
-        return SumLimit(self.most_sums(stated), self.lists)
+        tests = self.figures_lists if self.release == "masked" else None
+        return SumLimit(self.most_sums(stated), self.lists, tests)
 
 
 def _refusal(clause: str, cause: str, cure: str = "") -> DeployError:
