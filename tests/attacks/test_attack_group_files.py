@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedsight.core.errors import ConfigError
-from fedsight.deploy.declaration import ELSEWHERE
 from fedsight.deploy.package import installed
 from fedsight.deploy.site import enforcement
+from fedsight.deploy.site.named_files import ELSEWHERE
 from fedsight.program import networks, plugins, public
 from fedsight.program.config import check_elsewhere, parse
 from fedsight.program.program import Program, Speed

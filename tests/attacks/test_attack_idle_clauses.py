@@ -61,7 +61,12 @@ def images(tmp_path: Path) -> Path:
 
 def clauses(images: Path) -> list[dict[str, Any]]:
     named = [alike(images).fingerprint]
-    return [{"figures_noise": 50.0}, {"sums": 1}, {"lists": 1, "programs": named}]
+    return [
+        {"figures_noise": 50.0},
+        {"figures_lists": 1},
+        {"sums": 1},
+        {"lists": 1, "programs": named},
+    ]
 
 
 def test_figures_with_a_stated_noise_left_without_any(
@@ -88,7 +93,7 @@ def test_an_update_left_alone_where_sums_were_limited(
     assert bool(values(sent).any()), "one site's update, without a mask"
 
 
-@pytest.mark.parametrize("clause", ["figures_noise", "sums", "lists"])
+@pytest.mark.parametrize("clause", ["figures_noise", "figures_lists", "sums", "lists"])
 def test_ours_are_refused_by_name(attack: Attack, images: Path, clause: str) -> None:
     contract = next(one for one in clauses(images) if clause in one)
     table = {"data": {"name": "folder", "path": str(images)}, "contract": contract}
@@ -103,6 +108,7 @@ def test_ours_are_refused_by_name(attack: Attack, images: Path, clause: str) -> 
 
 def test_what_they_need_beside_them_is_accepted() -> None:
     Contract(figures="noised", figures_noise=50.0)
+    Contract(figures="masked", figures_lists=2)
     Contract(require=("secure_aggregation",), sums=1, lists=1)
     Contract(require=("distributed_dp",), min_noise_multiplier=1.0, sums=1)
     assert Contract(figures="noised").noise_of_figures == 5.0

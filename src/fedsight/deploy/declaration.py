@@ -26,7 +26,6 @@ from fedsight.deploy.remote_images import ImageSites, RemoteImages, remote_test_
 from fedsight.deploy.site.owner import OwnerSettings, allow_missing_classes
 from fedsight.engines.remote.messages import read_reason
 from fedsight.governance.contract import Release
-from fedsight.models.published import PUBLISHED
 from fedsight.program import auto_codec, labelling, looks, public
 from fedsight.program.federation import Federation, federate, of_source
 from fedsight.program.fitting import group_problems, integer_problems, lone_problems
@@ -39,14 +38,6 @@ MAX_TOTAL_IMAGES = 1 << 26  # of all sites together
 MAX_CLASSES = 1 << 16
 MAX_CLASS_NAME = 200  # characters
 MAX_SHOWN = 400  # characters of a site's preprocessing in a message
-ELSEWHERE = "at-the-coordinator"  # in place of the path of a file that only the coordinator has
-FILES = (  # which those are, by section and key
-    ("model", "weights"),
-    ("algorithm", "earlier"),
-    ("start", "earlier"),
-    ("finish", "earlier"),
-    ("participation", "file"),
-)
 
 
 @dataclass(frozen=True)
@@ -166,23 +157,6 @@ def as_built_here(program: Program) -> Program:
     model = program.model
     here = model.rebuildable and all(map(is_here, model.needs()))
     return program if here else without_weights(program)
-
-
-def without_files(program: Mapping[str, Any]) -> dict[str, Any]:
-    """The table of a proposed program, whatever paths it names for files of the coordinator's.
-
-    A program with weights looks into their file for the norms that they need, and one that changes
-    an earlier run's sums into the file beside them. A site that did so would open any of its files,
-    or wait for any of its devices, at the coordinator's bidding, and its answer would tell what is
-    there.
-    """
-    found = dict(program)
-    for section, key in FILES:
-        own = found.get(section)
-        if isinstance(own, dict) and own.get(key) is not None:
-            named = section == "model" and str(own[key]) in PUBLISHED  # and so no file
-            found[section] = own if named else {**own, key: ELSEWHERE}
-    return found
 
 
 def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federation, int]:

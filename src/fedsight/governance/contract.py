@@ -122,8 +122,8 @@ class Contract(Settings):
     figures: Release | None = None
     # over how many different lists of sites masked sums over the test images may be, in all runs
     # together, where figures = "masked". With 1 no two of them can be subtracted; when a site joins
-    # or leaves for good, a higher number lets them be made again
-    figures_lists: int = Field(1, ge=1)
+    # or leaves for good, a higher number lets them be made again; None: 1
+    figures_lists: int | None = Field(None, ge=1)
     # minimum number of test images that figures are summed over. Health authorities publish no
     # count of fewer than 11 people (US CMS; 1/0.09 of EMA's policy 0070).
     test_images: int = Field(11, ge=1)
@@ -182,6 +182,17 @@ class Contract(Settings):
             raise ValueError(
                 "contract.figures_noise is that of noised figures, and nothing says that figures "
                 "must be noised: write figures = 'noised', or leave contract.figures_noise out"
+            )
+        return value
+
+    @field_validator("figures_lists")
+    @classmethod
+    def _limits_masked_figures(cls, value: int | None, info: ValidationInfo) -> int | None:
+        """Lists are counted for masked sums alone."""
+        if value is not None and info.data.get("figures", "masked") != "masked":
+            raise ValueError(
+                "contract.figures_lists limits masked sums over test images, and nothing says that "
+                "they must be masked: write figures = 'masked', or leave contract.figures_lists out"
             )
         return value
 
@@ -444,7 +455,7 @@ class Contract(Settings):
     def sum_limit(self, stated: Sequence[str]) -> SumLimit:
         """Over how many lists of sites updates may be summed, of a program with the protections
         `stated`."""
-        tests = self.figures_lists if self.release == "masked" else None
+        tests = (self.figures_lists or 1) if self.release == "masked" else None
         return SumLimit(self.most_sums(stated), self.lists, tests)
 
 

@@ -15,7 +15,6 @@ from fedsight.core.settings import Settings
 from fedsight.deploy import package
 from fedsight.deploy.costly_sites import costly_sites
 from fedsight.deploy.declaration import (
-    ELSEWHERE,
     Declaration,
     disagreeing_sites,
     lone_sites,
@@ -27,6 +26,7 @@ from fedsight.deploy.earlier_sites import EarlierSites
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.revocations import Revocations
 from fedsight.deploy.server.server import disable_site
+from fedsight.deploy.site.named_files import ELSEWHERE
 from fedsight.engines.protected import adopted
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link, Talk, converse, reason

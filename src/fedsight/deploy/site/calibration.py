@@ -63,7 +63,7 @@ class CalibrationRules:
         """What they cost."""
         if not self._noised:
             return FREE
-        return noised_sums.event(self._contract.figures_noise).table(), 1
+        return noised_sums.event(self._contract.noise_of_figures).table(), 1
 
     @property
     def keys(self) -> str:
@@ -137,7 +137,7 @@ class CalibrationRules:
         return answer
 
     def _with_noise(self, step: CalibrateStep, found: Metrics) -> Answer:
-        noise = float(self._contract.figures_noise)
+        noise = self._contract.noise_of_figures
         sums = noised_sums.noised(found, BOUNDS, noise)
         told = {"metrics": messages.metrics_table(sums), "noise": noise}
         return Answer({"round": step.round, **told})

@@ -15,13 +15,12 @@ from typing import Any
 from fedsight.compression.settings import Line
 from fedsight.core.errors import DeployError, SiteError
 from fedsight.deploy import package
-from fedsight.deploy.declaration import without_files
 from fedsight.deploy.site.answers import AnswerStore
 from fedsight.deploy.site.calibration import CalibrationRules
 from fedsight.deploy.site.figures import FigureRules
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.memories import occupied, open_memory
-from fedsight.deploy.site.named_files import refuse_files
+from fedsight.deploy.site.named_files import refuse_files, without_files
 from fedsight.deploy.site.owner import OwnerSettings, read_owner
 from fedsight.deploy.site.refusals import Asked
 from fedsight.deploy.site.release import Release, no_run

@@ -14,13 +14,38 @@ from typing import Any
 
 from fedsight.core.errors import DeployError
 from fedsight.core.settings import Settings
-from fedsight.deploy.declaration import ELSEWHERE
 from fedsight.models.base import Model
+from fedsight.models.published import PUBLISHED
 from fedsight.program.program import Program
 
+ELSEWHERE = "at-the-coordinator"  # in place of the path of a file that only the coordinator has
+FILES = (  # settings with paths of files that only the coordinator has, by section and key
+    ("model", "weights"),
+    ("algorithm", "earlier"),
+    ("start", "earlier"),
+    ("finish", "earlier"),
+    ("participation", "file"),
+)
 # Of their paths nothing is opened: a site's images are where its owner says, and a public set is
 # built in (`public.elsewhere`).
 NOT_OPENED = ("data", "public")
+
+
+def without_files(program: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of a proposed program, whatever paths it names for files of the coordinator's.
+
+    A program with weights looks into their file for the norms that they need, and one that changes
+    an earlier run's sums into the file beside them. A site that did so would open any of its files,
+    or wait for any of its devices, at the coordinator's bidding, and its answer would tell what is
+    there.
+    """
+    found = dict(program)
+    for section, key in FILES:
+        own = found.get(section)
+        if isinstance(own, dict) and own.get(key) is not None:
+            named = section == "model" and str(own[key]) in PUBLISHED  # and so no file
+            found[section] = own if named else {**own, key: ELSEWHERE}
+    return found
 
 
 def refuse_files(program: Program, home: Path) -> None:

@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from fedsight.core.errors import (
     DeployError,
     FedSightError,
@@ -345,7 +347,7 @@ class SiteService(TrainerHolder):
         return {}, bytes(data[start : min(stop, start + messages.PIECE)])
 
     @property
-    def _kept(self) -> torch.Tensor | None:
+    def _kept(self) -> Tensor | None:
         """The parameters that do not travel, if they were sent."""
         return self._opened.kept if self._opened else None
 
