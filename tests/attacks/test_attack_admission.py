@@ -22,7 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsight.core.errors import DeployError
-from fedsight.deploy.membership import kits, requests
+from fedsight.deploy.membership import certificates, kits, requests
+from fedsight.deploy.membership import federation as federations
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
 from fedsight.deploy.membership.requests import SigningRequest
 

@@ -64,8 +64,8 @@ from nvflare.private.fed.utils.identity_utils import TokenVerifier
 
 from fedsight.deploy.flare.orders import Orders, OrdersComponent
 from fedsight.deploy.flare.process import set_limits
-from fedsight.deploy.flare.updates import TOPIC
 from fedsight.deploy.flare.routes import TO_SERVER, TO_SITES, Gate, Route
+from fedsight.deploy.flare.updates import TOPIC
 from fedsight.deploy.membership.federation import OPERATOR as CERTIFIED
 from fedsight.deploy.membership.kits import write_policies
 from fedsight.deploy.processes import supervisor

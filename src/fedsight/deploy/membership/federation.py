@@ -209,7 +209,7 @@ class FederationFolder:
         if name in self.revoked():
             raise DeployError(
                 f"{kind} '{name}' was revoked: {self.revoked()[name]}",
-                f"a {kind} that returns needs another name",
+                "who returns needs another name",
             )
         record = self.folder / where / f"{name}.toml"
         if record.exists():
