@@ -30,7 +30,7 @@ from fedsight.deploy.membership.revocations import Revocations
 from fedsight.deploy.server.job_definition import write_job
 from fedsight.deploy.server.looking import look
 from fedsight.deploy.server.operator import open_session
-from fedsight.deploy.server.server import disable_site
+from fedsight.deploy.server.server import disable_site, end_jobs
 from fedsight.governance.ledger import Ledger
 
 SILENT = 3.0  # seconds after which a server that has not hung up has let somebody in
@@ -226,12 +226,17 @@ def is_refused(made: Loopback, kit: Path, user: str) -> bool:
 def test_a_session_of_a_revoked_operator_ends(server: Loopback, tmp_path: Path) -> None:
     own = operator(server, tmp_path, "gone@oslo.example", False)
     with open_session(own.kit, own.name, 10) as session:
+        number = session.submit(some_job(tmp_path))  # it waits: the site is not there
         server.federation.revoke(own.name, "has left")
         time.sleep(2 * GLANCE)
         with pytest.raises(DeployError, match="the server refused"):
-            session.submit(some_job(tmp_path))
+            session.submit(some_job(tmp_path, "other"))
+    assert end_jobs(server.federation, OPERATOR) == 0
+    assert end_jobs(server.federation, own.name) == 1
+    with open_session(server.federation.operator_kit, OPERATOR, 10) as session:
+        wait_until(lambda: session.status(number).startswith("FINISHED"), DEPLOYED)
     assert is_refused(server, own.kit, own.name)
-    with pytest.raises(DeployError, match="'gone@oslo.example' was revoked: has left"):
+    with pytest.raises(DeployError, match=r"'gone@oslo.example' was revoked: has left"):
         act_as(server.federation, own.folder)
 
 

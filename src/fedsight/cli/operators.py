@@ -287,6 +287,15 @@ def report_command(
     echo(message("Report: {page}", page=target))
 
 
+def count_sites(folder: Path) -> int:
+    """How many sites the federation has of the operator in `folder`, by its server."""
+    from fedsight.deploy.membership.overview import Sites
+    from fedsight.deploy.server.looking import understood
+
+    rows = understood(_look(folder, "status"), Sites.of).rows
+    return sum(not row.revoked for row in rows)
+
+
 def _look(folder: Path, what: str, *run: str) -> dict[str, Any]:
     from fedsight.deploy.membership.operator_folder import OperatorFolder
     from fedsight.deploy.requirements import need_engine

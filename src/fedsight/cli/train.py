@@ -81,6 +81,27 @@ FederationDir = Annotated[
         show_default=False,
     ),
 ]
+Elsewhere = Annotated[
+    bool, typer.Option("--elsewhere", help="The images are at the sites of a federation.")
+]
+Members = Annotated[
+    Path | None,
+    typer.Option(
+        "--federation",
+        metavar="DIR",
+        help="Likewise, and of this one: with as many sites.",
+        show_default=False,
+    ),
+]
+FromElsewhere = Annotated[
+    Path | None,
+    typer.Option(
+        "--operator",
+        metavar="DIR",
+        help="Likewise, from another machine: an operator's folder.",
+        show_default=False,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run that is in the folder.")]
 Logs = Annotated[
     list[LogFormat] | None,
@@ -159,11 +180,22 @@ compare_command = _training(
 )
 
 
-def _check_elsewhere(program: Program, speed: Speed, members: Path | None) -> None:
-    """Check a program for a federation, and for as many sites as that in the folder `members`."""
+def _count_sites(members: Path | None, operator: Path | None) -> int | None:
+    """How many sites there are in the federation in the folder `members`, or in that of an
+    operator on another machine."""
+    if members is not None:
+        return len(open_federation(members).admitted())
+    if operator is None:
+        return None
+    from fedsight.cli.operators import count_sites
+
+    return count_sites(operator)
+
+
+def _check_elsewhere(program: Program, speed: Speed, sites: int | None) -> None:
+    """Check a program for a federation, of so many sites if that is known."""
     from fedsight.program.config import check_elsewhere
 
-    sites = None if members is None else len(open_federation(members).admitted())
     check_elsewhere(program, speed, sites or None)
     mark = program.fingerprint
     echo(message("{name} is fine; fingerprint {fingerprint}", name=program.name, fingerprint=mark))
@@ -174,19 +206,9 @@ def check_command(
     example: ExampleOption = None,
     sets: Sets = None,
     plugin: PluginFiles = None,
-    elsewhere: Annotated[
-        bool,
-        typer.Option("--elsewhere", help="The images are at the sites of a federation."),
-    ] = False,
-    members: Annotated[
-        Path | None,
-        typer.Option(
-            "--federation",
-            metavar="DIR",
-            help="Likewise, and of this one: with as many sites.",
-            show_default=False,
-        ),
-    ] = None,
+    elsewhere: Elsewhere = False,
+    members: Members = None,
+    operator: FromElsewhere = None,
 ) -> None:
     """List every problem of a config with its cure; also opens the data.
 
@@ -200,8 +222,8 @@ def check_command(
     from fedsight.runs.traffic import learning
 
     program, speed = read_program(config, example, list(sets or []), plugin)
-    if elsewhere or members is not None:
-        _check_elsewhere(program, speed, members)
+    if elsewhere or members is not None or operator is not None:
+        _check_elsewhere(program, speed, _count_sites(members, operator))
         return
     if example is not None:
         fetch_needed(program.needs())

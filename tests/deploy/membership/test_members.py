@@ -161,9 +161,9 @@ def test_an_operator_acts_with_a_key_and_a_certificate_of_its_own(
     admin = json.loads(path.with_name("fed_admin.json").read_text())["admin"]
     assert (admin["port"], admin["username"]) == (19000, ben)
     federation.revoke(ben, "has left")
-    with pytest.raises(DeployError, match="'ben@lyon.example' was revoked: has left"):
+    with pytest.raises(DeployError, match=r"'ben@lyon.example' was revoked: has left"):
         act_as(federation, tmp_path / "ben")
-    with pytest.raises(DeployError, match="operator 'ben@lyon.example' was revoked"):
+    with pytest.raises(DeployError, match=r"operator 'ben@lyon.example' was revoked"):
         federation.add_operator(request, False)
     assert federation.admitted() == ["north"]
     (federation.folder / "revoked.json").unlink()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -124,34 +123,39 @@ def take(startup: Path, data: bytes) -> bool:
         try:
             found = x509.load_pem_x509_certificate(data)
             same = found == held
-            why = "" if same else next(_objections(found, held, startup), "")
+            if not same:
+                _check(found, held, startup)
+        except _ForeignError as error:
+            raise _refused(str(error)) from None
         except _READ_ERRORS as error:
             raise _refused(f"it cannot be read ({type(error).__name__})") from None
-        if why:
-            raise _refused(why)
         if not same:
             # Written anew from what was checked: behind the certificate anything could follow.
             write_atomically(path, found.public_bytes(serialization.Encoding.PEM))
     return not same
 
 
-def _objections(found: x509.Certificate, held: x509.Certificate, startup: Path) -> Iterator[str]:
-    """Why a certificate is not the renewal of the one that is held."""
+class _ForeignError(ValueError):
+    """A certificate is not the renewal of the one that is held."""
+
+
+def _check(found: x509.Certificate, held: x509.Certificate, startup: Path) -> None:
+    """Raise _ForeignError unless a certificate is the renewal of the one that is held."""
     authority = read(startup / kits.AUTHORITY)
     if not _is_issued(found, authority):
-        yield "this federation's authority has not signed it"
+        raise _ForeignError("this federation's authority has not signed it")
     if _public(found.public_key()) != _public(_own_key(startup / "client.key").public_key()):
-        yield "it is for another key"
+        raise _ForeignError("it is for another key")
     if found.subject != held.subject:
-        yield f"it is for '{name_of(found)}' in the role '{role_of(found)}'"
+        raise _ForeignError(f"it is for '{name_of(found)}' in the role '{role_of(found)}'")
     if list(found.extensions) != list(held.extensions):
-        yield "it is for another use"
-    if found.not_valid_before_utc > datetime.now(UTC):
-        yield f"it is valid only from {found.not_valid_before_utc:%Y-%m-%d %H:%M} on"
+        raise _ForeignError("it is for another use")
+    if (begin := found.not_valid_before_utc) > datetime.now(UTC):
+        raise _ForeignError(f"it is valid only from {begin:%Y-%m-%d %H:%M} on")
     if found.not_valid_after_utc <= held.not_valid_after_utc:
-        yield "it ends no later than the one that is here"
+        raise _ForeignError("it ends no later than the one that is here")
     if found.not_valid_after_utc > authority.not_valid_after_utc:
-        yield "it would outlive the authority's"
+        raise _ForeignError("it would outlive the authority's")
 
 
 def _refused(why: str) -> DeployError:
