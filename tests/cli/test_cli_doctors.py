@@ -283,7 +283,7 @@ def test_certificates_that_end_soon_are_named_with_the_cure(federation: Federati
     for name, left in (("anna@lyon.example", 20), ("ben@lyon.example", 200)):
         (folder / "operators" / f"{name}.toml").write_text(record)
         (folder / "operators" / f"{name}.crt").write_bytes(certify(name, "lead", left))
-    for name, left in zip("abcd", (-1, 29.5, 31, 300), strict=True):
+    for name, left in zip("abcd", (-0.5, 29.5, 30.5, 299.5), strict=True):
         (folder / "admitted" / f"{name}.crt").write_bytes(certify(name, "client", left, begins=-5))
     startup = give_kit(folder / "server", "localhost", "server", 300)
     (startup / "client.crt").rename(startup / "server.crt")

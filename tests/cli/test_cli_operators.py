@@ -165,8 +165,8 @@ def test_an_operator_looks_on_and_an_answer_that_is_none_is_one_message(
     (run / "history.jsonl").write_text('{"round": 1, "loss": 0.5}\n')
     assert "first" in done("operator", "history", home).out
     assert "0.500" in done("operator", "history", home, "--run", "first").out
-    assert "has no run 'other'" in refused(8, "operator", "history", home, "--run", "other")
-    assert "has no report yet" in refused(6, "operator", "report", home, "first")
+    assert "has no run 'other'" in refused(7, "operator", "history", home, "--run", "other")
+    assert "has no report yet" in refused(7, "operator", "report", home, "first")
     (run / "report.html").write_text("<html>ü</html>")
     page = tmp_path / "page.html"
     done("operator", "report", home, "first", "--out", page)

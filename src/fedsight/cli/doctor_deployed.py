@@ -19,7 +19,7 @@ from fedsight.core.errors import ConfigError, FedSightError
 from fedsight.core.files import json_object, refuse_readable
 from fedsight.deploy.membership import kits, overview, presence
 from fedsight.deploy.membership.certificates import AUTHORITY_SOON, SOON, days_left, read
-from fedsight.deploy.membership.federation import FederationFolder, Invitation
+from fedsight.deploy.membership.federation import OPERATOR, FederationFolder, Invitation
 from fedsight.deploy.membership.renewal import certified
 from fedsight.deploy.package import installed, stated
 from fedsight.deploy.processes import supervisor
@@ -134,7 +134,9 @@ def _certificates(federation: FederationFolder, cure: str) -> Iterator[Finding]:
         return
     for one in members:
         if one.kind == "operator":
-            yield from _certificate(message("operator {name}", name=one.name), one.path, cure)
+            kit = federation.operator_kit / "startup" / "client.crt"
+            path = kit if one.name == OPERATOR and kit.exists() else one.path
+            yield from _certificate(message("operator {name}", name=one.name), path, cure)
         elif one.kind == "site":
             found = _certificate(message("certificate of {name}", name=one.name), one.path, cure)
             yield from (finding for finding in found if finding.state != "ok")

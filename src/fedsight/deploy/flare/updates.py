@@ -51,7 +51,7 @@ class Updates:
     def __init__(self, federation: Path) -> None:
         self._federation = federation
         self._next: dict[str, float] = {}  # when a site is looked at again
-        self._told: dict[str, str] = {}  # why a site has refused what it was sent
+        self._told: dict[str, str] = {}  # what was wrong with a site
         self._free = threading.Semaphore(MAX_AT_ONCE)
 
     def offer(self, name: str, token: str, said: Heartbeat, admin_server: Any) -> None:
@@ -63,7 +63,7 @@ class Updates:
         try:
             body = self.lacking(name, said)
         except FedSightError as error:
-            log.warning("site %s cannot be sent an update: %s", name, error)
+            self._tell(name, f"cannot be sent an update: {error}")
             body = {}
         if not body:
             self._free.release()
@@ -94,15 +94,19 @@ class Updates:
             if reply is None:
                 return  # it is asked again
             if reply.get_header(MsgHeader.RETURN_CODE) != ReturnCode.OK:
-                if self._told.get(name) != (said := printable(reply.body, MAX_SHOWN)):
-                    self._told[name] = said
-                    log.warning("site %s: %s", name, said)
+                self._tell(name, reply.body)
             elif "certificate" in body:
                 FederationFolder.open(self._federation).log_event("certificate taken", site=name)
         except Exception:  # of FLARE's, or a full disk: the next heartbeat is another occasion
             log.exception("site %s could not be sent an update", name)
         finally:
             self._free.release()
+
+    def _tell(self, name: str, why: object) -> None:
+        """Say it in the log, and again only once something else is wrong."""
+        if self._told.get(name) != (said := printable(why, MAX_SHOWN)):
+            self._told[name] = said
+            log.warning("site %s: %s", name, said)
 
 
 class UpdateProcessor(RequestProcessor):
