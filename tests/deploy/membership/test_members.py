@@ -134,6 +134,12 @@ def test_an_operator_is_admitted_in_the_role_that_both_sides_state(
     assert not list(federation.folder.rglob("anna*.key"))
     with pytest.raises(DeployError, match="may look on, and start, stop and revoke nothing"):
         act_as(federation, own.folder)
+    promoted = tmp_path / "promoted.request.zip"
+    with zipfile.ZipFile(request) as old, zipfile.ZipFile(promoted, "w") as new:
+        for name in old.namelist():  # the same key, in another role: the first one stays valid
+            new.writestr(name, old.read(name).replace(b'"member"', b'"lead"'))
+    with pytest.raises(DeployError, match="was admitted with other rights"):
+        federation.add_operator(promoted, False)
     imitated = OperatorFolder.create(tmp_path / "it", "Anna@lyon.example", invitation, False)
     with pytest.raises(DeployError, match="who could be mistaken for"):
         federation.add_operator(imitated, False)

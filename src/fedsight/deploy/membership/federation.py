@@ -213,20 +213,27 @@ class FederationFolder:
             )
         record = self.folder / where / f"{name}.toml"
         if record.exists():
-            known = tomllib.loads(record.read_text(encoding="utf-8")).get("request")
+            facts = tomllib.loads(record.read_text(encoding="utf-8"))
+            known = facts.get("request")
             if known != found.fingerprint:
                 raise DeployError(
                     f"{kind} '{name}' was admitted with another key (request {str(known)[:16]}, "
                     f"this one is {found.fingerprint[:16]})",
                     f"if the {kind} lost its key, revoke it and let it join under another name",
                 )
+            # Both certificates would be valid, so the fewer rights would be none.
+            if not found.is_site and facts.get("read_only") != (found.role != "lead"):
+                raise DeployError(
+                    f"operator '{name}' was admitted with other rights",
+                    "revoke the operator and let them join under another name",
+                )
         certificates.check_days(self.folder / "ca" / kits.AUTHORITY, days)
         signed = request.resolve().with_name(f"{name}.signed.zip")
         with found.file() as checked:
             kits.approve(self.folder, checked, signed, days)
         self._record(found, certificate_in(signed, name), days)
-        facts = {"site": name} if found.is_site else {"operator": name, "role": found.role}
-        self.log_event("admitted", **facts, days=days, request=found.fingerprint)
+        who = {"site": name} if found.is_site else {"operator": name, "role": found.role}
+        self.log_event("admitted", **who, days=days, request=found.fingerprint)
         return signed
 
     def _record(self, found: SigningRequest, certificate: bytes, days: int) -> None:
