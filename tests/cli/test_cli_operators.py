@@ -145,6 +145,9 @@ def test_all_certificates_are_renewed_by_one_command(
     assert "is valid until" in done("site", "renew", home, path).out
     assert certificates.days_left(certificates.read(startup / "client.crt")) == 399
     assert "has this certificate already" in done("site", "renew", home, path).out
+    own = own_folder(tmp_path, ANNA, "lead")
+    assert f"'{ANNA}' is valid until" in done("operator", "renew", own, other).out
+    assert "it is for another key" in refused(8, "operator", "renew", own, path)
 
 
 def test_an_operator_looks_on_and_an_answer_that_is_none_is_one_message(

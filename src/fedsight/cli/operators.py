@@ -287,6 +287,28 @@ def report_command(
     echo(message("Report: {page}", page=target))
 
 
+@app.command("renew")
+def renew_command(
+    folder: OwnFolder,
+    certificate: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="The renewed certificate, NAME.crt.", show_default=False
+        ),
+    ],
+) -> None:
+    """Take over your renewed certificate, if the old one has expired; else that happens by itself.
+
+    Example: fedsight operator renew anna@lyon.example anna@lyon.example.crt
+    """
+    from fedsight.cli.renewal import take_over
+    from fedsight.deploy.membership.operator_folder import OperatorFolder
+
+    own = OperatorFolder.open(folder)
+    own.install_kit()
+    take_over(own.name, own.kit, certificate)
+
+
 def count_sites(folder: Path) -> int:
     """How many sites the federation has of the operator in `folder`, by its server."""
     from fedsight.deploy.membership.overview import Sites

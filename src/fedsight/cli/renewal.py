@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -69,6 +70,32 @@ def renew_command(
         )
     if any(one.kind == "operator" and one.name != OPERATOR for one in done):
         echo(message("Operators get theirs with the next command that they start here."))
+
+
+def take_over(name: str, kit: Path, file: Path) -> None:
+    """Replace the certificate in the kit of `name` by its renewal in a file, and say so."""
+    from fedsight.core.errors import DeployError
+    from fedsight.deploy.membership import certificates
+
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(certificates.MAX_BYTES + 1)
+    except OSError as error:
+        cause = f"{file} cannot be read: {error.strerror}"
+        raise DeployError(cause, "give the file that the operator sent") from None
+    startup = kit / "startup"
+    if not certificates.take(startup, data):
+        echo(message("'{name}' has this certificate already.", name=name))
+        return
+    end = certificates.read(startup / "client.crt").not_valid_after_utc.date()
+    echo(
+        message(
+            "The certificate of '{name}' is valid until {date}. It is used from the next "
+            "connection to the server on.",
+            name=name,
+            date=end,
+        )
+    )
 
 
 def warnings(endings: Sequence[Ending]) -> list[Text]:

@@ -139,32 +139,15 @@ def renew_command(
 
     Example: fedsight site renew ward-3 ward-3.crt
     """
+    from fedsight.cli.renewal import take_over
     from fedsight.core.errors import DeployError
-    from fedsight.deploy.membership import certificates
     from fedsight.deploy.site.folder import SiteFolder
 
     site = SiteFolder.open(folder)
-    startup = site.kit / "startup"
-    if not startup.is_dir():
+    if not (site.kit / "startup").is_dir():
         cause = f"site '{site.name}' has not been admitted yet, so it has nothing to renew"
         raise DeployError(cause, "see: fedsight site start")
-    try:
-        with certificate.open("rb") as file:
-            data = file.read(certificates.MAX_BYTES + 1)
-    except OSError as error:
-        cause = f"{certificate} cannot be read: {error.strerror}"
-        raise DeployError(cause, "give the file that the operator sent") from None
-    changed = certificates.take(startup, data)
-    end = certificates.read(startup / "client.crt").not_valid_after_utc.date()
-    if changed:
-        text = message(
-            "The certificate of '{site}' is valid until {date}. It is used from the next "
-            "connection to the server on.",
-            site=site.name, date=end,
-        )  # fmt: skip
-    else:
-        text = message("'{site}' has this certificate already.", site=site.name)
-    echo(text)
+    take_over(site.name, site.kit, certificate)
 
 
 @app.command("drain")
