@@ -333,8 +333,8 @@ def _authority(federation: FederationFolder) -> Iterator[Finding]:
     last = message(
         "nothing can be signed for longer; create a new federation before, and have all join it"
     )
-    path = ca / kits.AUTHORITY
-    yield from _certificate(message("authority's certificate"), path, last, AUTHORITY_SOON)
+    what, path = message("authority's certificate"), federation.authority
+    yield from _certificate(what, path, last, AUTHORITY_SOON)
     if not (ca / kits.AUTHORITY_KEY).exists():
         cure = message("needed to admit sites and to sign revocations; restore the folder `ca`")
         yield Finding(message("authority's key"), "note", message("not on this machine"), cure)

@@ -78,9 +78,9 @@ def renewed(old: x509.Certificate, ca: Path, days: int) -> bytes:
     `ca` is the authority's folder, with its key. Raises DeployError if the key is not there, if
     `old` is not the authority's, or if the new one would outlive it.
     """
+    key = _authority_key(ca / kits.AUTHORITY_KEY)
     authority = read(ca / kits.AUTHORITY)
     check_days(ca / kits.AUTHORITY, days)
-    key = _authority_key(ca / kits.AUTHORITY_KEY)
     if not _is_issued(old, authority):
         cause = f"the certificate of '{name_of(old)}' is not one of this federation's authority"
         raise DeployError(cause, "restore the federation's folder from a backup")

@@ -155,6 +155,12 @@ class FederationFolder:
         return OPERATOR if self.acting is None else self.acting[0]
 
     @property
+    def authority(self) -> Path:
+        """The authority's certificate: the folder `ca` need not be on this machine."""
+        own = self.folder / "ca" / kits.AUTHORITY
+        return own if own.exists() else self.server_home / "kit" / "startup" / kits.AUTHORITY
+
+    @property
     def presences(self) -> Path:
         """The folder in which the server records which sites are connected."""
         return self.server_home / "sites"
@@ -227,7 +233,10 @@ class FederationFolder:
                     f"operator '{name}' was admitted with other rights",
                     "revoke the operator and let them join under another name",
                 )
-        certificates.check_days(self.folder / "ca" / kits.AUTHORITY, days)
+        if not (key := self.folder / "ca" / kits.AUTHORITY_KEY).exists():
+            cure = "put the authority's key there for a moment, from where you keep it"
+            raise DeployError(f"the authority's key {key} is not here", cure)
+        certificates.check_days(self.authority, days)
         signed = request.resolve().with_name(f"{name}.signed.zip")
         with found.file() as checked:
             kits.approve(self.folder, checked, signed, days)
@@ -302,7 +311,7 @@ class FederationFolder:
             found = Revocations.of(table)
         except ValueError:
             return None
-        if not found.is_signed(self.folder / "ca" / kits.AUTHORITY):
+        if not found.is_signed(self.authority):
             return None
         with self._revoking():
             own, known = self.revocations, self.revoked()

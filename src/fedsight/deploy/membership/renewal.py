@@ -17,7 +17,7 @@ from cryptography import x509
 
 from fedsight.core.errors import DeployError
 from fedsight.core.files import write_atomically
-from fedsight.deploy.membership import certificates, kits
+from fedsight.deploy.membership import certificates
 from fedsight.deploy.membership.certificates import AUTHORITY_SOON, CERTIFICATE_DAYS, SOON
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder
 from fedsight.deploy.membership.operators import FOLDER
@@ -75,9 +75,8 @@ def certified(federation: FederationFolder) -> list[Certified]:
 
 def endings(federation: FederationFolder) -> list[Ending]:
     """When the certificates of the authority and of all members end."""
-    # The authority's own folder need not be on this machine.
-    authority = federation.server_home / "kit" / "startup" / kits.AUTHORITY
-    members = [Certified("authority", federation.name, authority), *certified(federation)]
+    authority = Certified("authority", federation.name, federation.authority)
+    members = [authority, *certified(federation)]
     return [_ending(one) for one in members]
 
 
