@@ -365,7 +365,7 @@ def test_a_running_site_gets_its_renewed_certificate_and_the_list_of_revocations
     shown = ssl.get_server_certificate(("localhost", connected.federation.invitation.port))
     assert certificates.days_left(x509.load_pem_x509_certificate(shown.encode())) == 949
     taken = [e for e in connected.federation.events() if e["event"] == "certificate taken"]
-    assert [event["site"] for event in taken] == ["site-00"]
+    assert [event["site"] for event in taken].count("site-00") == 1
 
 
 def test_a_site_refuses_the_job_of_an_operator_on_its_list_whatever_the_server_says(
