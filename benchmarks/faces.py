@@ -15,14 +15,12 @@ from __future__ import annotations
 
 import argparse
 import time
-import tomllib
-from importlib.resources import files
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
-from common import RESULTS, machine, print_table, write_json
+from common import RESULTS, example, machine, print_table, write_json
 
 from fedsight.coordinator.loop import run
 from fedsight.coordinator.session import Session
@@ -39,8 +37,7 @@ KEYS = ("auc", "eer", "tar_at_0.01", "rank_1")
 
 def job(split: int, rounds: int | None, learn: bool = True) -> dict[str, Any]:
     """The example's tables with another split of people; without `learn`, no step of any size."""
-    text = files("fedsight.run").joinpath("examples", "faces.toml").read_text()
-    tables = tomllib.loads(text)
+    tables = example("faces")
     tables["seed"] = split
     tables["data"]["people_seed"] = split
     tables["rounds"] |= {"evaluate_every": 1000}

@@ -40,6 +40,8 @@ from fedsight.data.by_site import Form
 from fedsight.data.partition import Split, splits
 from fedsight.data.public import Public
 from fedsight.data.shift import Shift
+from fedsight.deploy.monitoring.metrics import METRICS, prefix
+from fedsight.deploy.monitoring.settings import HookSettings, MonitoringSettings
 from fedsight.deploy.site.owner import DeliverySettings, SecAggLimits, SpeedSettings
 from fedsight.governance.contract import Contract
 from fedsight.models.adapters.base import LayerAdapter, adapters
@@ -176,7 +178,10 @@ SITE_FILES = {
     "received/": "the models that runs ended with, as the coordinator sent them",
     "recognisers/": "the site's own recognisers, one folder per run, for `predict` and `export`: "
     "`fedsight site recognisers`",
-    "process.txt, trainer.txt, delivery.txt": "the output of the site's processes",
+    "process.txt, trainer.txt, delivery.txt, hooks.txt": "the output of the site's processes",
+    "messages.txt": 'with `monitoring.log = "json"`: what is for the owner alone, since it may '
+    "name files",
+    "monitor.json": "what was told, so that hooks tell nothing twice",
 }
 
 SITE = """\
@@ -235,6 +240,9 @@ SUMMARY = {
     "virtual_seconds": "virtual time at the end of the last round; missing without `[timing]`",
     "bytes_up": "sent by all sites in all rounds",
     "bytes_down": "received by all sites in all rounds",
+    "shorter_codec": "the shortest `codec` that `[secure]` or `[privacy]` refuses, and the bytes "
+    "of a site's `reply` and `order` in a round as they were and with it (`shortest_reply`, "
+    "`shortest_order`); null if they refuse none",
     "fingerprint": "SHA-256 of the program",
     "model_sha256": "SHA-256 of `model.safetensors`",
     "privacy": "epsilon with its delta, unit, neighbours, sampling and mechanism, who must be "
@@ -373,6 +381,8 @@ def reference() -> str:
         *_run_folder(),
         "## A site's file\n",
         *_site(),
+        "## Metrics\n",
+        *_metrics(),
     ]
     return "\n".join(blocks)
 
@@ -731,12 +741,37 @@ def _site() -> Iterator[str]:
         ("secure", SecAggLimits),
         ("delivery", DeliverySettings),
         ("speed", SpeedSettings),
+        ("monitoring", MonitoringSettings),
+        ("hooks", HookSettings),
     ):
         yield f"### A site's [{section}]\n"
         yield f"{_about(cls)}\n"
         yield _fields(cls)
     yield "Files in the site's folder:\n"
     yield _table(("file", "contains"), [(f"`{file}`", text) for file, text in SITE_FILES.items()])
+
+
+# What is watched
+
+
+def _metrics() -> Iterator[str]:
+    yield (
+        "With `--metrics PORT`, at `/metrics`: see [monitor a "
+        "federation](../how-to/monitor-a-federation.md). `[monitoring]` and `[hooks]` of a server "
+        "are in `server.toml`, in the federation's folder, and have the [settings of a "
+        "site's](#a-sites-monitoring).\n"
+    )
+    rows = [
+        (
+            f"`{prefix(side)}{name}`",
+            metric.kind,
+            f"`{metric.label}`" if metric.label else "–",
+            metric.text,
+        )
+        for side, metrics in METRICS.items()
+        for name, metric in metrics.items()
+    ]
+    yield _table(("metric", "kind", "label", "is"), rows)
 
 
 if __name__ == "__main__":

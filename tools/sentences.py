@@ -23,7 +23,8 @@ Key = tuple[str, ...]  # a sentence, or a sentence for one and a sentence for ma
 MESSAGES = {"message": 1, "plural": 2}  # function -> how many of its first arguments are sentences
 HEADINGS = ("make_table",)  # functions that take headings
 ENDINGS = ("Interrupted", "Paused")  # errors whose names do not say that they are
-SAYING = ("say", "_say", "notify", "_notify", "progress")  # functions that take a line to be shown
+# Functions that take a line to be shown.
+SAYING = ("say", "_say", "notify", "_notify", "progress", "notice", "private")
 NOT_SHOWN = ("AssertionError", "AttributeError", "KeyError", "NotImplementedError", "OSError")
 TITLES = ("headline_title",)  # class variables that hold a title
 ABOUT = ("about", "reads", "note", "images", "texts")  # keywords that describe a part
@@ -42,7 +43,8 @@ SAID_IN = (
     "data/images/formats.py",
     "data/images/mask_values.py", "data/layouts.py", "data/parts.py", "data/passed_over.py",
     "data/repeats.py", "data/segmentation/*.py", "data/sources/boxes.py", "data/sources/coco.py",
-    "data/sources/masks.py", "data/text/rows.py", "deploy/processes/spawn.py",
+    "data/sources/masks.py", "data/text/rows.py", "deploy/monitoring/hooks.py",
+    "deploy/processes/spawn.py",
     "deploy/processes/supervisor.py", "deploy/server/scheduler.py", "deploy/site/figures.py",
     "deploy/site/owner.py",
     "deploy/site/release.py", "deploy/site/service.py", "engines/remote/*.py",

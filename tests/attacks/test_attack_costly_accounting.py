@@ -18,8 +18,9 @@ import pytest
 from attacked_site import AttackedSite, Model, draw, known, noise_images, program
 
 from fedsight.core.errors import ConfigError
+from fedsight.governance.costs import fedsight_epsilon
 from fedsight.governance.entries import LedgerEntry
-from fedsight.governance.ledger import Ledger, Limit, fedsight_epsilon
+from fedsight.governance.ledger import Ledger, Limit
 from fedsight.privacy import accounting
 from fedsight.privacy.accounting import COARSE, spent
 from fedsight.privacy.event import Event, gaussian, poisson

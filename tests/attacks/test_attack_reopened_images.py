@@ -18,7 +18,8 @@ from attacked_site import AttackedSite, draw, known, noise_images, program
 from fedsight.deploy.site.service import SiteService
 from fedsight.deploy.site.trainer import Opened
 from fedsight.governance.charges import charge
-from fedsight.governance.ledger import Ledger, fedsight_epsilon
+from fedsight.governance.costs import fedsight_epsilon
+from fedsight.governance.ledger import Ledger
 from fedsight.program.federation import Federation
 from fedsight.program.program import Program
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from site_services import FaultyLink, Places
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.core.types import Order
-from fedsight.deploy.server.joining import send_kept
+from fedsight.data.fetch.cache import fetch
+from fedsight.deploy.declaration import gather
+from fedsight.deploy.server.joining import propose, send_kept
 from fedsight.deploy.site.memories import folder_of
 from fedsight.engines.base import Earlier, Work
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.engines.remote.conversation import Link
+from fedsight.models.base import models
 from fedsight.program.federation import Federation, federate
 from fedsight.program.program import Program, Speed
 
@@ -266,17 +270,18 @@ def test_a_site_that_lacks_a_named_class_takes_part(places: Places, site_images:
 
 
 class Counted:
-    """A link that counts the pieces of what is sent once."""
+    """A link that counts the pieces of some vectors by site."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, *names: str) -> None:
         self._link = link
+        self._names = names
         self.sites = link.sites
         self.pieces: Counter[str] = Counter()
 
     def ask(
         self, site: str, kind: str, header: Mapping[str, Any], body: bytes, timeout: float
     ) -> tuple[Any, Any]:
-        if kind == "piece" and header["name"] == "kept":
+        if kind == "piece" and header["name"] in self._names:
             self.pieces[site] += 1
         return self._link.ask(site, kind, header, body, timeout)
 
@@ -298,7 +303,7 @@ def test_pretrained_weights_that_do_not_travel_come_from_the_coordinator_once(
     expected, kept = inline(program, tmp_path / "memory")
     federation, link = places.meet(program)
     absent: dict[str, str] = {}
-    counted = Counted(link)
+    counted = Counted(link, "kept")
     send_kept(federation, counted, absent)
     assert set(counted.pieces) == set(link.sites)
     send_kept(federation, counted, absent)  # another job of the run: nothing is sent again
@@ -310,6 +315,41 @@ def test_pretrained_weights_that_do_not_travel_come_from_the_coordinator_once(
     assert site_services.figures(diary) == site_services.figures(kept)
     without, _ = inline(plain, tmp_path / "other")
     assert federations.sha(without.vector) != federations.sha(expected.vector)
+
+
+def test_published_weights_are_not_sent_to_sites_that_have_fetched_them(
+    places: Places, site_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch("efficientnet-lite0", print)
+    model = models.get("timm")(
+        architecture="tf_efficientnet_lite0", weights=Path("efficientnet-lite0")
+    )
+    program = replace(
+        site_services.program(
+            site_images,
+            codec={way: {"steps": ["float16"]} for way in ("up", "down")},
+            train={"only": ["conv_head", "head"]},
+            data={"size": 32},
+        ),
+        model=model,
+    )
+    expected, _ = inline(program, tmp_path / "memory")
+    for fetched in (True, False):
+        with monkeypatch.context() as elsewhere:
+            if not fetched:
+                elsewhere.setenv("FEDSIGHT_CACHE", str(tmp_path / "empty"))
+            link = places.sit(fresh=places.names)
+            found, absent, _ = propose(program, f"fetched{fetched}", link, {})
+        federation = gather(program, found)
+        counted = Counted(link, "kept", "vector")
+        send_kept(federation, counted, absent)
+        diary = federations.Diary()
+        trained = site_services.learn(federation, counted, diary)
+        assert absent == {}
+        assert set(counted.pieces) == (set() if fetched else set(link.sites))
+        assert federations.sha(trained.vector) == federations.sha(expected.vector)
+        sent = 0 if fetched else 4 * len(link.sites) * federation.layout.size
+        assert diary.lines[0]["bytes_down"] == sent
 
 
 def test_every_answer_lost_once_changes_nothing(

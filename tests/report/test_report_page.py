@@ -21,6 +21,17 @@ from fedsight.report.records import SampleRecord
 HOSTILE = '<script>alert("x")</script>&$\\frac{1}{0}$ 东京\x07'
 
 
+def test_the_bytes_that_protection_costs_are_on_the_page(make_run):
+    def protected(files: dict[str, Any]) -> None:
+        files["summary.json"]["shorter_codec"] = {
+            "codec": HOSTILE, "reply": 82_152, "order": 82_152, "shortest_reply": 1_370,
+        }  # fmt: skip
+
+    seen = page(make_run(change=protected)).text
+    assert "protected, a site sends 82.2 kB and receives 82.2 kB in a round" in seen
+    assert "would make 1.4 kB and – of them" in seen
+
+
 def test_the_measured_figures_are_on_the_page(make_run):
     seen = page(make_run()).text
     for figure in (

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import tempfile
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import federations
 import pytest
 from command_line import done, refused
+from safetensors.torch import save_file
 
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError
+from fedsight.core.layout import Kind
 from fedsight.program.config import parse
 from fedsight.program.federation import federate
 from fedsight.program.program import Speed
@@ -35,6 +38,24 @@ def test_bytes_and_times_are_those_of_the_run(sections: dict[str, Any]) -> None:
     assert 3 * own.bytes_up == diary.lines[0]["bytes_up"]
     up, down = (sum(line[way] / 3 for line in diary.lines) for way in ("bytes_up", "bytes_down"))
     assert own.seconds == pytest.approx(up / 1e3 + down / 2e3)
+
+
+@pytest.mark.parametrize("once", [{}, {"start": {"name": "ridge"}, "finish": {"name": "ridge"}}])
+def test_weights_that_only_the_coordinator_has_are_sent_once(
+    once: dict[str, Any], tmp_path: Path
+) -> None:
+    plain = federations.federation()
+    save_file(plain.network.module.state_dict(), tmp_path / "own.safetensors")
+    digest = sha256((tmp_path / "own.safetensors").read_bytes()).hexdigest()
+    model = {"weights": str(tmp_path / "own.safetensors"), "sha256": digest}
+    train = {"only": ["head"]}
+    of = federations.federation(rounds={"rounds": 2}, model=model, train=train, **once)
+    store, diary = RunStore(tmp_path / "run"), federations.Diary()
+    start(Start(of.program, Speed(workers=1), store, "run"), [diary])
+    own = transfers(of, 8e3, 16e3)[0]
+    down = sum(line["bytes_down"] for line in diary.lines) / 3
+    assert own.first + own.bytes_down + own.once_down == down
+    assert own.once_down >= 4 * of.layout.length(Kind.FROZEN) > 0
 
 
 @pytest.mark.parametrize("codec", [{}, {"up": {"steps": ["sign"], "feedback": True}}])

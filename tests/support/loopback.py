@@ -41,15 +41,16 @@ class Loopback:
         """The server's folder."""
         return self.federation.folder / "server"
 
-    def start_server(self) -> None:
+    def start_server(self, *options: str) -> None:
         """Start the server."""
-        words = ("server", "start", "--federation", str(self.federation.folder))
+        words = ("server", "start", "--federation", str(self.federation.folder), *options)
         self.running[self.server] = demo.launch(words, self.server)
 
-    def start_site(self, name: str) -> None:
+    def start_site(self, name: str, *options: str) -> None:
         """Start a site on its part of the built-in sample."""
         home = self.sites[name].folder
-        self.running[home] = demo.launch(("site", "start", str(home), "--data", demo.SAMPLE), home)
+        words = ("site", "start", str(home), "--data", demo.SAMPLE, *options)
+        self.running[home] = demo.launch(words, home)
 
     def start(self) -> None:
         """Start the server and all sites, and wait until they are connected."""

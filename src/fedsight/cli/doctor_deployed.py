@@ -21,6 +21,7 @@ from fedsight.deploy.membership import kits, overview, presence
 from fedsight.deploy.membership.certificates import AUTHORITY_SOON, SOON, days_left, read
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder, Invitation
 from fedsight.deploy.membership.renewal import certified
+from fedsight.deploy.monitoring.settings import check, read_server
 from fedsight.deploy.package import installed, stated
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server.server import RUNNING
@@ -66,6 +67,7 @@ def federation_findings(federation: FederationFolder) -> Iterator[Finding]:
     yield from _certificate(message("server's certificate"), server / "server.crt", renew)
     yield from _certificates(federation, renew)
     yield _disk(federation.folder)
+    yield from _tried(message("monitoring"), lambda: read_server(federation.folder))
     yield from _running_server(federation)
     if supervisor.is_running(federation.server_home):
         yield from _server(federation.invitation, operator, server / "server.crt")
@@ -277,6 +279,7 @@ def _owner(site: SiteFolder, program: Path | None) -> Iterator[Finding]:
     try:
         settings, changed = _settings(site.folder)
         owner = read_owner(site.folder / settings, None)
+        check("site", owner.monitoring, owner.hooks)
     except ConfigError as error:
         yield _fault(message("settings"), error)
         return

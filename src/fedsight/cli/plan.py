@@ -99,15 +99,7 @@ def _show(federation: Federation, found: list[Transfers]) -> None:
         table.add_row(name, size(one.bytes_up), size(one.bytes_down), *times)
     show(table, markup=False)
     program, own = federation.program, found[0]
-    if own.once_up:
-        echo(
-            message(
-                "The rounds of [start] and [finish], in which each site sends {sent} and is sent "
-                "{received}, are in the time of all rounds.",
-                sent=size(own.once_up),
-                received=size(own.once_down),
-            )
-        )
+    _show_once(own)
     if program.codec.auto:
         echo(message("On this line the codec 'auto' is:"))
         echo(tomli_w.dumps({"codec": dict(own.codec)}))
@@ -135,9 +127,33 @@ def _show(federation: Federation, found: list[Transfers]) -> None:
     echo(
         message(
             "Transfers only: training, TLS and the keys of secure aggregation come on top. The "
-            "first model is built at the sites, if it follows from the seed."
+            "first model is built at the sites, if it follows from the seed and from published "
+            "weights that they have fetched."
         )
     )
+
+
+def _show_once(own: Transfers) -> None:
+    """What is not sent in every round."""
+    from fedsight.runs.progress import size
+
+    if own.once_up:
+        echo(
+            message(
+                "The rounds of [start] and [finish], in which each site sends {sent} and is sent "
+                "{received}, are in the time of all rounds.",
+                sent=size(own.once_up),
+                received=size(own.once_down),
+            )
+        )
+    elif own.once_down:
+        echo(
+            message(
+                "Before the first round each site is sent what does not travel with every round "
+                "({received}), because only the coordinator has the weights.",
+                received=size(own.once_down),
+            )
+        )
 
 
 def _choose(best: Transfers | None, found: list[Transfers], limit: float) -> None:

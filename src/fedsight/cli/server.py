@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fedsight.cli.monitoring import LogOption, MetricsOption, monitoring
 from fedsight.cli.output import echo
 from fedsight.cli.place import FederationOption, open_federation
 from fedsight.cli.renewal import warnings
@@ -26,6 +27,8 @@ def start_command(
             show_default=False,
         ),
     ] = None,
+    metrics: MetricsOption = None,
+    log: LogOption = None,
 ) -> None:
     """Serve a federation until Ctrl-C or SIGTERM; a process that dies is restarted.
 
@@ -40,4 +43,4 @@ def start_command(
 
     for text in warnings(endings(found)):
         echo(text)
-    start(found, port, lambda text: echo(from_english(text)))
+    start(found, port, lambda text: echo(from_english(text)), monitoring(metrics, log))

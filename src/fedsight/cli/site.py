@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fedsight.cli.monitoring import LogOption, MetricsOption, monitoring
 from fedsight.cli.output import JsonOption, echo
 from fedsight.language.english import from_english
 from fedsight.language.message import message
@@ -109,6 +110,8 @@ def start_command(
             show_default=False,
         ),
     ] = None,
+    metrics: MetricsOption = None,
+    log: LogOption = None,
 ) -> None:
     """Check the images, then take part in the federation's runs until Ctrl-C or SIGTERM.
 
@@ -119,7 +122,7 @@ def start_command(
     need_engine()
     from fedsight.deploy.site.folder import SiteFolder
 
-    SiteFolder.open(folder).start(data, contract, _say, admission)
+    SiteFolder.open(folder).start(data, contract, _say, admission, monitoring(metrics, log))
 
 
 @app.command("renew")

@@ -37,7 +37,8 @@ def closed(
     vector = layout.vector(session.layout.state_dict(trained.vector))
     state = program.init(vector[layout.shared].clone())
     round, name = last.round + 1, program.algorithm.registered
-    own, heard = Session(federation, session.secret), OneRound(callbacks, round)
+    own = Session(federation, session.secret, continues=True)
+    heard = OneRound(callbacks, round)
     engine = engine_of(federation)
     try:
         start = Checkpoint(0, vector[layout.travelling].clone(), state)

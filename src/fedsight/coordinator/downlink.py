@@ -14,7 +14,7 @@ from fedsight.core.errors import FedSightError
 from fedsight.core.rng import derive
 from fedsight.core.types import Order
 from fedsight.engines.base import Outcome
-from fedsight.engines.protected import is_rebuilt
+from fedsight.engines.protected import adopted_bytes, is_rebuilt
 from fedsight.program.coding import difference_of
 
 if TYPE_CHECKING:
@@ -77,13 +77,18 @@ class Downlink:
     def bytes(self, now: Checkpoint, order: Order, turn: Turn, outcome: Outcome) -> int:
         """Bytes of all orders of a round: the message for sites whose last reply counted, nothing
         for what sites build themselves, a whole vector for all others and those that lacked what
-        they were expected to have; and the algorithm's other vectors, as they are."""
+        they were expected to have; and the algorithm's other vectors, as they are. Before the first
+        round sites are sent what does not travel: all of them if only the coordinator has the
+        weights, else those that have not fetched them."""
+        federation = self._session.federation
         others = turn.orders * 4 * sum(value.numel() for value in order.shared.values())
-        whole = 4 * len(order.vector)
-        name = self._session.federation.name
-        asked = {*map(name, turn.clients), *turn.lost}
+        asked = {*map(federation.name, turn.clients), *turn.lost}
         lacking = len(outcome.whole & asked)
-        if is_rebuilt(self._session.federation, now.round, order.vector):
+        if now.round == 0 and not self._session.continues:
+            known = federation.program.model.rebuildable
+            others += (lacking if known else federation.population) * adopted_bytes(federation)
+        whole = 4 * len(order.vector)
+        if is_rebuilt(federation, now.round, order.vector):
             return others + lacking * whole
         if now.held is None:
             return others + turn.orders * whole

@@ -20,11 +20,13 @@ class Session:
     """What the coordinator works with: federation, network, layout, plan, protection.
 
     The coordinator's noise and the cohorts of protected runs are drawn from `secret`, or from the
-    program's seed if it is None, as in a simulation.
+    program's seed if it is None, as in a simulation. `continues`: the sites have taken part under
+    another program of the run, and have what does not travel.
     """
 
     federation: Federation
     secret: int | None = None
+    continues: bool = False
 
     @property
     def program(self) -> Program:

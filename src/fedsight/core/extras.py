@@ -13,7 +13,7 @@ EXTRAS = {
     "tensorboard": ("tensorboard",),
     "mlflow": ("mlflow",),
     "huggingface": ("datasets",),
-    "deploy": ("nvflare", "setproctitle"),
+    "deploy": ("nvflare", "setproctitle", "prometheus_client"),
     "medical": ("pydicom",),
     "heif": ("pillow_heif",),
     "privacy": ("dp_accounting",),

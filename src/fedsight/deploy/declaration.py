@@ -18,6 +18,7 @@ from fedsight.core.errors import ConfigError, DataError, DeployError, Problem
 from fedsight.core.text import MAX_MESSAGE, is_printable, printable
 from fedsight.data.base import MAX_CHANNELS, PROGRAM_KEYS, Dataset, Part, Preprocess, Source
 from fedsight.data.by_site import Classes
+from fedsight.data.fetch.cache import is_here
 from fedsight.data.labelled import unlabelled
 from fedsight.data.partition import Groups
 from fedsight.data.single_draws import drawn_singly
@@ -25,6 +26,7 @@ from fedsight.deploy.remote_images import ImageSites, RemoteImages, remote_test_
 from fedsight.deploy.site.owner import OwnerSettings, allow_missing_classes
 from fedsight.engines.remote.messages import read_reason
 from fedsight.governance.contract import Release
+from fedsight.models.published import PUBLISHED
 from fedsight.program import auto_codec, labelling, looks, public
 from fedsight.program.federation import Federation, federate, of_source
 from fedsight.program.fitting import group_problems, integer_problems, lone_problems
@@ -155,6 +157,17 @@ def without_weights(program: Program) -> Program:
     return replace(program, model=program.model.fresh())
 
 
+def as_built_here(program: Program) -> Program:
+    """The program with its published weights if they have been fetched here, else without weights.
+
+    They are four files that this package knows by name and hash, in this machine's own cache: a
+    coordinator can name no other.
+    """
+    model = program.model
+    here = model.rebuildable and all(map(is_here, model.needs()))
+    return program if here else without_weights(program)
+
+
 def without_files(program: Mapping[str, Any]) -> dict[str, Any]:
     """The table of a proposed program, whatever paths it names for files of the coordinator's.
 
@@ -167,7 +180,8 @@ def without_files(program: Mapping[str, Any]) -> dict[str, Any]:
     for section, key in FILES:
         own = found.get(section)
         if isinstance(own, dict) and own.get(key) is not None:
-            found[section] = {**own, key: ELSEWHERE}
+            named = section == "model" and str(own[key]) in PUBLISHED  # and so no file
+            found[section] = own if named else {**own, key: ELSEWHERE}
     return found
 
 

@@ -108,25 +108,26 @@ def order_digest(order: Order, adopted: Tensor | None = None) -> str:
 
 
 def adopted(federation: Federation) -> Tensor | None:
-    """The personal and frozen values that the sites are sent, because only the coordinator has
-    the weights that they are from; None if there are none, or if the sites can make them."""
-    layout = federation.layout
-    if rebuilds(federation.program):
+    """The personal and frozen values that begin as the coordinator's weights; None if there are
+    none, or if they come from the seed. Sites that cannot make them are sent them."""
+    layout, model = federation.layout, federation.program.model
+    if model == model.fresh():
         return None
     if not layout.length(Kind.PERSONAL) + layout.length(Kind.FROZEN):
         return None
     return federation.initial[layout.kept]
 
 
-def rebuilds(program: Program) -> bool:
-    """Whether sites can build the initial model: not if only the coordinator has the weights that
-    it is from."""
-    return bool(program.model == program.model.fresh())
+def adopted_bytes(federation: Federation) -> int:
+    """Bytes of `adopted`, which a site is sent before its first order unless it has made them."""
+    kept = adopted(federation)
+    return 0 if kept is None else 4 * len(kept)
 
 
 def is_rebuilt(federation: Federation, round: int, vector: Tensor) -> bool:
-    """Whether sites build `vector`, the model after `round`, themselves: the initial one."""
-    if round or not rebuilds(federation.program):
+    """Whether sites build `vector`, the model after `round`, themselves: the initial one, unless
+    only the coordinator has the weights that it is from."""
+    if round or not federation.program.model.rebuildable:
         return False
     return bool(vector.equal(federation.initial[federation.layout.travelling]))
 

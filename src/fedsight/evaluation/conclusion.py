@@ -47,6 +47,7 @@ from fedsight.evaluation.generalisation.exam import unexamined
 from fedsight.evaluation.generalisation.told import left_out, told
 from fedsight.evaluation.homogeneity import Spread, spread
 from fedsight.evaluation.overall import Final, Interval, Intervals
+from fedsight.evaluation.protected_bytes import shorter_codec
 from fedsight.evaluation.samples import answers
 from fedsight.evaluation.shortcuts import measure
 from fedsight.evaluation.trust.covering import controlled
@@ -99,6 +100,7 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     if trained.unmeasured:
         summary["not_measured"] = dict(trained.unmeasured)
     summary["privacy"] = run.session.protection.summary(trained.checkpoint.round)
+    summary["shorter_codec"] = shorter_codec(federation)
     evidence, found = _evidence(run, trained, evaluator), dict[str, Any]()
     if run.command == "compare":
         budget = spent(federation, store.history())

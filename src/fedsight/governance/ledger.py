@@ -7,28 +7,25 @@ between, a round may be charged although nothing was sent, but never the reverse
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import sqlite3
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from fedsight.core.errors import DeployError, StoreError
 from fedsight.governance import entries
-from fedsight.governance.entries import CALIBRATION, SUMS, LedgerEntry, canonical
+from fedsight.governance.costs import Accountant, Costs, is_charged
+from fedsight.governance.entries import CALIBRATION, SUMS, LedgerEntry
 from fedsight.governance.ledger_file import LedgerFile
 
 CLOCK_TOLERANCE = timedelta(minutes=5)  # how far the clock may go back between two entries
 # Entries of one day about programs that were refused to the same operators; one more closes them.
 DAY_REFUSALS = 20
 NO_FURTHER = "further programs that were refused on this day are only in the site's log"
-# Computes epsilon at a delta from events and how often each happened.
-Accountant = Callable[[list[tuple[Mapping[str, Any], int]], float], float]
 
 
 @dataclass(frozen=True)
@@ -64,11 +61,10 @@ class Ledger:
         self._home = home
         self._file = LedgerFile(home)
         self._lock = threading.RLock()  # of all that follows
-        self._accountant = accountant or fedsight_epsilon
+        self._accountant = accountant
         self._asked: defaultdict[tuple[str, str, str, int], list[LedgerEntry]] = defaultdict(list)
         self._last: LedgerEntry | None = None
-        # For each data set: how often each (event, enforced) happened; the event None is no noise.
-        self._costs: dict[str, Counter[tuple[str | None, bool]]] = {}
+        self._costs: dict[str, Costs] = {}  # by data set
         # For each data set: exact figures by question, noised and personal ones by entry.
         self._evaluations: defaultdict[str, set[str | int]] = defaultdict(set)
         # Digests of the lists of sites that a round was summed over, by program and round.
@@ -77,7 +73,6 @@ class Ledger:
         # Programs that were refused and why, by who had asked for them; and how many on a day.
         self._refused: defaultdict[tuple[str, ...], set[tuple[str, str]]] = defaultdict(set)
         self._refused_on: Counter[tuple[str, tuple[str, ...]]] = Counter()
-        self._epsilons: dict[tuple[Any, ...], float] = {}  # cache
         self.refresh()
 
     @property
@@ -207,18 +202,18 @@ class Ledger:
         Infinite if an update left without noise. `trusted`: noise that the coordinator promised
         counts too.
         """
-        return self._epsilon(self._costs_of(data_set), delta, trusted)
+        return self._costs_of(data_set).epsilon(delta, trusted)
 
     def would_spend(self, entry: LedgerEntry, delta: float, trusted: bool = False) -> float:
         """Epsilon at `delta` of the entry's data set if `entry` left too."""
         costs = self._costs_of(entry.data_set)
-        costs[_cost(entry)] += entry.times
-        return self._epsilon(costs, delta, trusted)
+        costs.add(entry)
+        return costs.epsilon(delta, trusted)
 
-    def _costs_of(self, data_set: str) -> Counter[tuple[str | None, bool]]:
+    def _costs_of(self, data_set: str) -> Costs:
         """A copy, since epsilon takes seconds to compute, for which nobody should wait."""
         with self._lock:
-            return Counter(self._costs.get(data_set, Counter()))
+            return self._costs.setdefault(data_set, Costs(self._accountant)).copy()
 
     def check_limit(self, entry: LedgerEntry, limit: Limit) -> None:
         """Raise DeployError if the data set's updates together with `entry` exceed `limit`."""
@@ -262,23 +257,6 @@ class Ledger:
                 "sites as before; the site's owner decides: see contract.lists in site.toml",
             )
 
-    def _epsilon(
-        self, costs: Mapping[tuple[str | None, bool], int], delta: float, trusted: bool
-    ) -> float:
-        events = []
-        for (text, enforced), count in sorted(costs.items(), key=repr):
-            if text is None or not (enforced or trusted):
-                return math.inf
-            events.append((text, count))
-        if not events:
-            return 0.0
-        key = (*events, delta)
-        if key not in self._epsilons:
-            tables = [(json.loads(text), count) for text, count in events]
-            self._epsilons[key] = float(self._accountant(tables, delta))
-        epsilon = self._epsilons[key]
-        return math.inf if math.isnan(epsilon) else epsilon
-
     def _remember(self, entry: LedgerEntry) -> None:
         self._last = entry
         self._asked[entry.asked].append(entry)
@@ -291,9 +269,8 @@ class Ledger:
         if entry.kind == "refused":
             self._refused[entry.asked_by].add((entry.program, entry.why))
             self._refused_on[entry.time[:10], entry.asked_by] += 1
-        if entry.kind == "update" or entry.event is not None:
-            costs = self._costs.setdefault(entry.data_set, Counter())
-            costs[_cost(entry)] += entry.times
+        if is_charged(entry):
+            self._costs.setdefault(entry.data_set, Costs(self._accountant)).add(entry)
 
     def _check_attempts(self, entry: LedgerEntry, most: int) -> None:
         """Raise DeployError unless the question of `entry` may be asked (once more)."""
@@ -362,19 +339,6 @@ class Ledger:
                 "correct the clock; if it was wrong then and is right now, confirm that with: "
                 "fedsight site ledger --clock",
             )
-
-
-def fedsight_epsilon(events: list[tuple[Mapping[str, Any], int]], delta: float) -> float:
-    """Epsilon of the events at `delta`, by FedSight's own accountant."""
-    from fedsight.privacy.accounting import COARSE, spent
-    from fedsight.privacy.event import Event
-
-    found: float = spent([(Event.of(table), count) for table, count in events], delta, grid=COARSE)
-    return found
-
-
-def _cost(entry: LedgerEntry) -> tuple[str | None, bool]:
-    return (None, False) if entry.event is None else (canonical(entry.event), entry.enforced)
 
 
 def _varies(entry: LedgerEntry) -> bool:

@@ -128,6 +128,12 @@ class Model(Settings, ABC):
         """Whether the network starts from pretrained weights."""
         return self.weights is not None
 
+    @property
+    def rebuildable(self) -> bool:
+        """Whether others can build the same initial network: from the seed, and from published
+        weights if it has any, where they have fetched them (`needs`)."""
+        return self.published is not None or bool(self == self.fresh())
+
     def grouped(self, number: int) -> Model:
         """The network of group `number`: this one with the group's settings, or the one it names.
 

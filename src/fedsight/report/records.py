@@ -166,6 +166,16 @@ class KeptRecord(Record):
     stopped: str = ""  # why training ended early; empty: it did not
 
 
+class ShorterCodecRecord(Record):
+    """A codec that the run's protections refuse; bytes of a site's reply and order in a round."""
+
+    codec: str = ""
+    reply: Count = None
+    order: Count = None
+    shortest_reply: Count = None
+    shortest_order: Count = None
+
+
 class Summary(Record):
     """`summary.json`: the final figures."""
 
@@ -178,6 +188,7 @@ class Summary(Record):
     seconds: Figure = None
     bytes_up: Count = None
     bytes_down: Count = None
+    shorter_codec: ShorterCodecRecord | None = None
     virtual_seconds: Figure = None
     model_sha256: str = ""
     worst_site: NamedScore | None = None

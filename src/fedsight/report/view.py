@@ -183,6 +183,7 @@ def cost(run: Run) -> list[Text]:
         sent = {"up": size(up), "down": size(down)}
         parts.append(message("{up} sent and {down} received by all sites together", **sent))
     parts += carried(run)
+    parts += _refused_codec(run)
     spent = total(run, "seconds")
     if spent is not None:
         took = {"time": duration(spent), "rounds": words.rounds(rounds(run))}
@@ -213,6 +214,25 @@ def carried(run: Run) -> list[Text]:
         each = (f"{label(name)} {size(up)} + {size(down)}" for name, up, down in sorted(known))
         found.append(message("by site: {sites}", sites=listed(each)))
     return found
+
+
+def _refused_codec(run: Run) -> list[Text]:
+    """What a shorter codec would have sent, if the run's protections had not refused it."""
+    found = None if run.summary is None else run.summary.shorter_codec
+    if found is None:
+        return []
+    return [
+        message(
+            "protected, a site sends {reply} and receives {order} in a round; the codec "
+            "'{codec}', which the protection refuses, would make {shortest_reply} and "
+            "{shortest_order} of them",
+            reply=size(found.reply),
+            order=size(found.order),
+            codec=label(found.codec),
+            shortest_reply=size(found.shortest_reply),
+            shortest_order=size(found.shortest_order),
+        )
+    ]
 
 
 def timed(run: Run) -> bool:

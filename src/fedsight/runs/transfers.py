@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedsight.engines.protected import is_rebuilt, planned_reply
+from fedsight.engines.protected import adopted_bytes, is_rebuilt, planned_reply
 from fedsight.program import auto_codec
 from fedsight.program.coding import order_bytes, other_bytes, slowest_order
 from fedsight.program.federation import Federation, federate
@@ -28,7 +28,7 @@ class Transfers:
     bytes_whole: int  # of an order to any other
     first: int  # of the first order
     once_up: int  # of the replies in the rounds of [start] and [finish]
-    once_down: int  # of their orders
+    once_down: int  # of their orders, and of what does not travel with each order
     round_seconds: float  # of a round after the first: it waits for the slowest, or for its replies
     seconds: float  # of all rounds, those of [start] and [finish] with them
 
@@ -116,12 +116,19 @@ def _course(federation: Federation, begin: float, each: float) -> tuple[float, f
 
 def _once(federation: Federation, whole: int, rebuilt: bool) -> tuple[int, int]:
     """Bytes that a site sends and is sent in the rounds of [start] and [finish]: models whole, but
-    for one that it has built itself."""
-    up, down = 0, 0
+    for one that it has built itself; and what does not travel with each order, if only the
+    coordinator has the weights."""
+    up, down = 0, _adopted(federation)
     if (opening := federation.program.opening()) is not None:
         once = federation.under(opening)
         up, down = up + planned_reply(once), down + other_bytes(once) + (0 if rebuilt else whole)
+        down += _adopted(once)
     if (closing := federation.program.closing()) is not None:
         once = federation.under(closing)
         up, down = up + planned_reply(once), down + other_bytes(once) + whole
     return up, down
+
+
+def _adopted(federation: Federation) -> int:
+    """Bytes of what a site is sent before its first order; published weights count as fetched."""
+    return 0 if federation.program.model.rebuildable else adopted_bytes(federation)

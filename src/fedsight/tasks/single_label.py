@@ -35,6 +35,7 @@ RESERVED = frozenset(
         "seconds",
         "bytes_up",
         "bytes_down",
+        "shorter_codec",
         "fingerprint",
     }
     | {

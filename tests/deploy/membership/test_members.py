@@ -526,6 +526,8 @@ def test_all_of_an_owners_settings_are_written_for_jobs(tmp_path: Path) -> None:
         "secure": {"cohort": 20, "threshold": 10, "neighbours": 9, "survivors": 15},
         "delivery": {"choose": False, "alone": True},
         "speed": {"threads": 3},
+        "monitoring": {"port": 9465, "log": "json"},
+        "hooks": {"command": ["/bin/true", "-x"], "events": ["run_ended"], "lost_after": 5.0},
     }
     (tmp_path / "site.toml").write_text(tomli_w.dumps(table))
     owner = read_owner(tmp_path / "site.toml", None)

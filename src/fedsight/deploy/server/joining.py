@@ -31,6 +31,7 @@ from fedsight.deploy.server.server import disable_site
 from fedsight.engines.protected import adopted
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link, Talk, converse, reason
+from fedsight.models.base import Model
 from fedsight.program.federation import Federation
 from fedsight.program.program import Program
 
@@ -270,17 +271,19 @@ def program_for_sites(program: Program) -> dict[str, Any]:
         value = getattr(program, item.name)
         if isinstance(value, Settings):
             paths = value.table().keys() - value.meaning().keys()
+            if isinstance(value, Model) and value.published is not None:
+                paths -= {"weights"}  # a name
             table[item.name] = {**table[item.name], **dict.fromkeys(paths, ELSEWHERE)}
     table["plugins"] = [{"sha256": plugin.sha256} for plugin in program.plugins]
     return table
 
 
 def send_kept(federation: Federation, link: Link, absent: dict[str, str]) -> None:
-    """Send the sites what does not travel every round, if only the coordinator has the weights.
+    """Send the sites what does not travel every round, if it is from the coordinator's weights.
 
     These are the personal parameters to begin with, and the frozen ones. They are named by their
-    hash, and a site that has them from an earlier job is not sent them again. Sites that fail are
-    added to `absent`.
+    hash, and a site that has them from an earlier job, or has made them of published weights, is
+    not sent them. Sites that fail are added to `absent`.
     """
     kept = adopted(federation)
     if kept is None:

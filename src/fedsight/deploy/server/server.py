@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from fedsight.core.errors import DeployError
 from fedsight.core.files import write_atomically
 from fedsight.deploy.membership import kits
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.requests import is_operators
+from fedsight.deploy.monitoring.keeper import kept
+from fedsight.deploy.monitoring.lines import output, reporting
+from fedsight.deploy.monitoring.process import Job
+from fedsight.deploy.monitoring.settings import read_server
 from fedsight.deploy.package import installed
-from fedsight.deploy.processes import supervisor
+from fedsight.deploy.processes import prefork, supervisor
 from fedsight.deploy.server.operator import OperatorSession, open_session
 
 CLEAR_INTERVAL = 3600.0  # seconds between looks for folders of old jobs
@@ -23,15 +28,28 @@ RUNNING = "package.json"  # in the server's folder: the FedSight code that it wa
 SESSION_TIMEOUT = 10.0  # seconds to open an operator session
 
 
-def start(federation: FederationFolder, port: int | None, notify: Callable[[str], None]) -> None:
-    """Serve the federation until SIGTERM or Ctrl-C; a `port` given becomes its port for good."""
-    home = federation.server_home
-    kit = home / "kit"
-    with supervisor.exclusive(home, f"the server of federation '{federation.name}'"):
+def start(
+    federation: FederationFolder,
+    port: int | None,
+    notify: Callable[[str], None],
+    wanted: Mapping[str, Any] | None = None,
+) -> None:
+    """Serve the federation until SIGTERM or Ctrl-C; a `port` given becomes its port for good.
+
+    `wanted` is what the user wants this time instead of [monitoring] in server.toml.
+    """
+    home, settings = federation.server_home, read_server(federation.folder)
+    kit, hooks = home / "kit", settings.hooks
+    monitoring = settings.monitoring.model_copy(update=dict(wanted or {}))
+    party = {"federation": federation.name}
+    out = output(monitoring.log, notify, party, home)
+    job = Job("server", str(federation.folder), party, hooks.table(), monitoring.log, time.time())
+    whose = f"the server of federation '{federation.name}'"
+    with reporting(out), supervisor.exclusive(home, whose):
         if port is not None and port != federation.invitation.port:
             _check_port(port)
             federation = federation.move_to_port(port)
-            notify(
+            out.notice(
                 f"the server now uses port {port}: send the new {federation.folder}/"
                 "invitation.toml to the sites; they run `fedsight site init` with it again"
             )
@@ -45,8 +63,19 @@ def start(federation: FederationFolder, port: int | None, notify: Callable[[str]
         )
         write_atomically(home / RUNNING, json.dumps(installed().table()).encode())
         invitation = federation.invitation
-        notify(f"federation '{federation.name}' listens on {invitation.host}:{invitation.port}")
-        supervisor.server(kit, home).run(notify, _JobsCleared(kit).poll)
+        with kept(job, monitoring, hooks, out) as keeper:
+            name, host, port = federation.name, invitation.host, invitation.port
+            out.notice(f"federation '{name}' listens on {host}:{port}", event="started")
+            cleared = _JobsCleared(kit)
+
+            def poll(forks: prefork.PreforkServer) -> None:
+                cleared.poll(forks)
+                if keeper is not None:
+                    keeper.poll(forks)
+
+            supervisor.server(kit, home).run(
+                lambda text: out.notice(text, event="process_ended", level="warning"), poll
+            )
 
 
 class _JobsCleared:

@@ -1,5 +1,5 @@
-"""The parameters of a run that do not travel with every round, and that only the coordinator had:
-one file beside the run's memory, named by its hash."""
+"""The parameters of a run that do not travel with every round, and that are of weights: one file
+beside the run's memory, named by its hash."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from fedsight.core.errors import SiteError
 from fedsight.core.files import write_atomically
+from fedsight.engines.remote import messages
 from fedsight.governance.contract import is_sha256
 
 
@@ -53,6 +56,9 @@ def replace_others(path: Path, data: bytes, check_room: Callable[[int], None]) -
     write_atomically(path, data)
 
 
-def read(path: Path) -> bytearray:
-    """The content of the file; empty if there is none."""
-    return bytearray(path.read_bytes()) if path.is_file() else bytearray()
+def read(path: Path, made: Tensor | None) -> bytearray:
+    """The content of the file; without one, the bytes of what was `made` here of published weights;
+    empty if there is neither."""
+    if path.is_file():
+        return bytearray(path.read_bytes())
+    return bytearray() if made is None else bytearray(messages.pack([made]))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
-from fedsight.core.errors import DeployError
+from fedsight.core.errors import DataError, DeployError
 from fedsight.core.files import write_atomically
 from fedsight.data.single_draws import drawn_singly
 from fedsight.deploy import package
@@ -24,6 +26,10 @@ from fedsight.deploy.membership.federation import (
     check_site_folder,
 )
 from fedsight.deploy.membership.requests import certificate_in, check_name
+from fedsight.deploy.monitoring import settings
+from fedsight.deploy.monitoring.keeper import MonitorKeeper, kept
+from fedsight.deploy.monitoring.lines import MESSAGES, Lines, Output, output, reporting
+from fedsight.deploy.monitoring.process import Job
 from fedsight.deploy.processes import prefork, supervisor
 from fedsight.deploy.site import state
 from fedsight.deploy.site.delivery.maker import RecogniserMaker
@@ -37,6 +43,9 @@ from fedsight.deploy.site.owner import (
     write_owner,
 )
 from fedsight.governance.ledger import Ledger
+
+# Files of a site that may name images.
+LOGS = ("log.jsonl", "*.txt", "kit/*.txt*", "kit/*/*.txt*")
 
 
 @dataclass(frozen=True)
@@ -121,52 +130,106 @@ class SiteFolder:
         contract: Path | None,
         notify: Callable[[str], None],
         admission: Path | None = None,
+        wanted: Mapping[str, Any] | None = None,
     ) -> None:
-        """Check the images, then stay connected until SIGTERM or Ctrl-C."""
-        with supervisor.exclusive(self.folder, f"site '{self.name}'"):
+        """Check the images, then stay connected until SIGTERM or Ctrl-C.
+
+        `wanted` is what the user wants this time instead of [monitoring] in site.toml. All files
+        that the site's processes write meanwhile are the owner's alone: logs name images, and so
+        patients.
+        """
+        with _files_of_owner(self.folder), supervisor.exclusive(self.folder, f"site '{self.name}'"):
             self.install_kit(admission)
             kits.check_keys_private(self.folder)
             owner = read_owner(contract or self.folder / "site.toml", data)
+            monitoring = owner.monitoring.model_copy(update=dict(wanted or {}))
+            settings.check("site", monitoring, owner.hooks)
+            party = {"site": self.name, "federation": self.invitation.federation}
+            out = output(monitoring.log, notify, party, self.folder)
+            log, hooks = monitoring.log, owner.hooks
+            job = Job("site", str(self.folder), party, hooks.table(), log, time.time())
+            with reporting(out):
+                self._open(owner, out)
+                kits.clear_old_jobs(self.kit)
+                kits.write_policies(self.kit, "site")
+                state.arrive(self.folder)
+                with kept(job, monitoring, hooks, out) as keeper:
+                    self._serve(owner, keeper, out)
 
-            def check() -> dict[str, Any]:
-                owner.speed.check()
-                Ledger(self.folder)  # an altered ledger is reported now, not in the first run
-                return open_images(owner)
+    def _open(self, owner: OwnerSettings, out: Output) -> None:
+        """Open the images once, as a check, and write down what holds from now on."""
 
+        def check() -> dict[str, Any]:
+            owner.speed.check()
+            Ledger(self.folder)  # an altered ledger is reported now, not in the first run
+            return open_images(owner)
+
+        try:
             facts = prefork.run_in_fork(check)  # this process must stay small and single-threaded
-            # Jobs read this copy, so an edit of site.toml takes effect at the next start.
-            write_owner(owner, self.folder / "owner.toml")
-            said = facts.pop("said")  # names files: for this screen only
-            announced = facts if owner.contract.announces else None
-            write_atomically(self.folder / "declared.json", json.dumps(announced).encode())
-            self.log.write("started", images=facts["train"], classes=len(facts["classes"]))
-            notify(
-                f"site '{self.name}': {facts['train']:,} training images and {facts['test']:,} "
-                f"test images of {len(facts['classes'])} classes"
-                + (f", {facts['skipped']} corrupt ones left out" if facts["skipped"] else "")
+        except DataError as error:
+            if isinstance(out, Lines):  # which go elsewhere
+                out.private(str(error))
+                cause = f"the site cannot use its images ({error.told or type(error).__name__})"
+                raise DataError(cause, f"see {MESSAGES} in the site's folder") from None
+            raise
+        # Jobs read this copy, so an edit of site.toml takes effect at the next start.
+        write_owner(owner, self.folder / "owner.toml")
+        said = facts.pop("said")  # names files: for this screen only
+        announced = facts if owner.contract.announces else None
+        write_atomically(self.folder / "declared.json", json.dumps(announced).encode())
+        self.log.write("started", images=facts["train"], classes=len(facts["classes"]))
+        out.private(
+            f"site '{self.name}': {facts['train']:,} training images and {facts['test']:,} "
+            f"test images of {len(facts['classes'])} classes"
+            + (f", {facts['skipped']} corrupt ones left out" if facts["skipped"] else "")
+        )
+        for line in (*said, *figure_rules(owner, facts["test"])):
+            out.private(line)
+
+    def _serve(self, owner: OwnerSettings, keeper: MonitorKeeper | None, out: Output) -> None:
+        """Stay connected until SIGTERM or Ctrl-C."""
+        monitor = presence.ConnectionMonitor(
+            self.folder, lambda text: out.notice(text, event="connection")
+        )
+        out.notice(f"connecting to {self.invitation.host}:{self.invitation.port}", event="started")
+        maker = RecogniserMaker(self.folder, owner.delivery, out.private)
+
+        def poll(forks: prefork.PreforkServer) -> None:
+            monitor.poll()
+            maker.poll(forks)
+            if keeper is not None:
+                keeper.poll(forks)
+
+        def farewell() -> bool:
+            """Tell the server, if it answers, so that nobody waits for this site."""
+            state.leave(self.folder)
+            return not monitor.connected or presence.has_told(self.folder, "leaving")
+
+        if state.is_drained(self.folder):
+            out.notice(
+                "this site is drained: it takes part in nothing until `site drain --end`",
+                event="drained",
             )
-            for line in (*said, *figure_rules(owner, facts["test"])):
-                notify(line)
-            kits.clear_old_jobs(self.kit)
-            kits.write_policies(self.kit, "site")
-            notify(f"connecting to {self.invitation.host}:{self.invitation.port}")
-            monitor = presence.ConnectionMonitor(self.folder, notify)
-            maker = RecogniserMaker(self.folder, owner.delivery, notify)
+        with contextlib.closing(maker):
+            supervisor.site(self.kit, self.folder, self.name, farewell).run(
+                lambda text: out.notice(text, event="process_ended", level="warning"), poll
+            )
 
-            def poll(forks: prefork.PreforkServer) -> None:
-                monitor.poll()
-                maker.poll(forks)
 
-            def farewell() -> bool:
-                """Tell the server, if it answers, so that nobody waits for this site."""
-                state.leave(self.folder)
-                return not monitor.connected or presence.has_told(self.folder, "leaving")
-
-            state.arrive(self.folder)
-            if state.is_drained(self.folder):
-                notify("this site is drained: it takes part in nothing until `site drain --end`")
-            with contextlib.closing(maker):
-                supervisor.site(self.kit, self.folder, self.name, farewell).run(notify, poll)
+@contextlib.contextmanager
+def _files_of_owner(folder: Path) -> Iterator[None]:
+    """What this process and its forks write meanwhile, and what earlier versions have written, can
+    be read by the owner alone."""
+    before = os.umask(0o077)
+    try:
+        logs = [path for pattern in LOGS for path in folder.glob(pattern)]
+        for path in logs:
+            with contextlib.suppress(OSError):
+                if not path.is_symlink():
+                    path.chmod(path.stat().st_mode & 0o700)
+        yield
+    finally:
+        os.umask(before)
 
 
 def _write_identity(folder: Path, name: str, invitation: Invitation) -> None:

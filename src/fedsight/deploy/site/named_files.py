@@ -15,6 +15,7 @@ from typing import Any
 from fedsight.core.errors import DeployError
 from fedsight.core.settings import Settings
 from fedsight.deploy.declaration import ELSEWHERE
+from fedsight.models.base import Model
 from fedsight.program.program import Program
 
 # Of their paths nothing is opened: a site's images are where its owner says, and a public set is
@@ -44,6 +45,9 @@ def named(program: Program, home: Path) -> Iterator[str]:
         sections[f"model.groups.{number}"] = program.model.grouped(number)
     for section, settings in sections.items():
         if section not in NOT_OPENED:
+            if isinstance(settings, Model) and settings.published is not None:
+                # A name of a few that this package knows, whose files are in this machine's cache.
+                settings = settings.model_copy(update={"weights": None})
             yield from (where for where, path in _paths(settings, section) if path not in nowhere)
 
 

@@ -15,6 +15,7 @@ from fedsight.core.errors import ConfigError, DeployError, Problem
 from fedsight.core.files import write_atomically
 from fedsight.core.settings import Settings
 from fedsight.data.base import Source, sources
+from fedsight.deploy.monitoring.settings import HookSettings, MonitoringSettings
 from fedsight.governance.contract import Contract
 from fedsight.privacy.secagg.client import Minimums
 from fedsight.privacy.secagg.graph import GRINDING
@@ -70,6 +71,16 @@ TEMPLATE = """\
 [speed]
 # threads = 1             # compute threads for training
 # device = "auto"         # or cpu, cuda, cuda:1, mps
+
+[monitoring]
+# port = 9465             # /healthz and /metrics for who can reach this port of this machine
+# log = "json"            # print a JSON object on each line, without names of files
+
+[hooks]
+# command = ["/usr/local/bin/alert", "fedsight"]  # gets a JSON object on its standard input
+# url = "https://alerts.example.org/fedsight"     # gets it by POST
+# budget = 0.9            # tell when so much of contract.epsilon is spent
+# days = 30               # tell so long before the certificate ends
 """
 
 
@@ -149,6 +160,8 @@ class OwnerSettings:
     speed: SpeedSettings
     secure: SecAggLimits = field(default_factory=SecAggLimits)
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
+    monitoring: MonitoringSettings = field(default_factory=MonitoringSettings)
+    hooks: HookSettings = field(default_factory=HookSettings)
     share: bool = False  # every site has the sample; this site takes its share of the split
 
 
@@ -198,6 +211,8 @@ def tables(owner: OwnerSettings) -> dict[str, Any]:
             "secure": owner.secure.table(),
             "delivery": owner.delivery.table(),
             "speed": owner.speed.table(),
+            "monitoring": owner.monitoring.table(),
+            "hooks": owner.hooks.table(),
         }
     )
     return found
@@ -226,9 +241,10 @@ def parse_owner(table: dict[str, Any], base: Path) -> OwnerSettings:
 
     Raises ConfigError with every problem.
     """
-    problems = config.unknown(table, ["data", "contract", "secure", "delivery", "speed"], "")
     kinds: dict[str, Any] = {"data": (sources, None), "contract": Contract}
     kinds |= {"secure": SecAggLimits, "delivery": DeliverySettings, "speed": SpeedSettings}
+    kinds |= {"monitoring": MonitoringSettings, "hooks": HookSettings}
+    problems = config.unknown(table, list(kinds), "")
     made: dict[str, Any] = {}
     if not table.get("data"):
         cure = "write name and path below [data] in site.toml, or give the folder with --data"
@@ -242,8 +258,8 @@ def parse_owner(table: dict[str, Any], base: Path) -> OwnerSettings:
     if problems:
         raise ConfigError(problems)
     data: Source = made["data"]
-    kept = made["contract"], made["speed"], made["secure"], made["delivery"]
-    return OwnerSettings(data, *kept, data.sample)
+    kept = {section: made[section] for section in kinds if section != "data"}
+    return OwnerSettings(data, **kept, share=data.sample)
 
 
 def data_section(data: str) -> dict[str, Any]:

@@ -208,17 +208,17 @@ class SiteService:
         return self._start("propose", what, lambda: self._join(program, owner, run), fields)
 
     def _adopt(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
-        """Start from the parameters that do not travel: only the coordinator has the weights.
+        """Start from the parameters that do not travel, which are of the coordinator's weights.
 
         They are named by their hash and kept beside the run's memory. Without a `mark` the answer
-        says whether they are `missing` here.
+        says whether they are `missing` here: they are not if the site has made the same.
         """
         joined, opened, mark = self._current_run(), self._opened, count(fields, "mark")
         if opened is None or self._found is None:
             raise no_run()
         sha256, due = str(fields.get("sha256")), self._found.lengths["kept"] // 4
         path = adopted.path_of(opened.memory, sha256)
-        data = self._incoming.take("kept", mark) if mark else adopted.read(path)
+        data = self._incoming.take("kept", mark) if mark else adopted.read(path, self._found.kept)
         found = adopted.are_those(data, sha256, due, came=bool(mark))
 
         def reopen() -> ServiceAnswer:

@@ -97,6 +97,8 @@ class Opened:
     difference: Difference | None = None  # how a model comes that is made of the one before
     # the model before the first round, as it is built here
     initial: Tensor | None = field(default=None, compare=False)
+    # what does not travel of it, where it is of weights
+    kept: Tensor | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from fedsight.client.step import Client
 from fedsight.core.errors import ConfigError, EngineError, FedSightError, SiteError
 from fedsight.core.types import Memory, Metrics, Reply
 from fedsight.data.contents import contents, stamp
-from fedsight.deploy.declaration import declare, open_site, without_weights
+from fedsight.deploy.declaration import as_built_here, declare, open_site
 from fedsight.deploy.site.calibration import PART_TOO_SMALL
 from fedsight.deploy.site.figures import FAILED
 from fedsight.deploy.site.incoming import lengths_of
@@ -43,7 +43,6 @@ from fedsight.deploy.site.trainer import (
     receive,
     send,
 )
-from fedsight.engines.protected import rebuilds
 from fedsight.evaluation.trust.answers import Answers, Respondent
 from fedsight.evaluation.trust.images import MOST, divided, pieces
 from fedsight.evaluation.trust.of_site import room
@@ -66,7 +65,7 @@ def permitted(
     Raises ConfigError if the program does not suit the network, DeployError if it would keep memory
     that the contract does not permit.
     """
-    whole = settled(replace(federation, program=without_weights(federation.program)))
+    whole = settled(replace(federation, program=as_built_here(federation.program)))
     of = whole.member(number)
     if problems := rules.problems(whole.program, of.network):  # the coordinator may not have asked
         raise ConfigError(problems)
@@ -106,11 +105,13 @@ class SiteTrainer:
         layout = whole.layout  # what comes and goes is as long as the whole network, at every site
         state = program.init(whole.initial[layout.shared].clone())
         difference = coding.difference_of(program, layout)
+        built = whole.program.model == setup.program.model  # else without the weights
         lengths = lengths_of(layout, program.shared(state).values(), difference)
         texts = room(program, self.client.network, len(self.federation.dataset.classes))
         self.opened = Opened(
             declared, cost, bare, self._remembers, integers, lengths, hashes, texts, difference,
-            whole.initial[layout.travelling] if rebuilds(setup.program) else None,
+            whole.initial[layout.travelling] if built else None,
+            whole.initial[layout.kept] if built and whole.program.model.pretrains else None,
         )  # fmt: skip
 
     def train(self, step: TrainStep) -> TrainedUpdate:

@@ -68,6 +68,11 @@ class MobileNetDetector(DetectorModel):
         """Also with `pretrained`."""
         return self.pretrained or super().pretrains
 
+    @property
+    def rebuildable(self) -> bool:
+        """Those of `pretrained` are published."""
+        return super().rebuildable or (self.pretrained and self.weights is None)
+
     def settled(self) -> Self:
         """Weights of ImageNet have BatchNorm."""
         if self.norm == "auto" and self.pretrained:
