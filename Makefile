@@ -25,14 +25,23 @@ examples: $(READY)  ## faces, objects and texts, one after the other, a report e
 
 # A file's tests stay together. When a process crashes the run ends soon: pytest-xdist replaces it, but
 # then waits for ever where it hands out a file that was finished before.
-SPREAD := --dist loadfile --max-worker-restart 0
+SPREAD := --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # Without bytecode files each process that runs tests would compile all of them again.
 test test-fast test-lowest: export PYTHONDONTWRITEBYTECODE =
 
-test: $(READY) browser lint  ## the whole test suite
+# Runs and ledgers wait for the disk with each file that they write. Where there is a file system in
+# memory, and room in it, the tests' folders are there.
+MEMORY = $(shell test -w /dev/shm && df -Pk /dev/shm | awk 'NR == 2 && $$4 > 4000000 {print $$6}')
+test test-fast test-lowest: export PYTEST_DEBUG_TEMPROOT = $(MEMORY)
+
+# mypy computes on one core for long where nothing is kept of the last time, so it does beside the tests.
+test: $(READY) browser  ## lint, and the whole test suite
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -n $(TESTERS) $(SPREAD) --no-loadscope-reorder $(if $(COVERAGE),--cov --cov-report=)
+	{ $(LINT); } & lint=$$!; \
+	  $(BIN)/python -m pytest -n $(TESTERS) $(SPREAD) $(if $(COVERAGE),--cov --cov-report=); tests=$$?; \
+	  wait $$lint || { echo "What lint has found is above, or comes again with: make lint"; exit 1; }; \
+	  exit $$tests
 ifneq ($(strip $(COVERAGE)),)
 	$(BIN)/coverage report --fail-under=90 --format=total
 	$(BIN)/coverage report --fail-under=95 --include='$(subst $(space),$(comma),$(CORE:%=src/fedsight/%/*))'
@@ -48,17 +57,16 @@ LOWEST_PYTHON = $(if $(filter file,$(origin PYTHON)),$(shell \
   python3.12 -c '' 2>/dev/null && echo python3.12 || echo $(PYTHON)),$(PYTHON))
 TESTS ?=
 test-lowest: $(LOWEST)/.ready browser  ## the whole test suite on the oldest versions
-	$(LOWEST)/bin/python -m pytest -n $(TESTERS) $(SPREAD) --no-loadscope-reorder $(TESTS)
+	$(LOWEST)/bin/python -m pytest -n $(TESTERS) $(SPREAD) $(TESTS)
 
 $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 	test -x $(LOWEST)/bin/python || $(LOWEST_PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[all,dev]'
 	touch $@
 
+LINT = $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
 lint: $(READY)
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	$(LINT)
 
 install: $(READY)
 

@@ -61,12 +61,18 @@ def modules() -> dict[str, Path]:
 
 
 @cache
+def tree(name: str) -> ast.Module:
+    """The syntax tree of a module."""
+    return ast.parse(modules()[name].read_text(encoding="utf-8"))
+
+
+@cache
 def imports(name: str, deferred: bool = True) -> frozenset[str]:
     """Modules that `name` imports: in functions too if `deferred`, never for typing alone."""
     found: set[str] = set()
 
     def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             return
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not deferred:
             return
@@ -81,7 +87,7 @@ def imports(name: str, deferred: bool = True) -> frozenset[str]:
         for child in ast.iter_child_nodes(node):
             visit(child)
 
-    visit(ast.parse(modules()[name].read_text(encoding="utf-8")))
+    visit(tree(name))
     return frozenset(found)
 
 
@@ -138,8 +144,8 @@ def lines(path: Path) -> int:
 
 def functions() -> Iterator[tuple[int, str]]:
     """Every function as (lines, `module.name`)."""
-    for name, path in modules().items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for name in modules():
+        for node in ast.walk(tree(name)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield (node.end_lineno or node.lineno) - node.lineno + 1, f"{name}.{node.name}"
 
@@ -149,8 +155,8 @@ def parameters() -> Iterator[tuple[int, str]]:
 
     A command has an option for each of its parameters; its function is called `..._command`.
     """
-    for name, path in modules().items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for name in modules():
+        for node in ast.walk(tree(name)):
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
             title, given = f"{name}.{node.name}", node.args

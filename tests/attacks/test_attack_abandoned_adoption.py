@@ -26,7 +26,7 @@ from torch import Tensor
 from fedsight.client.step import Client
 from fedsight.core.types import Order
 from fedsight.deploy.declaration import open_site
-from fedsight.deploy.site import service
+from fedsight.deploy.site import trainer_holder
 from fedsight.deploy.site.owner import read_owner
 from fedsight.deploy.site.service import SiteService
 from fedsight.deploy.site.trainer import AbandonedError, OpenData
@@ -86,7 +86,7 @@ def attacked(
         assert "error" not in site.join(of)
     for site in sites[1:]:
         assert "error" not in site.adopt(dead[layout.kept])
-    monkeypatch.setattr(service, "Trainer", SlowToOpen)
+    monkeypatch.setattr(trainer_holder, "Trainer", SlowToOpen)
     sites[0].service._end_trainer()
     assert "error" not in sites[0].adopt(alive[layout.kept])
     begin_to_adopt(sites[0], dead[layout.kept])

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from attacked_site import AttackedSite, InlineTrainer, draw, known, noise_images, program
 
-from fedsight.deploy.site import service
+from fedsight.deploy.site import trainer_holder
 from fedsight.deploy.site.background import Background
 from fedsight.deploy.site.service import ServiceAnswer
 from fedsight.deploy.site.trainer import AbandonedError, TrainStep
@@ -57,7 +57,7 @@ class SlowTrainer(InlineTrainer):
 def site(attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AttackedSite]:
     """A site in a run, whose trainers wait."""
     found = attack("site", draw(tmp_path / "images", noise_images(6)))
-    monkeypatch.setattr(service, "Trainer", SlowTrainer)
+    monkeypatch.setattr(trainer_holder, "Trainer", SlowTrainer)
     SlowTrainer.gate = threading.Event()
     yield found
     SlowTrainer.gate.set()

@@ -38,8 +38,11 @@ def advertise(site: AttackedSite, of: Program, others: list[str], run: str, seri
     return str(site.ask("advertise", {}, begun.data)[0].get("error", ""))
 
 
-def honest_after(attack: Attack, tmp_path: Path, highest: int) -> tuple[str, str]:
+def honest_after(
+    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, highest: int
+) -> tuple[str, str]:
     """What a coordinator that takes the highest number hears; and then an honest one."""
+    monkeypatch.setattr(peer_keys, "RUNS", 3)  # each run is proposed
     images = draw(tmp_path / "images", noise_images(6))
     of = program(images, secure={"name": "secagg"}, split={"name": "iid", "sites": 3})
     others = [Identity.at(tmp_path / f"key{n}").public.hex() for n in range(2)]
@@ -53,12 +56,14 @@ def test_the_highest_number_locks_every_run_out_where_any_is_taken(
     attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peer_keys, "AHEAD", 1 << 60)
-    evil, honest = honest_after(attack, tmp_path, HIGHEST)
+    evil, honest = honest_after(attack, tmp_path, monkeypatch, HIGHEST)
     assert evil == ""
     assert "repeats an attempt" in honest
 
 
-def test_ours_takes_none_that_is_far_ahead_of_its_clock(attack: Attack, tmp_path: Path) -> None:
-    evil, honest = honest_after(attack, tmp_path, HIGHEST)
+def test_ours_takes_none_that_is_far_ahead_of_its_clock(
+    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evil, honest = honest_after(attack, tmp_path, monkeypatch, HIGHEST)
     assert "more than a day" in evil
     assert honest == ""

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from fedsight.deploy import declaration
 from fedsight.deploy.package import installed
-from fedsight.deploy.site import service
+from fedsight.deploy.site import trainer_holder
 from fedsight.deploy.site.service import ServiceAnswer, SiteService
 from fedsight.engines.remote import messages
 from fedsight.models.base import Model, models
@@ -73,7 +73,7 @@ class ChunkService(SiteService):
 @pytest.fixture(autouse=True)
 def near(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     models.add("attack_linear")(Linear)
-    monkeypatch.setattr(service, "Trainer", InlineTrainer)
+    monkeypatch.setattr(trainer_holder, "Trainer", InlineTrainer)
     yield
     models.remove("attack_linear")
 

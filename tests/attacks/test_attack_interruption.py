@@ -20,7 +20,7 @@ from attacked_site import AttackedSite, known, program
 from masked_round import MaskedRound, in_the_clear, masked_sites
 
 from fedsight.core.types import Order
-from fedsight.deploy.site import service, trainer
+from fedsight.deploy.site import trainer, trainer_holder
 from fedsight.governance.ledger import Ledger
 from fedsight.program.program import Program
 
@@ -36,7 +36,7 @@ def begin(
     kinds = dict.fromkeys(NAMES[1:], trainer.Trainer)
     chosen = lambda log: kinds.get(log.parent.name, attacked_site.InlineTrainer)(log)  # noqa: E731
     sites = masked_sites(attack, tmp_path, NAMES)
-    monkeypatch.setattr(service, "Trainer", chosen)
+    monkeypatch.setattr(trainer_holder, "Trainer", chosen)
     of = program(tmp_path / "images-a", secure={"name": "secagg"})
     for site in sites:
         assert "error" not in site.join(of)

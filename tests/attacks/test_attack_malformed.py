@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
+from attacked_site import AttackedSite, draw, known, noise_images, program
 from hypothesis import given
 from hypothesis import strategies as st
 from secagg_rounds import binding, identity, lists
 
 from fedsight.core.errors import SiteError
 from fedsight.deploy.flare.components import signed_fingerprint
+from fedsight.deploy.package import installed
 from fedsight.privacy.secagg import messages as m
 from fedsight.privacy.secagg.client import Minimums, SecAggClient
 from fedsight.privacy.secagg.graph import Parameters, parameters
@@ -31,6 +35,7 @@ JUNK = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=6,
 )
+BUG = "the request failed"  # what a site answers where it knows no better
 COUNTS = st.fixed_dictionaries(dict.fromkeys(asdict(GIVEN), NUMBERS))
 
 
@@ -114,3 +119,37 @@ def test_nor_does_one_of_another_form(components: Any) -> None:
     assert signed_fingerprint(b"[" * 100_000) == ""
     good = {"components": [{"args": {"fingerprint": "f" * 64}}]}
     assert signed_fingerprint(encoded(good)) == "f" * 64
+
+
+def test_any_lengths_of_vectors_are_refused_in_words(
+    attack: Callable[..., AttackedSite], tmp_path: Path
+) -> None:
+    """Also negative ones: numpy reads -1 as all that is left, so that two vectors may overlap."""
+    images = draw(tmp_path / "images", noise_images(8))
+    of = program(images, algorithm={"name": "scaffold"})
+    site = attack("ward", images)
+    assert "declared" in site.join(of)
+    sent = known(of).initial
+    header = {"round": 1, "sites": 3, "accepted": 0, "durable": 0, "quantiser": None}
+
+    def refusal(extras: Any) -> str:
+        marks = {name: site.send(name, [sent]) for name in ("vector", "extras")}
+        vector, mark = marks.values()
+        asked = {**header, "attempt": mark, "vector": vector, "extras": extras, "mark": mark}
+        return str(site.ask("train", asked)[0]["error"])
+
+    for extras in (None, 3, "x", [[1]], {"a": None}, {"a": 1.5}, {"a": -1}, {"a": 1, "b": -1}):
+        assert BUG not in refusal(extras), extras
+    for extras in ({"control": sent.numel() - 1}, {"control": 1 << 40}):
+        assert "another length" in refusal(extras)
+
+
+@pytest.mark.parametrize("proposed", [None, 3, "x", [], [1], [["name", "x"]]])
+def test_what_is_no_program_is_refused_in_words(
+    attack: Callable[..., AttackedSite], tmp_path: Path, proposed: Any
+) -> None:
+    site = attack("ward", draw(tmp_path / "images", noise_images(8)))
+    header = {"run": "run1", "sites": 3, "program": proposed, "fingerprint": "f" * 64}
+    header["package"] = installed().table()
+    answer, _ = site.ask("propose", header)
+    assert "no program" in answer["error"]

@@ -197,6 +197,17 @@ def test_a_deployed_site_maps_its_names_in_its_own_file(tmp_path: Path) -> None:
     assert owner.data.labelled == (("", ("nevus",)),)
 
 
+@pytest.mark.parametrize("key", ["labelled", "merged", "site_mean"])
+@pytest.mark.parametrize("wrong", ["nevus", 3, {"nevus": 1}])
+def test_what_is_no_list_of_a_site_is_refused_in_words(
+    tmp_path: Path, key: str, wrong: Any
+) -> None:
+    """A text is no list of its letters."""
+    table = {"name": "folder", "path": "images", key: {"lyon": wrong}}
+    with pytest.raises(ConfigError, match=f"data.{key}"):
+        parse_owner({"data": table}, tmp_path)
+
+
 def test_several_labels_of_an_image_are_read_by_the_map_too(tmp_path: Path) -> None:
     rows = ["path,label,site"]
     for number in range(12):

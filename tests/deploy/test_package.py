@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from attacked_site import draw, noise_images, program
 
 import fedsight
 from fedsight.core.errors import DeployError, RefusedError, SiteError
+from fedsight.deploy import package
 from fedsight.deploy.package import hash_of, installed, require_same, require_unchanged, stated
 from fedsight.deploy.site.delivery import process
 from fedsight.deploy.site.delivery.received import Received, ReceivedOrder
@@ -34,6 +36,33 @@ def test_a_changed_line_a_new_module_and_another_name_change_the_hash(tmp_path: 
     module.rename(tmp_path / "client" / "walk.py")
     seen.append(hash_of(tmp_path))
     assert len(set(seen)) == 4
+
+
+def test_a_file_is_read_again_only_when_it_may_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    whole = Path.read_bytes
+
+    def noted(path: Path) -> bytes:
+        read.append(path.name)
+        return whole(path)
+
+    monkeypatch.setattr(Path, "read_bytes", noted)
+    module, other = tmp_path / "step.py", tmp_path / "walk.py"
+    module.write_text("lr = 0.1")
+    other.write_text("lr = 0.3")
+    seen = [hash_of(tmp_path), hash_of(tmp_path)]
+    assert len(read) == 4, "what was changed just now may be changed again in the same tick"
+    monkeypatch.setattr(package, "SETTLED", -1.0)
+    seen += [hash_of(tmp_path), hash_of(tmp_path)]
+    assert len(read) == 6
+    assert len(set(seen)) == 1
+    times = module.stat()
+    module.write_text("lr = 0.2")  # as long as before, and of the same time
+    os.utime(module, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert hash_of(tmp_path) != seen[0]
+    assert read[6:] == ["step.py"]
 
 
 def test_what_is_no_module_neither_counts_nor_prevents_the_hash(tmp_path: Path) -> None:

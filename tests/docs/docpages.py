@@ -8,9 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import typer
-
-from fedsight.cli.app import app
+import command_line
 
 ROOT = Path(__file__).parents[2]
 READMES = ("README.md", "README.zh-CN.md")
@@ -56,7 +54,7 @@ def typed(name: str) -> list[list[str]]:
 
 def accept(words: list[str]) -> dict[str, Any]:
     """The parameters that the command line makes of `words`; click refuses what does not parse."""
-    command: Any = typer.main.get_command(app)
+    command: Any = command_line.commands()
     rest = list(words)
     while hasattr(command, "commands"):
         command = command.commands[rest.pop(0)]
@@ -77,7 +75,7 @@ def commands() -> dict[str, set[str]]:
                 flags = {flag for item in command.params for flag in item.opts}
                 found[" ".join([*path, name])] = flags | {"--help"}
 
-    whole: Any = typer.main.get_command(app)
+    whole: Any = command_line.commands()
     walk(whole, ())
     anywhere = {flag for item in whole.params for flag in item.opts}
     return {"": anywhere, **{name: flags | anywhere for name, flags in found.items()}}

@@ -11,15 +11,12 @@ import shlex
 import shutil
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 import yaml
-from command_line import done
+from command_line import commands, done
 from docpages import ROOT, accept, blocks, text, typed
 
-from fedsight.cli.app import app
 from fedsight.deploy.site.owner import parse_owner
 from fedsight.program.config import parse
 
@@ -46,7 +43,7 @@ def test_every_command_of_the_page_parses(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_every_command_of_a_federation_is_on_the_page() -> None:
     named = set(re.findall(r"fedsight ((?:federation|server|site) \w+)", text(PAGE)))
-    root: Any = typer.main.get_command(app)
+    root = commands()
     known = {
         f"{group} {name}"
         for group in ("federation", "server", "site")

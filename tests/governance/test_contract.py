@@ -41,6 +41,7 @@ def program(noise: float | None = None, privacy: str = "none", secure: Any = "no
         rounds=SimpleNamespace(rounds=20),
         secure=Secure(name=secure),
         privacy=kind(**stated),
+        algorithm=SimpleNamespace(counts=False),
     )
 
 
@@ -51,6 +52,21 @@ def refusal(contract: Contract, asked: Any) -> str:
     assert clause.removeprefix("contract.") in Contract.model_fields
     assert clause in caught.value.cure
     return caught.value.cause
+
+
+@pytest.mark.parametrize("told", [{}, {"counts": True}])
+def test_sums_that_say_numbers_of_classes_are_permitted_where_runs_are_told_them(
+    told: dict[str, Any],
+) -> None:
+    of = dict.fromkeys(("bounds_images", "on_public"), False)
+    for secure in ("none", "secagg"):
+        asked = program(secure=secure)
+        asked.algorithm = SimpleNamespace(counts=True, registered="ncm", **of)
+        Contract(**told).check_program(asked)
+        if secure == "none":
+            assert "'ncm' show how many" in refusal(Contract(counts=False), asked)
+        else:
+            Contract(counts=False).check_program(asked)
 
 
 def test_an_empty_contract_permits_any_program() -> None:
@@ -275,6 +291,7 @@ BAD: dict[str, Any] = {
     "disk": [0, "1 GB"],
     "min_noise_multiplier": [0, -1.0],
     "data_set": ["", 3],
+    "lists": [0, "any"],
     "epsilom": [3.0],
 }
 
@@ -325,20 +342,21 @@ def test_one_list_of_sites_is_summed_where_only_masks_protect() -> None:
         hides = stated in ("local_dp", "distributed_dp")
         assert charged.most_sums(noise) == (None if hides else 1)
         assert Contract(require=masks, sums=2).most_sums(noise) == 2
-        assert Contract(epsilon=3.0, sums=1).most_sums(noise) == 1
+        assert Contract(require=masks, epsilon=3.0, sums=1).most_sums(noise) == 1
         assert Contract(require=masks, lists=3).sum_limit(noise) == SumLimit(1, 3)
 
 
 def training(steps: int | None, sampling: str, privacy: str = "none", noise: float = 1.0) -> Any:
-    """A program that trains so many steps on images drawn in this way."""
-    found = program(noise, privacy)
+    """A masked program that trains so many steps on images drawn in this way."""
+    found = program(noise, privacy, "secagg")
     found.train = SimpleNamespace(steps=steps, sampling=sampling)
-    found.algorithm = SimpleNamespace(phases=lambda length: [length])
+    found.algorithm = SimpleNamespace(counts=False, phases=lambda length: [length])
     return found
 
 
 def test_lists_are_limited_for_programs_in_which_all_sites_train_alike() -> None:
-    contract = Contract(lists=1, programs=("ab" * 32,))
+    masks = ("secure_aggregation",)
+    contract = Contract(require=masks, lists=1, programs=("ab" * 32,))
     contract.check_program(training(3, "independent"))
     for unlike in (
         training(None, "independent"),
@@ -356,7 +374,7 @@ def test_lists_are_limited_for_programs_in_which_all_sites_train_alike() -> None
             Contract(programs=("ab" * 32,)).check_program(margins)
         else:
             contract.check_program(margins)
-    bounded = Contract(lists=1, programs=("ab" * 32,), min_noise_multiplier=0.5)
+    bounded = Contract(require=masks, lists=1, programs=("ab" * 32,), min_noise_multiplier=0.5)
     bounded.check_program(training(3, "shuffled", "example"))
     bounded.check_program(training(None, "shuffled", "local"))  # it hides the whole site
     assert "depends on its number" in refusal(bounded, training(None, "shuffled", "example"))

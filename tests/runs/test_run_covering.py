@@ -112,16 +112,20 @@ def test_a_broken_file_is_named(masks: Path, tmp_path: Path) -> None:
     import shutil
 
     shutil.copytree(masks, tmp_path / "run")
-    path = tmp_path / "run" / "trust.json"
+    path, store = tmp_path / "run" / "trust.json", RunStore(tmp_path / "run")
     facts = json.loads(path.read_text())
     for broken in ({"covers": "boxes"}, {"parts": {}}, {"guarantee": ["x"]}, {"grouped": 1}):
         path.write_text(json.dumps({**facts, "risk": {**facts["risk"], **broken}}))
         with pytest.raises(StoreError, match=r"trust\.json is broken"):
-            kept_risk(RunStore(tmp_path / "run"), Masks(), 3)
+            kept_risk(store, Masks(), 3, store.model)
     for apart in ("false", 0, None):
         path.write_text(json.dumps({**facts, "apart": apart}))
         with pytest.raises(StoreError, match="not true or false"):
-            kept_risk(RunStore(tmp_path / "run"), Masks(), 3)
+            kept_risk(store, Masks(), 3, store.model)
+    (tmp_path / "run" / "model.safetensors").write_bytes(b"another")
+    path.write_text(json.dumps(facts))
+    with pytest.raises(StoreError, match="belongs to another model"):
+        kept_risk(store, Masks(), 3, store.model)
 
 
 def test_images_that_chose_the_round_are_not_used_again(masks: Path, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def known(run: Path) -> SavedTrust:
-    found = kept(RunStore(run), 4)
+    found = kept(RunStore(run), 4, RunStore(run).model)
     assert found is not None
     return found
 
@@ -153,11 +155,18 @@ def test_what_stays_at_a_site_is_measured_whatever_protects_what_travels(
     model = fedsight.load(tmp_path / "run")
     (one,) = model.for_site(next(iter(told))).predict(torch.zeros(1, 8, 8), coverage=0.6)
     assert one.classes is not None
-    with pytest.raises(DataError, match="no prediction sets"):
-        model.predict(torch.zeros(1, 8, 8), coverage=0.6)
     page = (tmp_path / "run" / "report.html").read_text()
     assert "The model that a site got" in page
-    assert "The common model’s answers" not in page
+    if "privacy" in sections:
+        with pytest.raises(DataError, match="no prediction sets"):
+            model.predict(torch.zeros(1, 8, 8), coverage=0.6)
+        assert "The common model’s answers" not in page
+        return
+    (common,) = model.predict(torch.zeros(1, 8, 8), coverage=0.6)
+    assert common.classes is not None
+    sets = read(tmp_path / "run")["sets"]
+    assert (sets["sums"], sets["by_site"], sets["by"]) == ("masked", {}, "held-out inputs")
+    assert "sums that the sites sent masked" in page
 
 
 def test_the_report_says_for_whom_sets_hold(run: Path) -> None:
@@ -171,7 +180,6 @@ def test_the_report_says_for_whom_sets_hold(run: Path) -> None:
     ("sections", "reason"),
     [
         ({"trust": {"measured": False}}, "trust.measured is false"),
-        ({"secure": {"name": "secagg"}}, "masked"),
         (
             {
                 "privacy": {"name": "central", "noise_multiplier": 1.0},
@@ -271,10 +279,8 @@ def test_the_report_rounds_no_share_up_to_all(run: Path) -> None:
 
 
 def test_broken_files_are_named(run: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(run, tmp_path / "run")
-    path = tmp_path / "run" / "trust.json"
+    path, store = tmp_path / "run" / "trust.json", RunStore(tmp_path / "run")
     facts = json.loads(path.read_text())
     sets = facts["sets"]
     for broken in (
@@ -293,21 +299,41 @@ def test_broken_files_are_named(run: Path, tmp_path: Path) -> None:
     ):
         path.write_text(json.dumps({**facts, **broken}))
         with pytest.raises(StoreError, match=r"trust\.json is broken"):
-            kept(RunStore(tmp_path / "run"), 4)
+            kept(store, 4, store.model)
     path.write_text(json.dumps(facts))
-    (tmp_path / "run" / "unlike.safetensors").write_bytes(b"torn")
-    with pytest.raises(StoreError, match=r"unlike\.safetensors is broken"):
-        kept(RunStore(tmp_path / "run"), 4)
+    beside = tmp_path / "run" / "unlike.safetensors"
+    for torn in (b"torn", b"torn twice"):
+        beside.write_bytes(torn)
+        sha256 = hashlib.sha256(b"torn twice").hexdigest()
+        path.write_text(json.dumps({**facts, "tensors": sha256}))
+        with pytest.raises(StoreError, match=r"unlike\.safetensors is broken"):
+            kept(store, 4, store.model)
     tensors = load_file(run / "unlike.safetensors")
     nothing = {name: torch.full_like(value, torch.nan) for name, value in tensors.items()}
-    save_file(nothing, tmp_path / "run" / "unlike.safetensors")
+    save_file(nothing, beside)
+    sha256 = hashlib.sha256(beside.read_bytes()).hexdigest()
+    path.write_text(json.dumps({**facts, "tensors": sha256}))
     with pytest.raises(StoreError, match="not finite"):
-        kept(RunStore(tmp_path / "run"), 4)
+        kept(store, 4, store.model)
     shutil.copy(run / "unlike.safetensors", tmp_path / "run" / "unlike.safetensors")
     path.write_text(json.dumps({**facts, "head": "nowhere"}))
     with pytest.raises(StoreError, match="not of its network"):
         fedsight.load(tmp_path / "run").predict(torch.zeros(1, 8, 8))
     assert load_file(run / "unlike.safetensors").keys() == {"mixing", "whitening", "means"}
+
+
+def test_what_was_measured_of_another_model_is_refused(run: Path, tmp_path: Path) -> None:
+    """Its sets would promise what they do not hold, and nothing would show it."""
+    shutil.copytree(run, tmp_path / "run")
+    model = tmp_path / "run" / "model.safetensors"
+    tensors = load_file(model)
+    first = next(iter(tensors))
+    save_file({**tensors, first: tensors[first] + 1}, model)
+    with pytest.raises(StoreError, match="belongs to another model") as refused_by:
+        fedsight.load(tmp_path / "run").predict(torch.zeros(1, 8, 8))
+    assert "remove" in refused_by.value.cure
+    (tmp_path / "run" / "trust.json").unlink()
+    assert fedsight.load(tmp_path / "run").predict(torch.zeros(1, 8, 8))
 
 
 def test_over_fitting_and_corruptions_of_all_models_are_told(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from fedsight.core.errors import FedSightError
 from fedsight.core.types import Order
 from fedsight.deploy.declaration import without_weights
 from fedsight.deploy.package import installed
-from fedsight.deploy.site import service
+from fedsight.deploy.site import trainer_holder
 from fedsight.deploy.site.service import SiteService
 from fedsight.deploy.site.trainer_process import Commands
 from fedsight.engines.protected import order_digest
@@ -256,4 +256,4 @@ class Model:
 
 def install(monkeypatch: Any) -> None:
     """Site services have their trainers in this process."""
-    monkeypatch.setattr(service, "Trainer", InlineTrainer)
+    monkeypatch.setattr(trainer_holder, "Trainer", InlineTrainer)

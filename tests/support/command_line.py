@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import forkserver
 from pathlib import Path
 from types import ModuleType
@@ -25,9 +26,13 @@ from unittest import mock
 
 import numpy as np
 import tomli_w
+import typer
 
 from fedsight.cli import main
+from fedsight.cli.app import app
+from fedsight.cli.language import OPTION
 from fedsight.engines.pool import context
+from fedsight.language.current import environment_language
 
 CLASSES, SIDE = 4, 8
 PAGE = "fedsight.report.page"
@@ -125,6 +130,24 @@ def _empty_pages() -> ModuleType:
     return module
 
 
+@cache
+def commands() -> Any:
+    """The commands in English, which Typer takes longer to make than a command often takes."""
+    return typer.main.get_command(app)
+
+
+@contextlib.contextmanager
+def _made_commands(words: Sequence[str]) -> Iterator[None]:
+    """Meanwhile, the command line in English has the commands that were made before."""
+    english = environment_language(os.environ) == "en"
+    if not english or any(word.startswith(OPTION) for word in words):
+        yield  # a translation stays in the commands
+        return
+    made = commands()
+    with mock.patch.object(typer.main, "get_command", return_value=made):
+        yield
+
+
 def cli(*arguments: object) -> Answer:
     """`fedsight ARGUMENTS` in this process, as a shell would see it."""
     out, err = io.StringIO(), io.StringIO()
@@ -132,6 +155,7 @@ def cli(*arguments: object) -> Answer:
     code: Any = 0
     with (
         _pages_of_runs(*words[1:2]),
+        _made_commands(words),
         mock.patch.object(sys, "argv", words),
         mock.patch.dict(os.environ, {"COLUMNS": "200"}),
         contextlib.redirect_stdout(out),

@@ -109,6 +109,11 @@ class RunStore:
         return self.folder / "memory"
 
     @property
+    def model(self) -> Path:
+        """The file of the trained weights."""
+        return self.folder / "model.safetensors"
+
+    @property
     def delivered(self) -> Path:
         """The folder of the models that sites chose."""
         return self.folder / "delivered"
@@ -289,9 +294,8 @@ class RunStore:
 
     def save_model(self, tensors: Mapping[str, Tensor]) -> Path:
         """Write the trained weights; equal weights give equal bytes."""
-        path = self.folder / "model.safetensors"
-        write_atomically(path, save(dict(tensors)))
-        return path
+        write_atomically(self.model, save(dict(tensors)))
+        return self.model
 
 
 def last_orders(lines: Sequence[Mapping[str, Any]]) -> dict[str, int]:

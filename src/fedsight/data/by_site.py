@@ -25,10 +25,15 @@ class Form:
 Labels = tuple[tuple[str, str], ...]  # pairs of a name in the files and a class
 
 
+def _in_order(value: Any) -> Any:
+    """A list as a tuple; anything else stays, and is refused."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _lists(value: Any) -> Any:
     """A list of classes, or a table of such lists by site, as pairs (site, classes)."""
     if isinstance(value, Mapping):
-        return tuple((site, tuple(names)) for site, names in value.items())
+        return tuple((site, _in_order(names)) for site, names in value.items())
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return ((EVERYWHERE, tuple(value)),)
     return value
@@ -59,7 +64,7 @@ def _mapped(pairs: tuple[tuple[str, Labels], ...]) -> Any:
 def _numbers(value: Any) -> Any:
     """A list of numbers, or a table of such lists by site, as pairs (site, numbers)."""
     if isinstance(value, Mapping):
-        return tuple((site, tuple(numbers)) for site, numbers in value.items())
+        return tuple((site, _in_order(numbers)) for site, numbers in value.items())
     if isinstance(value, list) and all(isinstance(one, int | float) for one in value):
         return ((EVERYWHERE, tuple(map(float, value))),)
     return value

@@ -130,7 +130,7 @@ def _check_plausible(found: Declaration) -> None:
     if type(found.share) is not bool:
         raise ValueError("expected `share` to be true or false")
     if found.figures not in get_args(Release):
-        raise ValueError("expected `figures` to be none, exact or noised")
+        raise ValueError("expected `figures` to be none, exact, noised or masked")
     if type(found.withheld) is not str or found.withheld != read_reason(found.withheld):
         raise ValueError("expected `withheld` to be a short text")
 
@@ -339,11 +339,21 @@ def _labelled(declared: Mapping[str, Declaration]) -> Classes | None:
 
 
 def withheld(declared: Mapping[str, Declaration]) -> dict[str, str]:
-    """Why sites with test images have declared that they release no figures, by site."""
+    """Why sites with test images have declared that no figures of theirs alone leave, by site."""
     return {
         name: one.withheld or "the site releases no figures"
         for name, one in declared.items()
-        if one.test and one.figures == "none"
+        if one.test and one.figures in ("none", "masked")
+    }
+
+
+def masked_tests(declared: Mapping[str, Declaration]) -> dict[str, int]:
+    """The numbers of test images of sites that may send sums over these under masks, by site; not
+    of a sample that all sites have."""
+    return {
+        name: one.test
+        for name, one in declared.items()
+        if one.test and not one.share and one.figures in ("exact", "masked")
     }
 
 

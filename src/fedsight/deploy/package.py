@@ -7,7 +7,11 @@ data such as translations, and none of the packages that FedSight needs.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import stat
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +23,7 @@ from fedsight.core.errors import RefusedError, SiteError
 from fedsight.core.text import printable
 
 SHOWN = 12  # digits of a hash
+SETTLED = 3.0  # seconds after which a file's times tell of each further change
 CURE = "install the same FedSight version at the coordinator and at all sites, and restart them"
 
 
@@ -62,18 +67,44 @@ def hash_of(folder: Path) -> str:
 
     A module is a regular file `*.py`, also behind a link; what is hidden (`.NAME`), such as the
     notes of an editor or of a file system, is none, nor is a link that leads nowhere.
+
+    A file is read again when its inode, size or times have changed. A site asks in each run.
     """
     found = hashlib.sha256()
-    for name, path in sorted(_modules(folder)):
-        found.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    for name, path, status in sorted(_modules(folder)):
+        found.update(f"{name} {_content(path, status)}\n".encode())
     return found.hexdigest()
 
 
-def _modules(folder: Path) -> Iterator[tuple[str, Path]]:
-    for path in folder.rglob("*.py"):
-        relative = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in relative.parts):
-            yield relative.as_posix(), path
+_contents: dict[str, tuple[tuple[int, ...], str]] = {}  # by path: state of the file, and its hash
+
+
+def _content(path: str, status: os.stat_result) -> str:
+    """The SHA-256 of a file's content."""
+    state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if (known := _contents.get(path)) and known[0] == state:
+        return known[1]
+    content = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    # A second change in the same tick of the file system's clock would not show.
+    if time.time() - max(status.st_mtime, status.st_ctime) > SETTLED:
+        _contents[path] = (state, content)
+    return content
+
+
+def _modules(folder: str | Path, within: str = "") -> Iterator[tuple[str, str, os.stat_result]]:
+    """The name of each module in `folder`, its path, and the state of its file."""
+    with contextlib.suppress(OSError), os.scandir(folder) as found:
+        for one in found:
+            if one.name.startswith("."):
+                continue
+            name = within + one.name
+            if one.is_dir(follow_symlinks=False):
+                yield from _modules(one.path, f"{name}/")
+            elif one.name.endswith(".py"):
+                with contextlib.suppress(OSError):  # a link that leads nowhere
+                    status = one.stat()
+                    if stat.S_ISREG(status.st_mode):
+                        yield name, one.path, status
 
 
 def _folder() -> Path:

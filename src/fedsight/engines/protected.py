@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -17,10 +18,13 @@ from fedsight.core.types import Order, PartSpecs, Payload
 from fedsight.engines.base import Outcome
 from fedsight.privacy.noise import MakeNoise, Noise
 from fedsight.privacy.secagg import words
+from fedsight.privacy.secagg.integers import Integers
 from fedsight.privacy.secagg.local import LocalExchange
 from fedsight.privacy.secagg.masks import Masker
 from fedsight.program.federation import Federation
 from fedsight.program.program import Program
+
+_SUMS = "sums"
 
 
 def encoding_plan(federation: Federation) -> EncodingPlan | None:
@@ -105,6 +109,24 @@ def order_digest(order: Order, adopted: Tensor | None = None) -> str:
         digest.update(json.dumps([name, vector.numel()]).encode())
         digest.update(vector.reshape(-1).contiguous().numpy().astype("<f4", copy=False).data)
     return digest.hexdigest()
+
+
+def sums_digest(order: str, temperature: float | None) -> str:
+    """SHA-256 of what masked sums over test images are of: the model, by the digest of its order,
+    and the temperature of its scores. Keys that are bound to it serve no training."""
+    digest = hashlib.sha256(b"fedsight sums over test images\0")
+    digest.update(json.dumps([order, temperature]).encode())
+    return digest.hexdigest()
+
+
+def sums_table(integers: Integers) -> dict[str, Any]:
+    """What keys for masked sums over test images are bound to in place of a quantiser."""
+    return {_SUMS: integers.table()}
+
+
+def masks_sums(table: Mapping[str, Any]) -> bool:
+    """Whether keys that are bound to `table` mask such sums, and no updates."""
+    return _SUMS in table
 
 
 def adopted(federation: Federation) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from math import isnan
@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from fedsight.client.memory import MemoryStore
 from fedsight.coordinator import loop
@@ -27,7 +26,7 @@ from fedsight.coordinator.choice import Choice
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError
-from fedsight.engines.remote.replies import Take
+from fedsight.engines.remote.engine import RemoteEngine
 from fedsight.evaluation import comparison as baselines
 from fedsight.evaluation import overall
 from fedsight.evaluation.attempts import (
@@ -52,7 +51,10 @@ from fedsight.evaluation.samples import answers
 from fedsight.evaluation.shortcuts import measure
 from fedsight.evaluation.trust.covering import controlled
 from fedsight.evaluation.trust.fit import FitFile
+from fedsight.evaluation.trust.masked import trusted_masked
 from fedsight.evaluation.trust.measure import Trusted, trusted
+from fedsight.evaluation.trust.noised import BOUNDS, SHAPES
+from fedsight.evaluation.trust.of_noise import trusted_noised
 from fedsight.evaluation.trust.remote import trusted_remote
 from fedsight.evaluation.trust.saved import keep
 from fedsight.program.budget import spent
@@ -60,8 +62,6 @@ from fedsight.program.program import Speed
 from fedsight.tasks.presentation import Curve, Table
 
 Command = Literal["run", "compare"]
-# Asks sites about the model after a round, as `trusted_remote` does.
-Sums = Callable[[tuple[Tensor, int], float | None, int, Take], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Conclusion:
     Without `pictures` the evaluation shows no images: a remote coordinator has none. `withheld`
     says by site why it has released no figures; the sites `noised` have added noise to theirs.
     `before` see a round before it is recorded, and may end the run without it. `sums` asks sites
-    how far the final model's answers can be trusted.
+    how far the final model's answers can be trusted (None: none are at other machines).
     """
 
     session: Session
@@ -83,7 +83,7 @@ class Conclusion:
     withheld: Mapping[str, str] = field(default_factory=dict)
     noised: Sequence[str] = ()
     before: Sequence[Callback] = ()
-    sums: Sums | None = None
+    sums: RemoteEngine | None = None
 
 
 def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     summary["score_interval"] = list(sure.known["score"]) if "score" in sure.known else None
     left_out = Trusted.left_out(overall.FAILED)
     trust = attempts.of(TRUST, lambda: _trusted(run, final, trained), left_out)
-    keep(store, trust)
+    keep(store, trust, model)
     summary |= trust.summary
     summary |= _generalisation(run, (final, evaluator, figures), found, attempts)
     summary |= _shortcuts(run, final, found, attempts)
@@ -140,10 +140,14 @@ def _trusted(run: Conclusion, final: Final, trained: loop.Trained) -> Trusted:
     """How far the answers can be trusted, by the images here or by the sums of the sites."""
     if (found := controlled(final, run.pictures)) is not None:
         return found
+    if run.sums is None and run.pictures and final.federation.program.secure.masks:
+        return trusted_masked(final)
     if run.sums is None:
         return trusted(final, run.pictures)
-    model = trained.travelling, trained.checkpoint.round
-    return trusted_remote(final.federation, partial(run.sums, model), FitFile(run.store, model))
+    model, federation = (trained.travelling, trained.checkpoint.round), final.federation
+    if federation.program.privacy.protects and not federation.program.secure.masks:
+        return trusted_noised(federation, partial(run.sums.noised_sums, model, BOUNDS, SHAPES))
+    return trusted_remote(federation, partial(run.sums.add_up, model), FitFile(run.store, model))
 
 
 def _generalisation(

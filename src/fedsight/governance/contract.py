@@ -31,8 +31,10 @@ HIDES_SITE = frozenset({"local_dp", "distributed_dp"})
 ADDED_BY_COORDINATOR = frozenset({"client_dp"})  # the site cannot verify this noise
 GIGABYTE = 1 << 30
 
-Release = Literal["none", "exact", "noised"]
+Release = Literal["none", "exact", "noised", "masked"]
 EVALUATIONS = 100  # of a contract that asks for protection and states no number
+MASKED = {"secure_aggregation", "distributed_dp"}  # protections that no program has without masks
+FIGURES_NOISE = 5.0  # of a contract with noised figures that states none
 
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 Protections = Annotated[tuple[Requirement, ...], Field(strict=False)]
@@ -114,9 +116,14 @@ class Contract(Settings):
     # whether programs may keep memory here that are protected by secure aggregation alone, where
     # require names it: whoever chose the earlier rounds can tell sites apart by their memory
     masked_memory: bool = False
-    # how sums over the test images may leave: "exact", "noised" or "none"; None: "exact" if neither
-    # epsilon nor require is set, otherwise "none"
+    # how sums over the test images may leave: "exact", "noised", "masked" (only the whole numbers
+    # that calibration and prediction sets are made of, inside a sum of several sites) or "none";
+    # None: "exact" if neither epsilon nor require is set, otherwise "none"
     figures: Release | None = None
+    # over how many different lists of sites masked sums over the test images may be, in all runs
+    # together, where figures = "masked". With 1 no two of them can be subtracted; when a site joins
+    # or leaves for good, a higher number lets them be made again
+    figures_lists: int = Field(1, ge=1)
     # minimum number of test images that figures are summed over. Health authorities publish no
     # count of fewer than 11 people (US CMS; 1/0.09 of EMA's policy 0070).
     test_images: int = Field(11, ge=1)
@@ -124,10 +131,11 @@ class Contract(Settings):
     # epsilon or require is set, otherwise any number
     evaluations: int | None = Field(None, ge=0)
     # standard deviation of the noise on figures = "noised", in units of the most by which replacing
-    # one test image can change them
-    figures_noise: float = Field(5.0, gt=0, le=MOST_NOISE)
-    # whether a run learns how many images of each class there are, and how many are corrupt, not
-    # only how many there are; None: only if epsilon is not set
+    # one test image can change them; None: 5
+    figures_noise: float | None = Field(None, gt=0, le=MOST_NOISE)
+    # whether a run is told how many images of each class there are, and how many are corrupt, not
+    # only how many there are; None: only if epsilon is not set. Where it is not, a site's own sums
+    # by class must be masked; what its updates show of them, noise alone hides
     counts: bool | None = None
     # whether the server learns between runs how many images the site has, and the classes' names;
     # None: only if epsilon is not set
@@ -153,9 +161,38 @@ class Contract(Settings):
             )
         return value
 
+    @field_validator("sums", "lists")
+    @classmethod
+    def _bounds_sums(cls, value: int | None, info: ValidationInfo) -> int | None:
+        """A bound on sums protects nothing while a program may send updates one by one."""
+        require = info.data.get("require")  # None: it is not one itself
+        if value is not None and require is not None and not MASKED & {*require}:
+            raise ValueError(
+                f"contract.{info.field_name} limits sums of masked updates, and nothing says that "
+                "updates must be masked: write require = ['secure_aggregation'], or leave "
+                f"contract.{info.field_name} out"
+            )
+        return value
+
+    @field_validator("figures_noise")
+    @classmethod
+    def _noises_figures(cls, value: float | None, info: ValidationInfo) -> float | None:
+        """Noise protects nothing while figures leave without."""
+        if value is not None and info.data.get("figures", "noised") != "noised":
+            raise ValueError(
+                "contract.figures_noise is that of noised figures, and nothing says that figures "
+                "must be noised: write figures = 'noised', or leave contract.figures_noise out"
+            )
+        return value
+
+    @property
+    def noise_of_figures(self) -> float:
+        """The noise of noised figures."""
+        return FIGURES_NOISE if self.figures_noise is None else self.figures_noise
+
     @property
     def tells_counts(self) -> bool:
-        """Whether a run learns the exact number of images of each class."""
+        """Whether a run is told the exact number of images of each class."""
         return self.epsilon is None if self.counts is None else self.counts
 
     @property
@@ -201,6 +238,7 @@ class Contract(Settings):
         if self.epsilon is not None:
             self._check_noise(program, stated)
         self._check_multiplier(program)
+        self._check_counts(program, stated)
         self._check_named(program)
         self._check_alike(program)
 
@@ -233,6 +271,19 @@ class Contract(Settings):
             raise _refusal(
                 "min_noise_multiplier",
                 f"privacy.noise_multiplier must be {least:g} or more, and the program {states}",
+            )
+
+    def _check_counts(self, program: Program, stated: Sequence[str]) -> None:
+        """Raise DeployError, where a run must not learn how many images of each class there are,
+        for a program in which a site's own sums state it."""
+        algorithm = program.algorithm
+        by_class = algorithm.counts and not (algorithm.bounds_images or algorithm.on_public)
+        if by_class and not self.tells_counts and "secure_aggregation" not in stated:
+            raise _refusal(
+                "counts",
+                f"the sums of '{algorithm.registered}' show how many images of each class there "
+                "are, and nothing hides the site's own",
+                "set secure.name = 'secagg', so that only the sums of all sites are seen; ",
             )
 
     def _check_named(self, program: Program) -> None:
@@ -393,7 +444,8 @@ class Contract(Settings):
     def sum_limit(self, stated: Sequence[str]) -> SumLimit:
         """Over how many lists of sites updates may be summed, of a program with the protections
         `stated`."""
-        return SumLimit(self.most_sums(stated), self.lists)
+        tests = self.figures_lists if self.release == "masked" else None
+        return SumLimit(self.most_sums(stated), self.lists, tests)
 
 
 def _refusal(clause: str, cause: str, cure: str = "") -> DeployError:

@@ -10,13 +10,15 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 EntryKind = Literal[
-    "declaration", "update", "figures", "losses", "scores", "released", "sum", "refused", "clock"
-]
+    "declaration", "update", "figures", "losses", "scores", "released", "sum", "test sum",
+    "refused", "clock",
+]  # fmt: skip
 # Sums over test images, of which `contract.evaluations` permits so many.
 SUMS: frozenset[EntryKind] = frozenset(("figures", "losses", "scores"))
 # Those for the calibration of a run, both of one model.
 CALIBRATION: frozenset[EntryKind] = frozenset(("losses", "scores"))
-_RARE = ("personal", "model", "why")  # fields that are written only where they say something
+# Fields that are written only where they say something.
+_RARE = ("personal", "model", "same", "why")
 GENESIS = hashlib.sha256(b"FedSight ledger 1").hexdigest()  # the hash before the first entry
 
 
@@ -32,7 +34,9 @@ class LedgerEntry:
     `enforced` is true if the site adds the noise itself, false if the coordinator promises it.
     `personal` figures are those of a model with parameters that stay at the site: the same question
     may have another answer the next time. The `losses` and the `scores` of a run are sums for its
-    calibration, both of one `model`; neither belongs to a round, so theirs is 0.
+    calibration, both of one `model`; neither belongs to a round, so theirs is 0. Masked ones are
+    different bytes with each attempt's keys, and `same` is what they have in common. A `test sum`
+    is to these what a `sum` is to updates.
     """
 
     kind: EntryKind
@@ -53,6 +57,7 @@ class LedgerEntry:
     delta: float | None = None
     personal: bool = False
     model: str = ""  # SHA-256 of the model that is measured, and its round: of losses and scores
+    same: str = ""  # SHA-256 of the question without the keys of its masks, if it has any
     why: str = ""  # a program was refused
     number: int = 0  # counts from 1; set by the ledger
     time: str = ""  # UTC; set by the ledger

@@ -42,11 +42,12 @@ class SumLimit:
     """Over how many different lists of sites masked updates may be summed; None: any number.
 
     `round`: those of one round of a program, in all its runs; `all`: those of a data set, in all
-    rounds of all programs.
+    rounds of all programs. `tests`: the same for masked sums over a data set's test images.
     """
 
     round: int | None = None
     all: int | None = None
+    tests: int | None = None
 
 
 class Ledger:
@@ -70,6 +71,7 @@ class Ledger:
         # Digests of the lists of sites that a round was summed over, by program and round.
         self._sums: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
         self._lists: defaultdict[str, set[str]] = defaultdict(set)  # the same, by data set
+        self._test_lists: defaultdict[str, set[str]] = defaultdict(set)  # of test images
         # Programs that were refused and why, by who had asked for them; and how many on a day.
         self._refused: defaultdict[tuple[str, ...], set[tuple[str, str]]] = defaultdict(set)
         self._refused_on: Counter[tuple[str, tuple[str, ...]]] = Counter()
@@ -108,13 +110,15 @@ class Ledger:
         if limit is not None:  # takes seconds, for which nobody else should wait
             self.would_spend(entry, limit.delta, limit.trusted)
         with self._opened() as table:
-            if attempts is not None:
-                self._check_attempts(entry, attempts)
-            if entry.kind in SUMS:
-                self._check_figures(entry, evaluations)
+            self._check_question(entry, attempts, evaluations)
             if limit is not None:
                 self.check_limit(entry, limit)
             return self._written(table, entry)
+
+    def check(self, entry: LedgerEntry, attempts: int | None, evaluations: int | None) -> None:
+        """Raise what `append` would raise for this question, which costs no epsilon."""
+        with self._opened():
+            self._check_question(entry, attempts, evaluations)
 
     def append_new(self, entry: LedgerEntry, sums: SumLimit | None = None) -> None:
         """Write `entry` unless it is there that this answer to this question was released, or (a
@@ -124,7 +128,7 @@ class Ledger:
         `append` does.
         """
         with self._opened() as table:
-            if entry.kind == "sum":
+            if entry.kind in ("sum", "test sum"):
                 self.check_sum(entry, sums or SumLimit())
             known = self._asked.get(entry.asked, [])
             if (entry.question, entry.sha256) not in {(one.question, one.sha256) for one in known}:
@@ -237,6 +241,9 @@ class Ledger:
 
     def check_sum(self, entry: LedgerEntry, limit: SumLimit) -> None:
         """Raise DeployError if a sum over the sites of `entry` would exceed the limit."""
+        if entry.kind == "test sum":
+            self._check_test_sum(entry, limit.tests)
+            return
         with self._lock:
             of_round = set(self._sums.get((entry.program, entry.round), ()))
             of_all = set(self._lists.get(entry.data_set, ()))
@@ -257,20 +264,44 @@ class Ledger:
                 "sites as before; the site's owner decides: see contract.lists in site.toml",
             )
 
+    def _check_test_sum(self, entry: LedgerEntry, most: int | None) -> None:
+        """The same for sums over test images: the coordinator chooses the model, and may have the
+        same one measured in any run of any program."""
+        with self._lock:
+            known = set(self._test_lists.get(entry.data_set, ()))
+        if _exceeds(entry, known, most):
+            raise DeployError(
+                f"contract.figures_lists: test images were summed over {len(known)} other "
+                f"{_lists(known)} of sites before, and {most} may be",
+                "sums over other sites could be subtracted from one another. Measure with the same "
+                "sites as before; the site's owner decides: see contract.figures_lists",
+            )
+
     def _remember(self, entry: LedgerEntry) -> None:
         self._last = entry
         self._asked[entry.asked].append(entry)
         if entry.kind in SUMS:
-            same = entry.number if _varies(entry) else entry.question
+            same = entry.number if _varies(entry) else _content(entry)
             self._evaluations[entry.data_set].add(same)
         if entry.kind == "sum":
             self._sums[entry.program, entry.round].add(entry.question)
             self._lists[entry.data_set].add(entry.question)
+        if entry.kind == "test sum":
+            self._test_lists[entry.data_set].add(entry.question)
         if entry.kind == "refused":
             self._refused[entry.asked_by].add((entry.program, entry.why))
             self._refused_on[entry.time[:10], entry.asked_by] += 1
         if is_charged(entry):
             self._costs.setdefault(entry.data_set, Costs(self._accountant)).add(entry)
+
+    def _check_question(
+        self, entry: LedgerEntry, attempts: int | None, evaluations: int | None
+    ) -> None:
+        """Raise DeployError unless the question of `entry` may be asked now."""
+        if attempts is not None:
+            self._check_attempts(entry, attempts)
+        if entry.kind in SUMS:
+            self._check_figures(entry, evaluations)
 
     def _check_attempts(self, entry: LedgerEntry, most: int) -> None:
         """Raise DeployError unless the question of `entry` may be asked (once more)."""
@@ -307,7 +338,7 @@ class Ledger:
                 f"figures of another model of round {entry.round} have left already",
                 "ask about one model in a round",
             )
-        new = not earlier or _varies(entry)
+        new = _content(entry) not in {_content(one) for one in earlier} or _varies(entry)
         if new and most is not None and self.evaluations(entry.data_set) >= most:
             raise DeployError(
                 f"contract.evaluations: {most} sets of figures have left, and no more may",
@@ -326,7 +357,7 @@ class Ledger:
         if any(one.model != entry.model for one in earlier):
             cause = "sums for the calibration of another model of this run have left already"
             raise DeployError(cause, cure)
-        if any(one.kind == entry.kind and one.question != entry.question for one in earlier):
+        if any(one.kind == entry.kind and _content(one) != _content(entry) for one in earlier):
             cause = "scores of this model at another temperature have left already"
             raise DeployError(cause, cure)
 
@@ -344,6 +375,11 @@ class Ledger:
 def _varies(entry: LedgerEntry) -> bool:
     """Whether the figures may be others when they are computed again."""
     return entry.event is not None or entry.personal
+
+
+def _content(entry: LedgerEntry) -> str:
+    """What the answer says, whatever masks it has."""
+    return entry.same or entry.question
 
 
 def _exceeds(entry: LedgerEntry, known: set[str], most: int | None) -> bool:

@@ -53,7 +53,7 @@ def load(run: Path, site: str | None = None) -> Saved:
     store = RunStore(run)
     program, _ = store.program()
     facts = store.read_json("run.json")
-    path = run / "model.safetensors"
+    path = store.model
     if not path.is_file():
         raise StoreError(f"{run} is not finished", f"finish it with: fedsight resume {run}")
     try:

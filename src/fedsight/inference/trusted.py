@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError, StoreError
 from fedsight.evaluation.delivery.base import SHARED
+from fedsight.evaluation.delivery.deliver import delivered_path
 from fedsight.evaluation.trust.answers import watched
 from fedsight.evaluation.trust.of_site import more_images
 from fedsight.evaluation.trust.risk import Risk
@@ -61,7 +62,7 @@ class Trusting:
         cls, store: RunStore, task: Task, classes: int, site: str | None, delivered: bool
     ) -> Trusting:
         """As `of`, for any task."""
-        found = kept_risk(store, task.covering, classes)
+        found = kept_risk(store, task.covering, classes, store.model)
         if found is None:
             return cls.of(store, classes, site, delivered)
         if found.apart and site is None:
@@ -78,11 +79,12 @@ class Trusting:
     def of(cls, store: RunStore, classes: int, site: str | None, delivered: bool) -> Trusting:
         """What the run folder knows of its model of so many classes, as `site` has it; `delivered`:
         one of several sites chose what it has. StoreError if a file is broken."""
-        found = kept(store, classes)
+        found = kept(store, classes, store.model)
         # Sets for the images of all sites hold for these, whoever chose the common model.
         common = found is not None and found.guarantee != SITE
         if delivered and site is not None and not (common and _kind(store, site) == SHARED):
-            own = kept(RunStore(place_of(store.delivered, site)), classes)
+            place, model = place_of(store.delivered, site), delivered_path(store.delivered, site)
+            own = kept(RunStore(place), classes, model)
             return cls(own, site, _reason_at(store, site), cure=MORE)
         if found is None:
             return cls(why_not=_reason(store))

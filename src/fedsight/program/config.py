@@ -251,6 +251,8 @@ def section(
 ) -> Settings:
     """The settings of one section; `kind` is as in `SECTIONS`. Raises ConfigError with every
     problem."""
+    if not isinstance(values, Mapping):  # `[[contract]]` too
+        raise ConfigError([Problem(section, *value_for_section(section, values, None))])
     values = dict(values)
     if isinstance(kind, tuple):
         registry, default = kind

@@ -77,16 +77,59 @@ def lines(run: Run) -> list[Text]:
         _ood(run, run.summary.ood),
     )
     found = [line for part in parts for line in part]
-    if not found:
+    travelled = _travelled(run, sets)
+    without = {} if sets is None else sets.without
+    if not found and not travelled and not without:
         return []
-    for part in (run.summary.sets, run.summary.ood):
+    calibration = run.summary.calibration
+    if calibration is not None and calibration.ece is not None:
+        calibration = None  # its reason is told with it
+    for part in (calibration, run.summary.sets, run.summary.ood):
         if part is not None and part.reason:
             found.append(message("Left out: {reason}.", reason=known_phrase(part.reason)))
-    without = {} if run.summary.sets is None else run.summary.sets.without
+    found += travelled
     for site, reason in sorted(without.items()):
         told = {"site": site, "reason": known_phrase(reason)}
         found.append(message("Without site {site}: {reason}.", **told))
     return found
+
+
+def _travelled(run: Run, found: SetsRecord | None) -> list[Text]:
+    """How the sums that all of it is made of have left the sites."""
+    if found is None or not found.sums:
+        return []
+    images = nouns(run.modality).many
+    told: list[Text] = [
+        message(
+            "All this is made of whole-number sums that each site sent as they are, as its owner "
+            "permits."
+        )
+    ]
+    if found.sums == "masked":
+        told = [
+            message(
+                "All this is made of sums that the sites sent masked: only those of all sites "
+                "together came out, and nothing is known of a single site."
+            )
+        ]
+    elif found.sums == "noised":
+        told = [
+            message(
+                "All this is made of histograms with noise. The promise holds with the noise "
+                "counted in, so sets are larger than without; what comes of them on other {images} "
+                "was not measured.",
+                images=images,
+            )
+        ]
+    if found.missing:
+        told.append(
+            message(
+                "The sums lack {missing} test {images} of these sites: one that protects its "
+                "{images} sends zeros where it cannot compute.",
+                missing=count(found.missing), images=images,
+            )
+        )  # fmt: skip
+    return told
 
 
 def _calibration(run: Run, found: CalibrationRecord | None) -> list[Text]:
@@ -118,6 +161,8 @@ def _calibration(run: Run, found: CalibrationRecord | None) -> list[Text]:
 
 
 def _sets(run: Run, found: SetsRecord | None) -> list[Text]:
+    if found is not None and found.sums == "noised":
+        return [] if found.reason else _noised_sets(run, found)
     if found is None or found.coverage is None:
         return []
     values = {
@@ -134,6 +179,13 @@ def _sets(run: Run, found: SetsRecord | None) -> list[Text]:
             **values,
         )
         if found.guarantee == "site"
+        else message(
+            "Sets: made to hold the true class of at least {asked} of the {images} of a group "
+            "(such as a patient) on average, from {held} held-out groups. They hold it for "
+            "{coverage} of those of {tested} test groups, with {size} classes on average.",
+            **values,
+        )
+        if found.grouped
         else message(
             "Sets: made to hold the true class of at least {asked} of {images}, from {held} "
             "held-out ones. They hold it for {coverage} of {tested} test {images}, with {size} "
@@ -154,9 +206,36 @@ def _sets(run: Run, found: SetsRecord | None) -> list[Text]:
     return told
 
 
+def _noised_sets(run: Run, found: SetsRecord) -> list[Text]:
+    said = message(
+        "Sets: made to hold the true class of at least {asked} of {images}, from {held} test "
+        "{images}.",
+        asked=percent(found.asked), held=count(found.images), images=nouns(run.modality).many,
+    )  # fmt: skip
+    holds = HOLDS.get(found.guarantee)
+    return [said] if holds is None else [said, holds]
+
+
 def _ood(run: Run, found: OodRecord | None) -> list[Text]:
+    if found is not None and found.sums == "noised" and found.threshold is not None:
+        return [
+            message(
+                "Unlike the training: of {images} like it at most {asked} are called so. The "
+                "command predict marks such {images}.",
+                asked=percent(found.asked), images=nouns(run.modality).many,
+            )
+        ]  # fmt: skip
     if found is None or found.false_alarm is None:
         return []
+    if found.grouped:
+        return [
+            message(
+                "Unlike the training: of the {images} of {tested} test groups {alarms} are called "
+                "so on average, and {asked} may be. The command predict marks such {images}.",
+                alarms=percent(found.false_alarm), tested=count(found.tested),
+                asked=percent(found.asked), images=nouns(run.modality).many,
+            )
+        ]  # fmt: skip
     return [
         message(
             "Unlike the training: {alarms} of {tested} test {images} are called so, and {asked} "

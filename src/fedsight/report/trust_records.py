@@ -29,6 +29,9 @@ class TrustPart(Record):
     reason: str = ""
     by_site: dict[str, SiteTrustRecord] = Field(default_factory=dict)
     without: dict[str, str] = Field(default_factory=dict)  # why sites are not in it
+    sums: str = ""  # how sites' sums travelled: exact, masked, noised; empty: none did
+    missing: Count = None  # test images that the sums lack
+    grouped: bool = False  # whether numbers of images are of groups
 
 
 class CalibrationRecord(TrustPart):
@@ -44,7 +47,6 @@ class SetsRecord(TrustPart):
     """Prediction sets: how often they hold the true class, how large they are, for whom."""
 
     guarantee: str = ""
-    grouped: bool = False  # whether numbers of images are of groups
     always: tuple[str, ...] = ()  # classes that no answer leaves out, and that are in no mean
     reason_by_site: str = ""  # why no site is told of
     covers: str = ""  # what answers are made to hold, if they are no sets of classes
@@ -59,6 +61,7 @@ class SetsRecord(TrustPart):
 class OodRecord(TrustPart):
     """Images unlike those of the training: how many test images are called so."""
 
+    threshold: Figure = None
     false_alarm: Figure = None
 
 

@@ -23,7 +23,6 @@ def no_automatic_collection() -> Iterator[None]:
     """Meanwhile Python does not collect garbage by itself."""
     gc.disable()
     yield
-    gc.unfreeze()
     gc.enable()
 
 

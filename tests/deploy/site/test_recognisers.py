@@ -19,11 +19,12 @@ from typer.testing import CliRunner
 
 from fedsight.cli.app import app
 from fedsight.client.memory import MemoryStore
+from fedsight.coordinator import store as run_store
 from fedsight.coordinator.store import Checkpoint, RunStore
 from fedsight.core.errors import DataError, StoreError
 from fedsight.data.base import Indices
 from fedsight.deploy.declaration import open_site
-from fedsight.deploy.site.delivery import maker, process, recognisers
+from fedsight.deploy.site.delivery import maker, process
 from fedsight.deploy.site.delivery.maker import RecogniserMaker
 from fedsight.deploy.site.delivery.received import Outcome, Received
 from fedsight.deploy.site.log import SiteLog
@@ -279,10 +280,9 @@ def test_a_full_disk_leaves_nothing_half_written(make: Make, tmp_path: Path, wri
         left[0] -= 1
         write(path, data, *rest)
 
-    write = recognisers.write_atomically
+    write = run_store.write_atomically
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recognisers, "write_atomically", full)
-        patch.setattr("fedsight.coordinator.store.write_atomically", full)
+        patch.setattr(run_store, "write_atomically", full)
         outcome = process.deliver(site.home, key)
     folders = [path.name for path in (site.home / "recognisers").glob("*")]
     if writes < 3:

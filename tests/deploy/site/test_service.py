@@ -27,7 +27,7 @@ from fedsight.deploy import package
 from fedsight.deploy.declaration import Declaration
 from fedsight.deploy.package import installed
 from fedsight.deploy.server.joining import propose
-from fedsight.deploy.site import service
+from fedsight.deploy.site import trainer_holder
 from fedsight.deploy.site.background import Background
 from fedsight.deploy.site.enforcement import Requester
 from fedsight.deploy.site.log import SiteLog
@@ -83,7 +83,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> type[FakeTrainer]:
     FakeTrainer.opening.set()
     FakeTrainer.measuring.set()
     FakeTrainer.failure, FakeTrainer.models, FakeTrainer.opened = None, [], []
-    monkeypatch.setattr(service, "Trainer", FakeTrainer)
+    monkeypatch.setattr(trainer_holder, "Trainer", FakeTrainer)
     return FakeTrainer
 
 

@@ -23,8 +23,9 @@ from fedsight.client.memory import MemoryStore
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import StoreError
-from fedsight.deploy.declaration import gather, withheld
+from fedsight.deploy.declaration import gather, masked_tests, withheld
 from fedsight.deploy.server.joining import propose
+from fedsight.deploy.site.calibration import UNNOISED
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link
 from fedsight.engines.remote.engine import RemoteEngine, RunRecord
@@ -32,7 +33,7 @@ from fedsight.evaluation.conclusion import Conclusion
 from fedsight.evaluation.description import describe
 from fedsight.evaluation.overall import Final
 from fedsight.evaluation.trust.fit import FILE, FitFile
-from fedsight.evaluation.trust.measure import MASKED, NOISED, Trusted, trusted
+from fedsight.evaluation.trust.measure import Trusted, trusted
 from fedsight.evaluation.trust.remote import MADE_UP, ONE_HEAT, OWN, trusted_remote
 from fedsight.evaluation.trust.sums import CountSums, FitSums, read, size
 from fedsight.governance.ledger import Ledger
@@ -92,7 +93,8 @@ def joined(
     assert absent == {}
     federation = gather(of, found)
     noised = [site for site, declared in found.items() if declared.figures == "noised"]
-    record = RunRecord({}, {}, lambda: 0, id=run, withheld=withheld(found), noised=noised)
+    told = {"withheld": withheld(found), "noised": noised, "tests": masked_tests(found)}
+    record = RunRecord({}, {}, lambda: 0, id=run, **told)
     return federation, RemoteEngine(federation, link, record)
 
 
@@ -145,6 +147,7 @@ def test_sites_add_up_what_a_simulation_knows(
         for name, one in mine.pop("by_site", {}).items():
             assert one == pytest.approx(theirs["by_site"][name], nan_ok=True)
         theirs.pop("by_site", None)
+        assert mine.pop("sums") == "exact"
         if part == "sets" and trust.get("guarantee") == "site":  # means over the sites
             for key in ("coverage", "size"):
                 assert mine.pop(key) == pytest.approx(theirs.pop(key))
@@ -159,7 +162,7 @@ def test_a_whole_run_keeps_it_and_its_report_shows_it(
     federation, engine = joined(sites, of, "whole1")
     session, store = Session(federation), RunStore(tmp_path / "run")
     store.create(of, Speed(), describe(session, "run"))
-    run = Conclusion(*(session, Speed(), store, "run", []), pictures=False, sums=engine.add_up)
+    run = Conclusion(*(session, Speed(), store, "run", []), pictures=False, sums=engine)
     summary = lifecycle.go(run, engine, None)
     assert summary["sets"]["coverage"] >= 0.5
     assert summary["calibration"]["temperature"] > 0
@@ -244,12 +247,12 @@ def test_each_answer_is_one_of_the_owners_sets_of_figures(sites: Places, images:
 @pytest.mark.parametrize(
     ("sections", "contract", "reason"),
     [
-        ({"secure": {"name": "secagg"}}, {"figures": "exact"}, MASKED),
+        ({}, {"figures": "masked"}, "only inside a masked sum, and the program has none"),
         (
             {"privacy": {"name": "local", "noise_multiplier": 1.0},
              "rounds": {"weighting": "uniform"}},
             {"figures": "exact"},
-            NOISED,
+            UNNOISED,
         ),
         ({"algorithm": {"name": "fedper"}}, {}, OWN),
         ({"trust": {"measured": False}}, {}, "trust.measured is false"),

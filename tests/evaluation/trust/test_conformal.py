@@ -9,11 +9,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import betabinom
+from scipy.stats import beta, betabinom
 
 from fedsight.core.errors import DataError
 from fedsight.evaluation.trust import conformal
-from fedsight.evaluation.trust.conformal import covered, histogram, scores, smallest, threshold
+from fedsight.evaluation.trust.conformal import (
+    MANY,
+    covered,
+    histogram,
+    scores,
+    smallest,
+    threshold,
+)
 from fedsight.evaluation.trust.sets import Sets
 
 COVERAGES = st.floats(0.05, 0.99)
@@ -101,6 +108,13 @@ def test_the_spread_of_coverage_is_beta_binomial() -> None:
         law = betabinom(tested, rank, images + 1 - rank)
         low, high = covered(images, coverage, tested)
         assert (low * tested, high * tested) == pytest.approx((law.ppf(0.025), law.ppf(0.975)))
+
+
+def test_the_spread_of_more_images_than_it_depends_on_takes_no_longer() -> None:
+    """A site says how many images it has tested: 2^24 took seconds and 500 MB."""
+    assert covered(500, 0.9, 1 << 24) == covered(500, 0.9, MANY)
+    law = beta(451, 50)  # of ever more images
+    assert covered(500, 0.9, 1 << 24) == pytest.approx(law.ppf((0.025, 0.975)), abs=1e-3)
 
 
 def test_histograms_of_sites_add_up_to_those_of_all_images() -> None:

@@ -123,8 +123,9 @@ def _kept(found: Trusted) -> Any:
 
     with tempfile.TemporaryDirectory() as folder:
         store = RunStore(Path(folder))
-        keep(store, found)
-        known = kept(store, 10)
+        model = store.save_model({"weights": torch.zeros(1)})
+        keep(store, found, model)
+        known = kept(store, 10, model)
     assert known is not None
     return known
 
@@ -205,7 +206,9 @@ def test_files_take_no_more_room_than_is_set_aside(tmp_path: Path, kind: str) ->
     sets = {**Sets("lac", counts, {"a": counts.sum(0)}).plain(), "guarantee": "site"}
     store = RunStore(place_of(tmp_path, "a"))
     store.folder.mkdir(parents=True)
-    keep(store, replace(found, facts={**found.facts, "scaling": plain(scaling), "sets": sets}))
+    model = RunStore(tmp_path).save_model({"weights": torch.zeros(1)})
+    whole = {**found.facts, "scaling": plain(scaling), "sets": sets}
+    keep(store, replace(found, facts=whole), model)
     taken = sum(path.stat().st_size for path in store.folder.iterdir())
     assert taken <= room(federation.program, client.network, 10)
     assert len([*store.folder.iterdir()]) == 2

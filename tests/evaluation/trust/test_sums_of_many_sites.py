@@ -70,12 +70,13 @@ def counts(site: int) -> CountSums:
 def answers(seen: Callable[[], None] = lambda: None) -> remote.Ask:
     """All sites answer, one after the other; `seen` is called behind each."""
 
-    def ask(heat: float | None, size: int, take: remote.Take) -> Mapping[str, str]:
+    def ask(question: remote.SumQuestion, take: remote.Take) -> Mapping[str, str]:
         for site in range(SITES):
             losses = FitSums(torch.tensor([1]), torch.full((EVERY,), UNIT))
-            numbers = flat(losses if heat is None else counts(site))
-            assert len(numbers) == size
-            take(site, numbers + (1 << 40) if site == LIAR else numbers)
+            numbers = flat(losses if question.temperature is None else counts(site))
+            assert len(numbers) == question.size
+            images = COVER + TESTED
+            take(site, images, numbers + (1 << 40) if site == LIAR else numbers)
             del numbers
             seen()
         return {}
@@ -90,8 +91,9 @@ def test_a_run_of_more_sites_than_it_lists_is_read_again(
     federation = federation_of(images, guarantee=guarantee)
     store = RunStore(tmp_path)
     found = trusted_remote(federation, answers(), FitFile(store, (federation.initial, 1)))
-    keep(store, found)
-    saved = kept(store, 2)
+    model = store.save_model({"weights": federation.initial})
+    keep(store, found, model)
+    saved = kept(store, 2, model)
     assert saved is not None
     names = [federation.partition.name(site) for site in range(SITES)]
     wanted = {name for site, name in enumerate(names[:LISTED]) if site != LIAR}

@@ -17,7 +17,7 @@ from PIL import Image
 
 from fedsight.core.errors import DataError
 from fedsight.core.files import opened
-from fedsight.data.images.pixels import MAX_PIXELS, Pixels
+from fedsight.data.images.pixels import MAX_PIXELS, MAX_SCANS, Pixels, has_too_many_scans
 from fedsight.data.images.windowing import Reading, UnclearError, colour, grey
 
 SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
@@ -195,6 +195,7 @@ def read_dicom(data: bytes, name: str, reading: Reading, frame: int | None = Non
             _know_syntax(found)
             _check(found, name)
             number = _number(found, reading, frame)
+            _refuse_scans(found, number, name)
             _gather(found, number)
             others = _plugins(found)
             raw = pydicom.pixels.pixel_array(found, index=number)
@@ -214,6 +215,7 @@ def read_dicom(data: bytes, name: str, reading: Reading, frame: int | None = Non
 def _pydicom() -> Any:
     try:
         import pydicom
+        import pydicom.encaps
         import pydicom.pixels
     except ImportError as error:
         raise DataError("DICOM files need pydicom, which is not installed", EXTRA) from error
@@ -322,6 +324,25 @@ def _check(found: Any, name: str) -> None:
             f"installed ({'; '.join(decoder.missing_dependencies)})",
             "install one of these packages (gdcm is python-gdcm; mind that pylibjpeg-libjpeg is "
             "under the GPL), or decompress the file first (dcmdjpeg, dcmdjpls or gdcmconv do)",
+        )
+
+
+def _refuse_scans(found: Any, number: int, name: str) -> None:
+    """Refuse a frame that is a JPEG whose pixels are gone over again and again, as `read_upright`
+    refuses such a file."""
+    if not found.file_meta.TransferSyntaxUID.is_encapsulated:
+        return
+    places = [found.get(f"ExtendedOffsetTable{what}") for what in ("", "Lengths")]
+    frame = _pydicom().encaps.get_frame(
+        found.PixelData,
+        number,
+        extended_offsets=None if None in places else tuple(places),
+        number_of_frames=int(found.get("NumberOfFrames") or 1),
+    )
+    if has_too_many_scans(frame):
+        raise DataError(
+            f"'{name}' is too large to be opened safely: a JPEG with more than {MAX_SCANS} scans",
+            "decompress it first with dcmdjpeg, or remove it",
         )
 
 

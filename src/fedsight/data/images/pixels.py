@@ -149,8 +149,13 @@ def _refuse_bomb(image: Image.Image, data: bytes | Image.Image) -> None:
     for width, height in (image.size, [tags.get(tag, 0) for tag in _TILE]):
         if width * height > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{width} x {height} pixels")
-    if isinstance(data, bytes) and data.startswith(b"\xff\xd8") and _scans(data) > MAX_SCANS:
+    if isinstance(data, bytes) and has_too_many_scans(data):
         raise Image.DecompressionBombError(f"a JPEG with more than {MAX_SCANS} scans")
+
+
+def has_too_many_scans(data: bytes) -> bool:
+    """Whether an image is a JPEG with more scans than MAX_SCANS."""
+    return data.startswith(b"\xff\xd8") and _scans(data) > MAX_SCANS
 
 
 def _scans(data: bytes) -> int:

@@ -31,6 +31,7 @@ from fedsight.core.text import MAX_MESSAGE, printable
 from fedsight.deploy.declaration import (
     Declaration,
     gather,
+    masked_tests,
     read_declaration,
     withheld,
 )
@@ -179,6 +180,7 @@ def _continue_run(
         withheld=withheld(roster),
         recognise=_recogniser(folder),
         noised=noised,
+        tests=masked_tests(roster),
     )
     engine = RemoteEngine(federation, link, record)
     watch.engine = engine
@@ -194,7 +196,7 @@ def _continue_run(
         withheld=engine.withheld,
         noised=noised,
         before=[] if unmeasured is not None else [_WholeFigures(watch)],
-        sums=engine.add_up,
+        sums=engine,
     )
     live.absent(absent)
     live.begin()

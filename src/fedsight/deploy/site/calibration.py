@@ -1,6 +1,7 @@
 """What a site releases of how far the common model's answers can be trusted: whole-number sums over
 parts of its test images, under its owner's rules.
 
+In a program with secure aggregation they leave masked, and only the sum of several sites comes out.
 The coordinator chooses the model, which has to be one for a run, and a temperature. Which images
 are summed follows from their names and the site's, not from the program. What leaves passes the
 door (`deploy/site/release.py`), and counts as two sets of figures.
@@ -9,38 +10,65 @@ door (`deploy/site/release.py`), and counts as two sets of figures.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from fedsight.core.errors import SiteError
+from fedsight.core.types import Metrics
 from fedsight.deploy.site.answers import Answer
-from fedsight.deploy.site.figures import FAILED, FigureRules, too_few, withheld
-from fedsight.deploy.site.release import FREE
+from fedsight.deploy.site.figures import FAILED, MASKED, UNMASKED, FigureRules, too_few, withheld
+from fedsight.deploy.site.release import FREE, MASKS
+from fedsight.deploy.site.secagg_client import SiteSecAgg, Sums
 from fedsight.deploy.site.trainer import CalibrateStep, Opened, SumStep
+from fedsight.engines.protected import sums_digest
+from fedsight.engines.remote import messages
 from fedsight.evaluation.trust.calibration import OCTAVES
+from fedsight.evaluation.trust.noised import BOUNDS
 from fedsight.evaluation.trust.remote import refused
+from fedsight.evaluation.trust.sums import CountSums, FitSums, parts, payload
 from fedsight.governance.charges import Charge
-from fedsight.governance.contract import Contract
+from fedsight.governance.contract import Contract, protections
 from fedsight.governance.entries import EntryKind
+from fedsight.privacy import noised_sums
 from fedsight.program.program import Program
 
 HOTTEST = 2.0**OCTAVES
 # Says how the site's test images are divided, and nothing of what they show.
 PART_TOO_SMALL = "contract.test_images: one of the three parts of the test images has fewer images"
+UNNOISED = "contract.figures: beside updates with noise these sums leave only with noise (noised)"
 EXACT = "contract.figures: these sums have no noise, and only exact figures may leave without"
+TRUSTING = f"{MASKED}, and secure.split_view = false trusts the coordinator with the masks"
 
 
 class CalibrationRules:
     """Decides in one run whether these sums leave."""
 
-    charge: Charge = FREE
-
     def __init__(
-        self, contract: Contract, program: Program, opened: Callable[[], Opened | None]
+        self,
+        contract: Contract,
+        program: Program,
+        opened: Callable[[], Opened | None],
+        secagg: SiteSecAgg,
     ) -> None:
         """`opened`: what the site's images turned out to be like."""
         self._contract, self._program, self._opened = contract, program, opened
+        self._secagg, self._masked = secagg, program.secure.masks
+        self._noised = program.privacy.protects and not program.secure.masks
+
+    @property
+    def charge(self) -> Charge:
+        """What they cost."""
+        if not self._noised:
+            return FREE
+        return noised_sums.event(self._contract.figures_noise).table(), 1
+
+    @property
+    def keys(self) -> str:
+        """What identifies the keys of the masks that the sums get; empty if they get none."""
+        return self._secagg.attempt().hex() if self._masked else ""
 
     def refusal(self, round: int) -> str:
         """Why a question about the model after `round` is not answered; empty if it may be. The
@@ -53,33 +81,87 @@ class CalibrationRules:
         own = found.personal or found.bare
         if why := refused(program, bool(declared.unlabelled), own, len(declared.classes)):
             return why
-        if self._contract.release != "exact":
+        if why := self._not_permitted or too_few(self._contract, declared.test):
+            return why
+        if self._masked and found.smallest_part < self._contract.test_images:
+            return PART_TOO_SMALL
+        return ""
+
+    @property
+    def _not_permitted(self) -> str:
+        """Why `contract.figures` does not let them leave; empty if it does."""
+        if self._noised:
+            return "" if self._contract.release == "noised" else UNNOISED
+        if self._contract.release == "exact":
+            return ""
+        if self._contract.release != "masked":
             return EXACT
-        return too_few(self._contract, declared.test)
+        if not self._masked:
+            return UNMASKED
+        return "" if MASKS in protections(self._program) else TRUSTING
 
     def step(self, round: int, vector: Tensor, fields: Mapping[str, Any]) -> CalibrateStep:
         """What the trainer is asked; SiteError if the temperature is not one."""
         heat = fields.get("temperature")
+        if self._noised:
+            heat = 1.0  # nothing is fitted
         if heat is not None and not (type(heat) is float and 1 / HOTTEST <= heat <= HOTTEST):
             cause = "the temperature is not among those that are compared"
             raise SiteError(cause, "update the coordinator")
-        return CalibrateStep(round, vector, heat, self._contract.test_images)
+        least, masked = self._contract.test_images, self._masked
+        return CalibrateStep(round, vector, heat, least, masked=masked, noised=self._noised)
 
     def asks(self, step: SumStep) -> tuple[EntryKind, tuple[Any, ...]]:
         """The kind of the question, and what its answer depends on besides the model."""
         assert isinstance(step, CalibrateStep)
         return ("losses" if step.temperature is None else "scores"), (step.temperature,)
 
-    def answer(self, step: SumStep, found: Any) -> Answer:
-        """The answer made of what the trainer has found."""
-        if isinstance(found, str):
-            return Answer(withheld(step.round, found))
-        data = found.numpy().tobytes()
-        return Answer({"round": step.round, "bytes": len(data)}, data)
+    def answering(
+        self, step: SumStep, sent: str, fields: Mapping[str, Any]
+    ) -> Callable[[Any], Answer]:
+        """What makes the answer of what the trainer has found; `sent` is the digest of the model.
+
+        Raises SiteError if the site has no keys that were made for these very sums.
+        """
+        assert isinstance(step, CalibrateStep)
+        if self._noised:
+            return partial(self._with_noise, step)
+        protect = self._protection(step, sent, fields)
+
+        def answer(found: Any) -> Answer:
+            if isinstance(found, str):
+                return Answer(withheld(step.round, found))
+            data = protect(found)
+            return Answer({"round": step.round, "bytes": len(data)}, data)
+
+        return answer
+
+    def _with_noise(self, step: CalibrateStep, found: Metrics) -> Answer:
+        noise = float(self._contract.figures_noise)
+        sums = noised_sums.noised(found, BOUNDS, noise)
+        told = {"metrics": messages.metrics_table(sums), "noise": noise}
+        return Answer({"round": step.round, **told})
+
+    def _protection(
+        self, step: CalibrateStep, sent: str, fields: Mapping[str, Any]
+    ) -> Callable[[Tensor], bytes]:
+        if not self._masked:
+            return lambda found: found.numpy().tobytes()
+        opened, table = self._opened(), fields.get("integers")
+        assert opened is not None
+        classes, images = len(opened.declaration.classes), opened.declaration.test
+        kind = FitSums if step.temperature is None else CountSums
+        own, digest = parts(kind, classes, images), sums_digest(sent, step.temperature)
+        told = table if isinstance(table, dict) else {}
+        mask = self._secagg.masked(Sums(step.round, digest, own, told))
+        return lambda found: mask(payload(kind, found, classes))
 
     def instead(self, step: SumStep, work: Callable[..., Answer]) -> Answer:
-        """That of a protected site that fails."""
-        return Answer(withheld(step.round, FAILED))
+        """That of a protected site that fails: none, or zeros, masked or with noise, which `work`
+        makes."""
+        if not (isinstance(step, CalibrateStep) and (step.masked or step.noised)):
+            return Answer(withheld(step.round, FAILED))
+        return work(replace(step, blank=True))
 
 
 SumRules = FigureRules | CalibrationRules

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from fedsight.deploy.site.memories import occupied, open_memory
 from fedsight.deploy.site.named_files import refuse_files
 from fedsight.deploy.site.owner import OwnerSettings, read_owner
 from fedsight.deploy.site.refusals import Asked
-from fedsight.deploy.site.release import Release
+from fedsight.deploy.site.release import Release, no_run
+from fedsight.deploy.site.secagg_client import SiteSecAgg
 from fedsight.deploy.site.trainer import Opened
 from fedsight.governance.contract import ADDED_AT_SITE, Contract, is_sha256, protections
 from fedsight.governance.entries import LedgerEntry
@@ -107,7 +108,7 @@ class ContractEnforcement:
         running = package.installed(), package.stated(coordinator)
         contract.check_packages(one.sha256 for one in running)
 
-    def read_program(self, proposed: Mapping[str, Any]) -> Program:
+    def read_program(self, proposed: Any) -> Program:
         """The proposed program, as this site builds it: without the files that it names, and with
         plug-ins of this site's own.
 
@@ -115,6 +116,8 @@ class ContractEnforcement:
         permitted, and before anything is opened for other files that it names; ConfigError for a
         program that is not one.
         """
+        if not isinstance(proposed, dict):
+            raise DeployError("the coordinator proposed no program", "update the coordinator")
         table = without_files(proposed)
         table["plugins"] = self._local_plugins(table.get("plugins", []))
         program = config.parse(table, self._home)[0]
@@ -227,13 +230,13 @@ class ContractEnforcement:
         self._current_run().contract.check_room(0, occupied(self._home) + more)
 
     def sum_rules(
-        self, opened: Callable[[], Opened | None]
+        self, opened: Callable[[], Opened | None], secagg: SiteSecAgg
     ) -> tuple[FigureRules, CalibrationRules]:
         """The owner's rules about sums over test images, for the current run; `opened`: what the
-        images turned out to be like."""
+        images turned out to be like, `secagg`: what masks them."""
         run = self._current_run()
         figures = FigureRules(run.contract, run.program, lambda: run.release.evaluations)
-        return figures, CalibrationRules(run.contract, run.program, opened)
+        return figures, CalibrationRules(run.contract, run.program, opened, secagg)
 
     def _current_run(self) -> _Run:
         if self._run is None:
@@ -252,11 +255,6 @@ def _plugin_files(folder: Path) -> dict[str, Path]:
             with contextlib.suppress(OSError):
                 found[_sha256(path.read_bytes())] = path
     return found
-
-
-def no_run() -> SiteError:
-    """The error of a request that needs a run that this site takes part in."""
-    return SiteError("this site has not joined a run yet", "propose one first")
 
 
 def _sha256(data: bytes) -> str:

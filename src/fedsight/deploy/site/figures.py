@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -26,6 +27,8 @@ from fedsight.governance.entries import EntryKind
 from fedsight.privacy import noised_sums
 from fedsight.program.program import Program
 
+MASKED = "contract.figures: sums over the test images leave only inside a masked sum"
+UNMASKED = f"{MASKED}, and the program has none"
 FAILED = "the figures cannot be computed, or are not finite"
 
 
@@ -57,7 +60,7 @@ class FigureRules:
         """What a set of figures costs."""
         if self.bounds is None:
             return FREE
-        return noised_sums.event(self._contract.figures_noise).table(), 1
+        return noised_sums.event(self._contract.noise_of_figures).table(), 1
 
     def declare(self, declared: Declaration, bare: bool) -> Declaration:
         """The declaration, saying how figures will leave, or why none will.
@@ -69,11 +72,13 @@ class FigureRules:
             pixels = size.height * size.width
             self.bounds = self._program.task.bounds(len(declared.classes), pixels)
         self._reason = self._why_none(declared.test, bare)
-        release = "none" if self._reason else self._contract.release
+        release = "none" if self._reason and self._reason != MASKED else self._contract.release
         return replace(declared, figures=release, withheld=self._reason)
 
     def _why_none(self, images: int, bare: bool) -> str:
         contract, task = self._contract, self._program.task.registered
+        if contract.release == "masked" and not self._program.secure.masks:
+            return UNMASKED
         if contract.release == "none":
             return "contract.figures: sums over the test images may not leave the site" + (
                 "" if contract.figures else ", because epsilon or require is set"
@@ -93,6 +98,8 @@ class FigureRules:
             )
         if why := too_few(contract, images):
             return why
+        if contract.release == "masked":
+            return MASKED
         most = contract.most_evaluations
         if most is not None and self._evaluations() >= most:
             return f"contract.evaluations: {most} sets of figures have left, and no more may"
@@ -117,11 +124,19 @@ class FigureRules:
         """The kind of the question, and what its answer depends on besides the model."""
         return "figures", ()
 
+    keys: str = ""  # of masks, which figures have none of
+
+    def answering(
+        self, step: SumStep, sent: str, fields: Mapping[str, Any]
+    ) -> Callable[[Any], Answer]:
+        """What makes the answer of what the trainer has found."""
+        return partial(self.answer, step)
+
     def answer(self, step: SumStep, found: Metrics) -> Answer:
         """The answer made of the sums `found`; noised ones say how much noise they have."""
         round, told = step.round, {}
         if self.bounds is not None:
-            noise, shared = float(self._contract.figures_noise), self._program.task.whole
+            noise, shared = float(self._contract.noise_of_figures), self._program.task.whole
             found = noised_sums.noised(found, self.bounds, noise, shared)
             told = {"noise": noise}
         if not all(messages.is_sendable(one) for one in found.values()):

@@ -115,3 +115,19 @@ class IncomingVectors:
                 )
             known.in_use = True
             return known.data
+
+    def several(self, name: str, fields: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The vectors whose numbers of values the header `fields` states under `name`, and that
+        came one after another under its mark; SiteError if they did not, or it is no header."""
+        stated = fields.get(name)
+        if not isinstance(stated, dict):
+            cause = f"the coordinator did not say how long its {name} are"
+            raise SiteError(cause, "update the coordinator")
+        sizes = {key: count({name: size}, name) for key, size in stated.items()}
+        if not sizes:
+            return {}
+        data = self.take(name, count(fields, "mark"))
+        if len(data) != 4 * sum(sizes.values()):
+            cause = f"the {name} that came have another length than the coordinator stated"
+            raise SiteError(cause, "update the coordinator")
+        return messages.unpack(data, sizes)

@@ -48,7 +48,8 @@ TEMPLATE = """\
 # disk = 100.0            # what runs may occupy here together, in gigabytes
 # share_memory = false    # a run's next program may use what the one before left here
 # masked_memory = false   # programs may keep memory here under secure aggregation alone
-# figures = "exact"       # how sums over the test images leave the site: exact, noised, none
+# figures = "noised"      # how sums over the test images leave: exact, noised, masked, none
+# figures_lists = 1       # over how many lists of sites masked sums over them may be, in all runs
 # test_images = 11        # minimum number of test images that figures are summed over
 # evaluations = 100       # maximum number of sets of figures that leave, over all runs
 # figures_noise = 5.0     # of noised figures, in units of what one test image can change
@@ -174,7 +175,7 @@ def figure_rules(owner: OwnerSettings, tested: int) -> list[str]:
     if contract.release != "none" and tested < contract.test_images:
         few = f"fewer than contract.test_images = {contract.test_images}"
         return [*lines, f"figures: none leave the site, because it has {few} test images"]
-    noise = f" (noise {contract.figures_noise:g})" if contract.release == "noised" else ""
+    noise = f" (noise {contract.noise_of_figures:g})" if contract.release == "noised" else ""
     most = contract.most_evaluations
     number = "" if most is None or contract.release == "none" else f", at most {most} over all runs"
     return [*lines, f"figures: {contract.release}{noise}{number}"]

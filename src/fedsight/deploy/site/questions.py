@@ -48,13 +48,16 @@ KINDS: dict[str, Kind] = {
     ),
     "calibrate": Kind(
         "all test images, in three parts that follow from their names and the site's",
-        "`contract.figures`: exact sums, or none; none under masks or noise, of models with "
-        "parameters that stay at the site, or if any of the parts has fewer images than "
-        "`contract.test_images`; a protected site's failure is an answer without sums",
-        "an entry, no epsilon",
-        "one model and one temperature for a run of a program; each of its two answers is one of "
-        "`contract.evaluations` over all runs; the latest question, asked again, gets the same "
-        "bytes",
+        "`contract.figures`: exact sums, masked ones, noise on two histograms of all test images, "
+        "or none. In a program with secure aggregation exact sums are masked too, and in one with "
+        "noise nothing leaves without noise. None with both, of models with parameters that stay "
+        "at the site, or, without noise, if any of the parts has fewer images than "
+        "`contract.test_images`; a protected site's failure is an answer without sums, or zeros, "
+        "masked or with noise",
+        "the epsilon of the noise, before the work begins; without noise an entry, no epsilon",
+        "one model and one temperature for a run of a program; each of its two answers (with noise "
+        "one, each time it is computed) is one of `contract.evaluations` over all runs; the latest "
+        "question, asked again, gets the same bytes, and other keys mask the same sums",
     ),
     "deliver": Kind(
         "",
@@ -88,7 +91,9 @@ KINDS: dict[str, Kind] = {
         "it reveals shares of other sites' secrets, and of its own seed, for one certified list of "
         "sites",
         "an entry, no epsilon",
-        "`contract.sums` lists of sites for a round of a program, `contract.lists` altogether",
+        "`contract.sums` lists of sites for a round of a program, `contract.lists` altogether; for "
+        "sums over test images `contract.figures_lists` altogether, if `contract.figures` is "
+        "`masked`",
     ),
 }
 

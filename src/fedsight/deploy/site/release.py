@@ -39,13 +39,14 @@ from fedsight.deploy.site.refusals import is_power_of_ten
 from fedsight.deploy.site.trainer import AbandonedError
 from fedsight.governance.charges import Charge
 from fedsight.governance.contract import Contract
-from fedsight.governance.entries import EntryKind, LedgerEntry, canonical
+from fedsight.governance.entries import SUMS, EntryKind, LedgerEntry, canonical
 from fedsight.governance.ledger import Ledger, SumLimit
 
 FREE: Charge = (None, 1)  # no epsilon pays for it
 # How often a run may ask for numbers of images, for each of `contract.attempts`: with every job,
 # and one begins whenever a machine or a connection has failed, or a site comes back.
 DECLARATIONS = 100
+MASKS = "secure_aggregation"  # of `Contract.require`
 # What the coordinator or another job caused: zeros instead would be an answer at its bidding.
 CAUSED_OUTSIDE = (TakenOverError, AbandonedError, UnrecordedKeysError)
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/")  # the start of one
@@ -59,7 +60,8 @@ class Question:
     `digest` covers all that the answer may depend on besides the images (see `digest_of`);
     `attempt` is the coordinator's number for it. `personal`: parameters that stay at the site are
     measured, and what they are the digest does not say, since it would depend on the images.
-    `model`: what it is of, where several questions of a run have to be of one (see `LedgerEntry`).
+    `model`: what it is of, where several questions of a run have to be of one, and `same`: the
+    question without the keys of its masks, if it has any (see `LedgerEntry`).
     Errors of the types `public` do not depend on the images and go to the operator in full.
     """
 
@@ -70,6 +72,7 @@ class Question:
     attempt: int = 0
     personal: bool = False
     model: str = ""
+    same: str = ""
     public: tuple[type[Exception], ...] = CAUSED_OUTSIDE
 
 
@@ -142,27 +145,35 @@ class Release:
         """In how many rounds of this run the site has finished an update."""
         return self._ledger.updates(self._template.run)
 
-    def check_sum(self, round: int, sites: Iterable[str]) -> None:
-        """Raise DeployError if the contract does not permit a sum of the round over `sites`."""
-        self._ledger.check_sum(self._sum(round, sites), self._sum_limit)
+    def check_question(self, question: Question) -> None:
+        """Raise DeployError if the ledger does not permit a question that costs no epsilon."""
+        entry = self._charged(question, FREE)
+        self._ledger.check(entry, self.contract.attempts, self.contract.most_evaluations)
 
-    def record_sum(self, round: int, sites: Iterable[str]) -> None:
+    def check_sum(self, round: int, sites: Iterable[str], tests: bool = False) -> None:
+        """Raise DeployError if the contract does not permit a sum of the round over `sites`;
+        `tests`: of what they counted over test images, not of updates."""
+        self._ledger.check_sum(self._sum(round, sites, tests), self._sum_limit)
+
+    def record_sum(self, round: int, sites: Iterable[str], tests: bool = False) -> None:
         """Record that the site helps to unmask the sum of the round over `sites`.
 
         It is on the disk when this returns, whatever becomes of the run's memory. Raises
         DeployError if the contract does not permit it, StoreError if it cannot be recorded.
         """
-        self._ledger.append_new(self._sum(round, sites), self._sum_limit)
+        self._ledger.append_new(self._sum(round, sites, tests), self._sum_limit)
 
     @property
     def _sum_limit(self) -> SumLimit:
         return self.contract.sum_limit(self._template.protections)
 
-    def _sum(self, round: int, sites: Iterable[str]) -> LedgerEntry:
+    def _sum(self, round: int, sites: Iterable[str], tests: bool) -> LedgerEntry:
         """The updates of a round hardly differ between attempts, or between runs of a program: so
-        all that distinguishes two of its sums is over whom they are."""
-        question = Question("sum", digest_of("sum", sorted(sites)), "", round)
-        return replace(self._entry(question, "sum"), event=None)
+        all that distinguishes two of its sums is over whom they are. What is counted over test
+        images does not differ between programs either."""
+        kind: EntryKind = "test sum" if tests else "sum"
+        question = Question(kind, digest_of(kind, sorted(sites)), "", round)
+        return replace(self._entry(question, kind), event=None)
 
     def hidden(self, doing: str, work: Callable[[], object]) -> None:
         """Do work on the images of which only a failure could leave, and at a protected site does
@@ -179,16 +190,20 @@ class Release:
             self._keep_reason(doing, error)
             raise _unable(doing) from None
 
-    def _charge(self, question: Question, charge: Charge) -> None:
+    def _charged(self, question: Question, charge: Charge) -> LedgerEntry:
         event, times = charge
-        entry = replace(
+        return replace(
             self._entry(question, question.kind),
             event=event,
             times=times,
             enforced=self._enforced(question) and event is not None,
             personal=question.personal,
             model=question.model,
+            same=question.same,
         )
+
+    def _charge(self, question: Question, charge: Charge) -> None:
+        entry, event = self._charged(question, charge), charge[0]
         update = question.kind == "update"
         limit = self.contract.limit if update or event is not None else None
         attempts = self.contract.attempts
@@ -198,7 +213,7 @@ class Release:
 
     def _enforced(self, question: Question) -> bool:
         """Whether this site itself adds the noise of the answer, if there is any."""
-        return question.kind == "figures" or self._template.enforced
+        return question.kind in SUMS or self._template.enforced
 
     def _again(self, question: Question, charge: Charge, known: Answer) -> Answer:
         """The answer as it was sent before.
@@ -277,13 +292,16 @@ class Release:
 
     def _entry(self, question: Question, kind: EntryKind) -> LedgerEntry:
         own = question.kind == "update"
+        stated = self._template.protections if own else ()
+        if question.same:
+            stated = tuple(one for one in self._template.protections if one == MASKS)
         return replace(
             self._template,
             kind=kind,
             round=question.round,
             attempt=question.attempt,
             question=question.digest,
-            protections=self._template.protections if own else (),
+            protections=stated,
             enforced=False,
         )
 
@@ -292,6 +310,11 @@ class Release:
         size = len(found.data) or len(json.dumps(found.fields))
         common = {"run": entry.run, "round": entry.round, "bytes": size}
         return {**common, "protections": list(entry.protections)}
+
+
+def no_run() -> SiteError:
+    """The error of a request that needs a run that this site takes part in."""
+    return SiteError("this site has not joined a run yet", "propose one first")
 
 
 def describe(error: Exception) -> str:

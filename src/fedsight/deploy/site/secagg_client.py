@@ -11,24 +11,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from fedsight.core.errors import FedSightError, SiteError
 from fedsight.core.integers import share_of
-from fedsight.core.types import PartSpec, PartSpecs
+from fedsight.core.types import PartSpec, PartSpecs, Payload
 from fedsight.deploy.membership.revocations import check_roster
-from fedsight.deploy.site.enforcement import no_run
 from fedsight.deploy.site.incoming import count
 from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.deploy.site.peer_keys import AttemptCounter, PeerKeys, UnrecordedKeysError
-from fedsight.deploy.site.release import Release
+from fedsight.deploy.site.release import Release, no_run
 from fedsight.deploy.site.trainer import TrainedUpdate, TrainStep
-from fedsight.engines.protected import encoding_plan_of, order_digest
+from fedsight.engines.protected import (
+    encoding_plan_of,
+    masks_sums,
+    order_digest,
+    sums_table,
+)
 from fedsight.engines.remote import messages
 from fedsight.governance.charges import Charge, charge
 from fedsight.privacy.noise import fresh
 from fedsight.privacy.secagg.client import SecAggClient
+from fedsight.privacy.secagg.integers import Integers
 from fedsight.privacy.secagg.keys import Identity, identity_part, is_challenge
+from fedsight.privacy.secagg.masks import Masker
 from fedsight.privacy.secagg.messages import Binding, Lists
 from fedsight.privacy.secagg.words import packed
 from fedsight.program.program import Program
@@ -48,6 +55,18 @@ class Protection:
 
     apply: Callable[[TrainedUpdate], bytes | memoryview]  # the bytes that leave
     charge: Charge | None = None  # their privacy cost; None: that of the update itself
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over test images that are to be masked: of the model after a `round`, by the `digest` of
+    what they are of (`sums_digest`); this site's `own` parts, and the coordinator's `table` of all.
+    """
+
+    round: int
+    digest: str
+    own: PartSpecs
+    table: Mapping[str, Any]
 
 
 class SiteSecAgg:
@@ -120,19 +139,47 @@ class SiteSecAgg:
             masker = None
             if program.secure.masks and client is not None:
                 with self._lock:
-                    # Before a masked update leaves: who led all these neighbours can unmask it
-                    # without asking this site, which would have no trace of their keys.
-                    try:
-                        PeerKeys(self._home).record(client.met)
-                    except FedSightError as error:
-                        raise UnrecordedKeysError(error.cause, error.cure, error.final) from error
-                    masker = client.masker()
+                    masker = self._recorded_masker(client)
             words = plan.protect(encoder, payload, weight, self._name, step.order.round, masker)
             return packed(words, encoder)
 
         if encoder.deviation:  # a share of noise, which counts only in the sum of this many sites
             return Protection(protect, charge(program.privacy, plan.accounted(terms), 1))
         return Protection(protect)
+
+    def masked(self, about: Sums) -> Callable[[Payload], bytes]:
+        """What masks this site's sums over test images.
+
+        Raises SiteError if the keys were made for other sums than these.
+        """
+        client = self._current_client()
+        binding, terms = client.binding, about.table.get("terms")
+        if type(terms) is not int or not len(binding.roster) <= terms <= MAX_TERMS:
+            raise _other_integers()
+        integers = Integers.of(_with_bounds(about.own, about.table, terms), terms)
+        made_for = binding.round, binding.order, dict(binding.quantiser)
+        if made_for != (about.round, about.digest, sums_table(integers)):
+            raise SiteError(
+                "the keys of secure aggregation were not made for these sums over test images",
+                "the coordinator confuses its questions, or is malicious: ask the operator",
+            )
+
+        def protect(payload: Payload) -> bytes:
+            words = integers.encode(payload, self._name)
+            with self._lock:
+                self._recorded_masker(client).mask(np.empty(0, np.uint32), words)
+            return integers.pack(words)
+
+        return protect
+
+    def _recorded_masker(self, client: SecAggClient) -> Masker:
+        """The masks of what leaves next, once its neighbours' keys are on the disk: who led all of
+        them can unmask it without asking this site, which would have no trace of their keys."""
+        try:
+            PeerKeys(self._home).record(client.met)
+        except FedSightError as error:
+            raise UnrecordedKeysError(error.cause, error.cure, error.final) from error
+        return client.masker()
 
     # Requests of the coordinator ----------------------------------------------------------
 
@@ -186,9 +233,12 @@ class SiteSecAgg:
         self._release.record_sum(*self._summed(lists))
         PeerKeys(self._home).record(client.met, summed)
 
-    def _summed(self, lists: Lists) -> tuple[int, list[str]]:
+    def _summed(self, lists: Lists) -> tuple[int, list[str], bool]:
+        """The round, the sites, and whether it is of sums over test images: then nothing else has
+        been masked with these keys."""
         binding = self._current_client().binding
-        return binding.round, [binding.name(site) for site in lists.survivors]
+        names = [binding.name(site) for site in lists.survivors]
+        return binding.round, names, masks_sums(binding.quantiser)
 
     def _begin(self, binding: Binding) -> SecAggClient:
         if self._run is None:

@@ -18,11 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedsight.core.errors import (
     DeployError,
-    EngineError,
     FedSightError,
     SiteError,
     StoreError,
@@ -39,7 +36,6 @@ from fedsight.deploy.site.delivery.order import FinalOrder
 from fedsight.deploy.site.enforcement import (
     ContractEnforcement,
     Requester,
-    no_run,
     on_proposed_line,
 )
 from fedsight.deploy.site.figures import withheld
@@ -55,30 +51,28 @@ from fedsight.deploy.site.release import (
     Question,
     digest_of,
     error_for_coordinator,
+    no_run,
 )
 from fedsight.deploy.site.secagg_client import Protection, SiteSecAgg
 from fedsight.deploy.site.trainer import (
     AbandonedError,
-    Command,
     OpenData,
     Opened,
     SumStep,
     TrainedUpdate,
-    Trainer,
     TrainStep,
-    changed_images,
 )
-from fedsight.engines.protected import order_digest
+from fedsight.deploy.site.trainer_holder import OPENING, TrainerHolder
+from fedsight.engines.protected import masks_sums, order_digest
 from fedsight.engines.remote import messages
 from fedsight.governance.entries import CALIBRATION, EntryKind
 from fedsight.privacy.secagg.messages import Binding
 from fedsight.program.program import Program
 
-OPENING = "opening its images"
 log = logging.getLogger(__name__)
 
 
-class SiteService:
+class SiteService(TrainerHolder):
     """Answers requests in one job.
 
     Long work (opening images, training, measuring) is done in a thread of its own. The answer to
@@ -88,18 +82,14 @@ class SiteService:
 
     def __init__(self, home: Path, name: str, requester: Requester | None = None) -> None:
         """`home`: the site's folder; `requester`: who started the job, as far as is known."""
-        self._home = home
+        super().__init__(home)
         self._name = name
         self._enforcement = ContractEnforcement(home, requester or Requester())
         self._log = self._enforcement.log
         self._refusals = Refusals(home, self._log, self._enforcement.record_refusal)
-        self._lock = threading.RLock()  # of the trainer
         # A process registers one program's plug-ins at a time, and a proposal may come twice.
         self._reading = threading.Lock()
         self._background = Background(self._end_trainer)
-        self._trainer: Trainer | None = None
-        self._opened: OpenData | None = None
-        self._found: Opened | None = None  # what the images turned out to be like
         self._joined: object | None = None  # stands for the current run; a new one for each
         self._token = secrets.token_hex(8)  # identifies the job
         self._begun = 0  # the round of the last order
@@ -189,7 +179,7 @@ class SiteService:
         if fields.get("measured") is not True:  # then there is only a model to be had
             package.require_coordinators(fields.get("package"))  # before images are opened
         with self._reading:
-            program = self._enforcement.read_program(fields.get("program") or {})
+            program = self._enforcement.read_program(fields.get("program"))
         if program.fingerprint != fields.get("fingerprint"):
             raise DeployError(
                 f"the program has the fingerprint {program.fingerprint[:12]} at this site, not "
@@ -265,19 +255,15 @@ class SiteService:
         round, joined = count(fields, "round"), self._current_run()
         self._enforcement.check_round(round, count(fields, "sites"))
         self._begin_round(round)
-        sizes = {str(name): int(size) for name, size in dict(fields["extras"]).items()}
         model = self._model.of(round - 1, fields)
         if model is None:
             return MISSING, b""
-        extras: dict[str, torch.Tensor] = {}
-        if sizes:
-            extras = messages.unpack(self._incoming.take("extras", count(fields, "mark")), sizes)
+        extras = self._incoming.several("extras", fields)
         step = TrainStep(
             Order(round, model, extras), count(fields, "accepted"), count(fields, "durable")
         )
-        kept = self._opened.kept if self._opened else None
         integers = self._found.integers if self._found else {}
-        protection = self._secagg.protection(step, kept, fields, integers)
+        protection = self._secagg.protection(step, self._kept, fields, integers)
         # `durable` is left out: it removes only memory that this question does not need.
         about = fields.get("quantiser"), self._secagg.attempt().hex()
         question = self._question("update", step.order, step.accepted, fields, *about)
@@ -286,7 +272,9 @@ class SiteService:
 
     def _advertise(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Begin a round under secure aggregation."""
-        self._begin_round(Binding.read(body).round)
+        binding = Binding.read(body)
+        if not masks_sums(binding.quantiser):  # a model that is trained is still measured
+            self._begin_round(binding.round)
         return self._secagg.answers["advertise"](fields, body)
 
     def _begin_round(self, round: int) -> None:
@@ -306,9 +294,22 @@ class SiteService:
             return MISSING, b""
         step = rules.step(round, model, fields)
         of, about = rules.asks(step)
-        question = self._question(of, Order(round, model), step.accepted, fields, *about)
-        work = lambda: self._measured(question, step, rules, joined)  # noqa: E731
+        order = Order(round, model)
+        question = self._question(of, order, step.accepted, fields, *about, keys=rules.keys)
+        if fields.get("ready") is True:  # it is asked before there are keys
+            return self._ready(question), b""
+        answer = rules.answering(step, order_digest(order, self._kept), fields)
+        work = lambda: self._measured(question, (step, answer), rules, joined)  # noqa: E731
         return self._start(kind, (question,), work, fields)
+
+    def _ready(self, question: Question) -> dict[str, Any]:
+        """Whether sums may leave, as far as it is known before they are computed."""
+        told: dict[str, Any] = {"ready": True}
+        try:
+            self._enforcement.release.check_question(question)
+        except DeployError as error:
+            told = withheld(question.round, error.cause)
+        return {**told, "ticket": 0, "done": True}
 
     def _deliver(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Receive the model that the run ended with; what is made of it here stays here.
@@ -344,6 +345,11 @@ class SiteService:
         _, data = self._background.result(count(fields, "ticket")).result(0)
         return {}, bytes(data[start : min(stop, start + messages.PIECE)])
 
+    @property
+    def _kept(self) -> torch.Tensor | None:
+        """The parameters that do not travel, if they were sent."""
+        return self._opened.kept if self._opened else None
+
     def _current_run(self) -> object:
         """What stands for the current run; SiteError if there is none."""
         if self._joined is None:
@@ -360,19 +366,23 @@ class SiteService:
     # What passes the door -----------------------------------------------------------------
 
     def _question(
-        self, kind: EntryKind, order: Order, accepted: int, fields: dict[str, Any], *about: Any
-    ) -> Question:
+        self, kind: EntryKind, order: Order, accepted: int, fields: dict[str, Any], *about: Any,
+        keys: str = "",
+    ) -> Question:  # fmt: skip
         """The question in `fields`, with all that its answer depends on besides the images: run and
-        program, the vectors that are sent and those that are not, which memory, and `about`."""
+        program, the vectors that are sent and those that are not, which memory, `about`, and which
+        `keys` the masks of sums are made of."""
         assert self._opened is not None
         run, program = self._opened.memory.name, self._opened.program.fingerprint
-        round, sent = order.round, order_digest(order, self._opened.kept)
-        digest = digest_of(kind, run, program, round, sent, accepted, *about)
+        round, sent = order.round, order_digest(order, self._kept)
+        same = digest_of(kind, run, program, round, sent, accepted, *about)
+        digest = digest_of(same, keys) if keys else same
         doing = f"training in round {round}" if kind == "update" else f"measuring round {round}"
         personal = kind == "figures" and self._found is not None and self._found.personal
         asked = Question(kind, digest, doing, round, count(fields, "attempt"), personal)
         if kind in CALIBRATION:  # of one model for a run, whichever round it is after
-            return replace(asked, round=0, model=digest_of(round, sent))
+            model = digest_of(round, sent)
+            return replace(asked, round=0, model=model, same=same if keys else "")
         return asked
 
     def _join(self, program: Program, owner: OwnerSettings, run: str) -> ServiceAnswer:
@@ -386,7 +396,7 @@ class SiteService:
         log_line = {"program": Asked.short(program.name), "fingerprint": program.fingerprint}
         log_line["algorithm"] = str(program.algorithm.registered)
 
-        rules, calibration = self._enforcement.sum_rules(lambda: self._found)
+        rules, calibration = self._enforcement.sum_rules(lambda: self._found, self._secagg)
         self._rules = {"measure": rules, "calibrate": calibration}
 
         def declared() -> Answer:
@@ -434,12 +444,17 @@ class SiteService:
         return {**answer.fields, "bytes": len(answer.data)}, answer.data
 
     def _measured(
-        self, question: Question, step: SumStep, rules: SumRules, joined: object
+        self,
+        question: Question,
+        asked: tuple[SumStep, Callable[[Any], Answer]],
+        rules: SumRules,
+        joined: object,
     ) -> ServiceAnswer:
         self._check_same_run(joined)
+        step, answering = asked
 
         def work(step: SumStep = step) -> Answer:
-            return rules.answer(step, self._ask_trainer(step, question.doing))
+            return answering(self._ask_trainer(step, question.doing))
 
         instead = lambda: rules.instead(step, work)  # noqa: E731
         try:
@@ -448,50 +463,8 @@ class SiteService:
             return withheld(step.round, error.cause), b""
         return dict(answer.fields), answer.data
 
-    # The trainer --------------------------------------------------------------------------
-
     def _open(self) -> Opened:
         """Have the trainer open the images of the current run."""
         assert self._opened is not None
         found: Opened = self._ask_trainer(self._opened, OPENING)
         return found
-
-    def _ask_trainer(self, command: Command, doing: str) -> Any:
-        """The trainer's answer; a new trainer opens the site's images first."""
-        if self._opened is None:
-            raise no_run()
-        new = self._trainer is None
-        trainer = self._running_trainer()
-        try:
-            if command is self._opened:
-                return self._as_before(trainer.ask(command, doing))
-            if new:
-                self._as_before(trainer.ask(self._opened, OPENING))
-            return trainer.ask(command, doing)
-        except EngineError:  # it died, or is of no use: the next request gets a new one
-            self._end_trainer()
-            raise
-
-    def _as_before(self, found: Opened) -> Opened:
-        """What was opened, if it is what this site joined the run with.
-
-        Raises ChangedImagesError if it is not. Fewer images are sampled more often than the ledger
-        charges, and figures could be those of a single one.
-        """
-        if self._found is not None and found != self._found:
-            raise changed_images()
-        self._found = found
-        return found
-
-    def _running_trainer(self) -> Trainer:
-        """The trainer, started if there is none."""
-        with self._lock:
-            if self._trainer is None:
-                self._trainer = Trainer(self._home / "trainer.txt")
-            return self._trainer
-
-    def _end_trainer(self) -> None:
-        with self._lock:
-            if self._trainer is not None:
-                self._trainer.close()
-                self._trainer = None

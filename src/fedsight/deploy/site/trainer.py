@@ -89,6 +89,8 @@ class Opened:
     personal: bool  # whether the models that are measured have parameters that stay here
     # the parts of an update that are integers, bounded for this site's number of images
     integers: PartSpecs = field(default_factory=dict)
+    # how many test images the smallest of the three parts has that calibration needs
+    smallest_part: int = 0
     # the most bytes of the vectors that an order may bring
     lengths: Lengths = field(default_factory=dict)
     # of images and labels of each part
@@ -151,7 +153,10 @@ class CalibrateStep:
     the site's test images; answered by whole numbers [n], or by why there are none.
 
     Without a `temperature` these are the losses of a part of them (`FitSums`), and with it
-    histograms of two others (`CountSums`). No sums are of fewer than `least` images.
+    histograms of two others (`CountSums`). No sums are of fewer than `least` images. In a `masked`
+    sum an image whose answer is not finite counts like one of which the model knows nothing, so no
+    model can make the sums fail; `blank` are those of a site whose measuring fails: zeros. With
+    `noised` it is answered by histograms of all test images, to which noise will be added.
     """
 
     round: int
@@ -159,6 +164,9 @@ class CalibrateStep:
     temperature: float | None
     least: int
     accepted: int = 0
+    masked: bool = False
+    noised: bool = False
+    blank: bool = False
 
 
 class _Pickler(pickle.Pickler):

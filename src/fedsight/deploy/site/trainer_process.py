@@ -43,11 +43,12 @@ from fedsight.deploy.site.trainer import (
     receive,
     send,
 )
+from fedsight.evaluation.trust import noised
 from fedsight.evaluation.trust.answers import Answers, Respondent
 from fedsight.evaluation.trust.images import MOST, divided, pieces
 from fedsight.evaluation.trust.of_site import room
 from fedsight.evaluation.trust.scaling import TemperatureScaling
-from fedsight.evaluation.trust.sums import CountSums, FitSums, flat
+from fedsight.evaluation.trust.sums import CountSums, FitSums, flat, size
 from fedsight.governance.charges import charge
 from fedsight.privacy.noise import fresh
 from fedsight.program import coding, plugins, rules
@@ -108,8 +109,10 @@ class SiteTrainer:
         built = whole.program.model == setup.program.model  # else without the weights
         lengths = lengths_of(layout, program.shared(state).values(), difference)
         texts = room(program, self.client.network, len(self.federation.dataset.classes))
+        smallest = min(map(len, divided(self.federation)))
         self.opened = Opened(
-            declared, cost, bare, self._remembers, integers, lengths, hashes, texts, difference,
+            declared, cost, bare, self._remembers, integers, smallest, lengths, hashes, texts,
+            difference,
             whole.initial[layout.travelling] if built else None,
             whole.initial[layout.kept] if built and whole.program.model.pretrains else None,
         )  # fmt: skip
@@ -178,25 +181,43 @@ class SiteTrainer:
             return self.client.measure_each(seen, step.bounds, step.blank)
         return self.client.measure_all(seen)
 
+    def count(self, step: CalibrateStep) -> Metrics:
+        """Histograms of all test images, each of which adds 1 to one number of each."""
+        seen = self.federation.tested(self.federation.views[0])
+        if step.blank:
+            return noised.nothing(len(seen))
+        self._require_unchanged(step.round)
+        self.client.load(step.vector, {})
+        classes, method = len(self.federation.dataset.classes), self.federation.program.trust.sets
+        asks = Respondent(lambda _: self.client, self.client.network, classes)
+        some = pieces(seen, math.ceil(len(seen) / MOST))
+        each = [noised.counted(asks.answers([one]).finite, method) for one in some]
+        return {name: noised.added(each, name) for name in noised.BOUNDS}
+
     def calibrate(self, step: CalibrateStep) -> Tensor | str:
         """The sums over parts of this site's test images, added as the simulation adds them.
 
         A reason instead if any part has too few images, also one that is not summed: what is
         measured is the sum over all parts, and so the other sums, subtracted from it, tell of this
-        one. Or if answers are not finite.
+        one. Or if answers are not finite, of sums that are not masked.
         """
+        classes = len(self.federation.dataset.classes)
+        if step.blank:
+            kind = FitSums if step.temperature is None else CountSums
+            return torch.zeros(size(kind, classes), dtype=torch.int64)
         self._require_unchanged(step.round)
         fitted, cover, tested = divided(self.federation)
         if min(len(fitted), len(cover), len(tested)) < step.least:
             return PART_TOO_SMALL
         self.client.load(step.vector, {})
-        classes = len(self.federation.dataset.classes)
         respondent = Respondent(lambda _: self.client, self.client.network, classes)
         asked = [fitted] if step.temperature is None else [cover, tested]
         count = math.ceil(max(map(len, asked)) / MOST)  # so many at a time take little memory
         total = torch.zeros((), dtype=torch.int64)
         for some in zip(*(pieces(part, count) for part in asked), strict=True):
             answers = [respondent.answers([one]) for one in some]
+            if step.masked:
+                answers = [one.finite for one in answers]
             if not all(bool(torch.isfinite(one.logits).all()) for one in answers):
                 return FAILED
             total = total + self._summed(answers, step.temperature)
@@ -250,6 +271,8 @@ class Commands:
         if isinstance(command, MeasureStep) and self._trainer is not None:
             return self._trainer.measure(command)
         if isinstance(command, CalibrateStep) and self._trainer is not None:
+            if command.noised:
+                return self._trainer.count(command)
             return self._trainer.calibrate(command)
         raise EngineError("no images are open", "this is a bug in FedSight")
 

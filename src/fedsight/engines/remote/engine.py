@@ -31,9 +31,11 @@ from fedsight.engines.remote import messages, replies
 from fedsight.engines.remote.buffered import Answered, Assignment, BufferedRounds
 from fedsight.engines.remote.conversation import Link, Silent, Talk, converse, reason
 from fedsight.engines.remote.figures import FigureReader
-from fedsight.engines.remote.key_exchange import Exchange, Recognise
+from fedsight.engines.remote.key_exchange import Exchange, Recognise, Subject
 from fedsight.engines.remote.models import Model
 from fedsight.engines.remote.outliers import outliers
+from fedsight.engines.remote.sums import Asking, Declared, Noised, SiteSums, SumQuestion
+from fedsight.privacy.noised_sums import Bounds
 from fedsight.program.federation import Federation
 
 ATTEMPTS = 2  # to get a round's quorum; then the round has failed
@@ -64,7 +66,8 @@ class RunRecord:
     `id` is the run's identity, as proposed to the sites. `withheld` says why sites have declared
     that they release no figures; those are not asked for any. The sites `noised` have declared that
     they add noise to theirs, and all others that they do not. `recognise` raises SiteError for a
-    site whose identity key is another than before.
+    site whose identity key is another than before. `tests`: the numbers of test images of the sites
+    that have declared that they send masked sums over these.
     """
 
     absent: Mapping[str, str]
@@ -75,6 +78,7 @@ class RunRecord:
     withheld: Mapping[str, str] = field(default_factory=dict)
     recognise: Recognise = _anybody
     noised: Collection[str] = ()
+    tests: Mapping[str, int] = field(default_factory=dict)
 
 
 class RemoteEngine:
@@ -100,6 +104,9 @@ class RemoteEngine:
         self._personal = federation.keeps
         self._total = aggregator_of(federation, max(federation.terms, 1))
         self._exchange = Exchange(federation, record.id, self._converse_briefly, record.recognise)
+        asking = Asking(self._converse_briefly, self._asked, self._askable, self._why_absent)
+        known = Declared(record.tests, record.noised, self.withheld)
+        self._sums = SiteSums(federation, self._exchange, asking, known)
         self._proven: set[str] = set()  # the numbers of a reply that are known to be what they must
         self._held: dict[str, int] = {}  # the round of the model that each site holds
         self._whole: set[str] = set()  # those that were sent all of a model since the last round
@@ -141,7 +148,8 @@ class RemoteEngine:
             if not self.federation.program.secure.masks or len(outcome.accepted) < quorum:
                 return
             if isinstance(self._total, SecureSum):
-                self._exchange.finish(outcome, self._total)
+                words, sites = self._total.words, [one.site for one in outcome.accepted]
+                outcome.doubts |= self._exchange.finish(sites, words.levels, words.integers)
 
         threading.Thread(target=run, name=f"round {order.round}", daemon=True).start()
         return Work(outcome, arrivals(), settle)
@@ -187,7 +195,9 @@ class RemoteEngine:
         program, total = self.federation.program, self._total
         refused: dict[str, str] = {}
         if program.secure.masks and isinstance(total, SecureSum):
-            refused = self._exchange.begin(order, self._accepted, list(clients), total)
+            digest, table = order_digest(order, adopted(self.federation)), total.quantiser.table()
+            about = Subject(order.round, digest, table, self._accepted)
+            refused = self._exchange.begin(about, list(clients))
             for site, cause in refused.items():
                 put(Rejected(clients[site], site, cause))
         model = Model(self.federation, order.round - 1, order.vector, order.difference)
@@ -342,32 +352,19 @@ class RemoteEngine:
         return [done.get(view, {}) for view in range(len(views))]
 
     def add_up(
-        self, model: tuple[Tensor, int], heat: float | None, size: int, take: replies.Take
+        self, model: tuple[Tensor, int], question: SumQuestion, take: replies.Take
     ) -> dict[str, str]:
-        """Have `take` add up so many whole numbers of each view about the final model, its vector
-        after a round: losses, or scores at the temperature `heat`. Sites are asked as by `measure`.
-        Returns why others have sent none, by site."""
-        asks, done = Model(self.federation, model[1], model[0], None), set[int]()
-        wanted = {number: view.site for number, view in enumerate(self.federation.views)}
-        why = dict(self.withheld)
+        """Have `take` add up whole numbers about the final model, its vector after a round: those
+        of each view, or, in a program with secure aggregation, of all sites together. Returns why
+        others have sent none, by site."""
+        return self._sums.add_up(Model(self.federation, model[1], model[0], None), question, take)
 
-        def one(talk: Talk, view: int) -> None:
-            header = {"round": model[1], "attempt": number, "temperature": heat}
-            answer = self._asked(talk, asks, "calibrate", header)
-            if "withheld" in answer:
-                raise SiteError(messages.read_reason(answer["withheld"]), "its owner decides")
-            with replies.whole_numbers(talk, answer, size) as spool, self._lock:
-                take(view, replies.as_numbers(spool))  # those of one site at a time are in memory
-                done.add(view)
-
-        while asked := self._askable(model[1], wanted, done, {*why}):
-            number = next(_numbers)
-            why |= self._converse(asked, lambda talk: one(talk, asked[talk.site]), self._deadline())
-        left = [site for number, site in wanted.items() if number not in done]
-        if None in left:  # the one test part, which any site could have answered about
-            return why
-        names = map(self.federation.name, (site for site in left if site is not None))
-        return {site: why.get(site) or self._why_absent(site) for site in names}
+    def noised_sums(
+        self, model: tuple[Tensor, int], bounds: Bounds, shapes: messages.Shapes
+    ) -> Noised:
+        """Sums with noise about the final model, its vector after a round, by site. They have these
+        shapes, and an image's share these bounds. And why others have sent none."""
+        return self._sums.noised(Model(self.federation, model[1], model[0], None), bounds, shapes)
 
     def _why_unmeasured(
         self, missing: Iterable[int | None], problems: Mapping[str, str]

@@ -9,7 +9,7 @@ from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics
 from fedsight.engines.remote import messages, replies
 from fedsight.privacy.event import MOST_NOISE
-from fedsight.privacy.noised_sums import NoisedSums, deviation
+from fedsight.privacy.noised_sums import Bounds, NoisedSums, deviation
 from fedsight.program.federation import Federation
 
 FARTHEST = 40.0  # standard deviations: noise is never farther off
@@ -58,21 +58,34 @@ class FigureReader:
             if not self._task.is_possible(sums, self._pixels):
                 raise _impossible(sender)
             return sums
-        plausible = type(noise) is float and 0 < noise <= MOST_NOISE  # NaN fails this too
-        known = self._bounds is not None and plausible
-        noises = deviation(self._bounds or {}, noise, self._shared) if known else {}
-        # Squares of the deviations are computed, too.
-        if not known or max(noises.values(), default=0.0) > messages.MAX_SUM:
-            raise SiteError(
-                f"{sender} says that its figures have noise, which this task's cannot have",
-                "run the same FedSight version at the site and at the coordinator",
-            )
-        found = messages.read_metrics(answer.get("metrics"), self._noised, sender)
-        for name, one in found.items():
-            far, most = FARTHEST * noises[name], (self._bounds or {})[name] * one.count
-            if not ((one.total >= -far) & (one.total <= most + far)).all():
-                raise _impossible(sender)
-        return NoisedSums(found, noises)
+        return read_noised(answer, self._bounds, self._noised, site, self._shared)
+
+
+def read_noised(
+    answer: Mapping[str, Any],
+    bounds: Bounds | None,
+    shapes: messages.Shapes,
+    site: str,
+    shared: bool = False,
+) -> NoisedSums:
+    """The sums with noise in an answer, of these `shapes`, where an image's share has these bounds
+    (None: it has none). Raises SiteError, naming the site, if they are not such."""
+    noise, noises = answer.get("noise"), None
+    if bounds is not None and type(noise) is float and 0 < noise <= MOST_NOISE:  # not for NaN
+        noises = deviation(bounds, noise, shared)
+    # Squares of the deviations are computed, too.
+    if bounds is None or noises is None or max(noises.values(), default=0.0) > messages.MAX_SUM:
+        raise SiteError(
+            f"site '{site}' says that its figures have noise, which this task's cannot have",
+            "run the same FedSight version at the site and at the coordinator",
+        )
+    sender = f"site '{site}'"
+    found = messages.read_metrics(answer.get("metrics"), shapes, sender)
+    for name, one in found.items():
+        far, most = FARTHEST * noises[name], bounds[name] * one.count
+        if not ((one.total >= -far) & (one.total <= most + far)).all():
+            raise _impossible(sender)
+    return NoisedSums(found, noises)
 
 
 def _impossible(sender: str) -> SiteError:

@@ -9,17 +9,14 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
-from fedsight.aggregation.secure import SecureSum
 from fedsight.core.errors import SiteError
-from fedsight.core.types import Order
-from fedsight.engines.base import Outcome
-from fedsight.engines.protected import adopted, order_digest
 from fedsight.engines.remote.conversation import Talk
 from fedsight.privacy.secagg.graph import Parameters
 from fedsight.privacy.secagg.keys import CHALLENGE, identity_part, is_public, signed
+from fedsight.privacy.secagg.masks import Residues, WideResidues
 from fedsight.privacy.secagg.messages import Binding
 from fedsight.privacy.secagg.server import SecAggServer
 from fedsight.program.federation import Federation
@@ -45,6 +42,17 @@ class _Serials:
 _serials = _Serials()  # of all runs of this process
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What keys are made for: the `round`, the digest of the `order`, how it is rounded (`table`),
+    and the last round in which each site's reply counted (`accepted`; 0 for others)."""
+
+    round: int
+    order: str
+    table: Mapping[str, Any]
+    accepted: Mapping[str, int] = field(default_factory=dict)
+
+
 class Exchange:
     """Key exchange for the rounds of one run; `converse` talks to sites and returns failures.
 
@@ -64,22 +72,19 @@ class Exchange:
         self._server: SecAggServer | None = None
         self._numbers: dict[str, int] = {}
 
-    def begin(
-        self, order: Order, accepted: Mapping[str, int], sites: Sequence[str], total: SecureSum
-    ) -> dict[str, str]:
+    def begin(self, subject: Subject, sites: Sequence[str]) -> dict[str, str]:
         """Run phases 0 to 2 with `sites`; returns the reasons of those that dropped out.
 
-        `accepted` is the last round in which each site's reply counted. If a site cannot open the
-        shares that another sealed for it, the phases begin again without those that are at fault
-        or as many others: keys that have not been used cost nothing, and whoever silences another
-        that way silences itself.
+        If a site cannot open the shares that another sealed for it, the phases begin again without
+        those that are at fault or as many others: keys that have not been used cost nothing, and
+        whoever silences another that way silences itself.
 
         Raises SiteError when too few are left.
         """
         unknown = [site for site in sites if site not in self._identities]
         problems = self._converse(unknown, self._identify)
         while True:
-            failed = self._attempt(order, accepted, sites, total, problems)
+            failed = self._attempt(subject, sites, problems)
             server = self._current()
             if not server.conflicts:
                 _naming(failed, server.check_ready)
@@ -90,28 +95,23 @@ class Exchange:
             problems |= {site: why for site, why in self._doubts(server).items() if site in gone}
 
     def _attempt(
-        self,
-        order: Order,
-        accepted: Mapping[str, int],
-        sites: Sequence[str],
-        total: SecureSum,
-        problems: Mapping[str, str],
+        self, subject: Subject, sites: Sequence[str], problems: Mapping[str, str]
     ) -> dict[str, str]:
         """Phases 0 to 2 without the sites in `problems`; the reasons of these and of others that
         dropped out."""
         known = [site for site in sites if site in self._identities and site not in problems]
-        sizes = order.round, len(known), len(sites)
+        sizes = subject.round, len(known), len(sites)
         parameters = _naming(problems, lambda: self._parameters(*sizes))
         binding = Binding(
             self._run,
             self._federation.program.fingerprint,
-            order.round,
+            subject.round,
             next(_serials),
-            order_digest(order, adopted(self._federation)),
+            subject.order,
             tuple((site, self._identities[site]) for site in known),
-            tuple(accepted.get(site, 0) for site in known),
+            tuple(subject.accepted.get(site, 0) for site in known),
             parameters,
-            total.quantiser.table(),
+            subject.table,
         )
         server = self._server = SecAggServer(binding)
         self._numbers = {site: number for number, site in enumerate(known)}
@@ -148,22 +148,22 @@ class Exchange:
         assert self._server is not None
         return self._server
 
-    def finish(self, outcome: Outcome, total: SecureSum) -> None:
-        """Phases 4 and 5: agree on the survivors, and remove the masks from their sum.
-
-        Sites whose shares contradict each other are noted in the outcome's `doubts`. Raises
-        SiteError when too few sites are left.
+    def finish(
+        self, sites: Sequence[str], levels: Residues, integers: WideResidues
+    ) -> dict[str, str]:
+        """Phases 4 and 5: agree that `sites` have survived, and remove the masks from their sum, in
+        place. Returns sites whose shares contradict each other, and why. Raises SiteError when too
+        few sites are left.
         """
         server = self._current()
-        sites = [one.site for one in outcome.accepted]
         lists = server.lists(self._numbers[site] for site in sites)
         members = [site for site in sites if self._numbers[site] in server.committee]
         # The updates of those lost from here on still count: the others can unmask them.
         lost = self._phase("agree", members, lambda _: lists, server.agree)
         _naming(lost, lambda: server.request(0))
         lost |= self._phase("unmask", sites, server.request, server.answer)
-        _naming(lost, lambda: server.unmask(total.words.levels, total.words.integers))
-        outcome.doubts |= self._doubts(server)
+        _naming(lost, lambda: server.unmask(levels, integers))
+        return self._doubts(server)
 
     def _phase(
         self,

@@ -26,15 +26,15 @@ class Model:
     ) -> None:
         self.round = round
         self.rebuilt = is_rebuilt(federation, round, vector)
-        self._vector, self._difference = vector, difference
+        self.vector, self._difference = vector, difference
 
     @cached_property
     def _fields(self) -> dict[str, object]:
-        return {"vector": 0, "difference": 0, "model": digest_of(self._vector)}
+        return {"vector": 0, "difference": 0, "model": digest_of(self.vector)}
 
     @cached_property
     def _whole(self) -> memoryview:
-        return messages.pack([self._vector])
+        return messages.pack([self.vector])
 
     def send(self, talk: Talk, held: int | None) -> dict[str, object]:
         """Send what a site that holds the model after round `held` lacks; the fields of a question

@@ -28,7 +28,9 @@ from fedsight.program.federation import Federation
 
 CLOSE = 1e-4  # relative difference of a float32 number that was computed on two machines
 TINY = 1e-37  # what float32 may show as 0
-Take = Callable[[int, Tensor], None]  # takes the numbers of a view, by its own number
+# Takes whole numbers over at most so many test images: of a view, by its own number, or, where they
+# were masked, of all sites together (None).
+Take = Callable[[int | None, int, Tensor], None]
 _CURE = "run the same FedSight version there; if that is so, it makes it up: revoke it"
 
 
@@ -127,7 +129,14 @@ def size_of(federation: Federation, total: Aggregator, answer: Mapping[str, Any]
 def whole_numbers(talk: Talk, answer: Mapping[str, Any], size: int) -> Iterator[IO[bytes]]:
     """Fetch the int64 numbers [size] that a site's answer brings, to a file that lasts as long as
     the context; `as_numbers` reads them. SiteError if they are not as many."""
-    sender, due = f"site '{talk.site}'", 8 * size
+    with bytes_of(talk, answer, 8 * size) as spool:
+        yield spool
+
+
+@contextlib.contextmanager
+def bytes_of(talk: Talk, answer: Mapping[str, Any], due: int) -> Iterator[IO[bytes]]:
+    """Fetch the bytes that a site's answer brings, likewise; SiteError if they are not `due`."""
+    sender = f"site '{talk.site}'"
     if (stated := messages.whole_number(answer, "bytes", sender)) != due:
         cause = f"{sender} announced sums of {stated:,} bytes, and {due:,} are due"
         raise SiteError(cause, "run the same FedSight version at the site and at the coordinator")

@@ -98,7 +98,7 @@ def deliver(
         there_too = place_of(shared.folder, name)
         refuse_links(shared.folder, there_too.parent.name)
         make_folder(there_too)
-        keep(RunStore(there_too), trust)
+        keep(RunStore(there_too), trust, path)
         evaluator = Evaluator(client.federation)
         sums = _measured(evaluator, site, client)
         evidence = Witness(evaluator, client).of(site)

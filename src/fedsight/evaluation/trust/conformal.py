@@ -19,6 +19,7 @@ from fedsight.core.rng import generator
 BINS = 4096  # of a score from 0 to 1
 PENALTY, FREE = 0.1, 1  # of RAPS, for each rank beyond the first; nothing is fitted to images
 SLACK = 1e-9  # so that (9 + 1) * 0.9 is 9 whatever it is in binary
+MANY = 1 << 16  # tested images, beyond which what chance adds is within 0.4 points
 GRAIN = 256.0  # steps of a logit of 1 that an image's draw follows from
 
 
@@ -87,8 +88,9 @@ def covered(images: int, coverage: float, tested: int) -> tuple[float, float]:
     """The middle 95 % of the coverage that `tested` images show, if it was ensured by `images`.
 
     It is beta-binomial with the parameters rank and images + 1 - rank (Vovk 2012), if scores do
-    not tie.
+    not tie. More than MANY tested images count as so many: sites say how many they have.
     """
+    tested = min(tested, MANY)
     a = float(needed(images, coverage))
     b = images + 1 - a
     hits = torch.arange(tested + 1, dtype=torch.float64)

@@ -171,10 +171,10 @@ def _unit(federation: Federation) -> Callable[[int], object]:
 
 
 def _units_once(federation: Federation, views: tuple[View, ...]) -> tuple[View, ...]:
-    """The views, in which what a guarantee counts (`of_one_site`) is at one site, for tasks with
-    answers that are more than a label; people are compared in pairs."""
+    """The views, in which what a guarantee counts (`of_one_site`) is at one site; people are
+    compared in pairs. Single images with one label come to one site later (`_once`)."""
     task = federation.program.task
-    if task.covering is None:
+    if task.covering is None and federation.dataset.test.groups is None:
         return views
     return of_one_site(views, _unit(federation), SEED, 2 if task.whole else 1)
 

@@ -23,7 +23,7 @@ from fedsight.evaluation.figures import Evaluator
 from fedsight.evaluation.overall import Final
 from fedsight.evaluation.trust.answers import Answers, Respondent
 from fedsight.evaluation.trust.calibration import UNIT, brier
-from fedsight.evaluation.trust.conformal import covered, histogram, smallest, threshold
+from fedsight.evaluation.trust.conformal import covered, smallest, threshold
 from fedsight.evaluation.trust.images import TrustImages, learnt_from, trust_images
 from fedsight.evaluation.trust.reliability import FEWEST, Reliability, counted
 from fedsight.evaluation.trust.scaling import (
@@ -34,6 +34,8 @@ from fedsight.evaluation.trust.scaling import (
     plain,
 )
 from fedsight.evaluation.trust.sets import SITE, Sets
+from fedsight.evaluation.trust.units import shares as unit_shares
+from fedsight.evaluation.trust.units import unit_histogram
 from fedsight.evaluation.trust.unlike import Distance, FeatureSums, energy
 from fedsight.program.federation import Federation
 from fedsight.program.site_data import SiteData
@@ -61,9 +63,10 @@ class Trusted:
     tensors: Mapping[str, Tensor]
 
     @classmethod
-    def left_out(cls, reason: str) -> Trusted:
-        """Nothing, for a reason."""
-        return cls({part: {"reason": reason} for part in PARTS}, {}, {})
+    def left_out(cls, reason: str, without: Mapping[str, str] | None = None) -> Trusted:
+        """Nothing, for a reason; `without`: why each site has sent nothing."""
+        told: dict[str, Any] = {"reason": reason, **({"without": dict(without)} if without else {})}
+        return cls({part: dict(told) for part in PARTS}, {}, {})
 
 
 def why_not(federation: Federation, local: bool) -> str | None:
@@ -207,19 +210,36 @@ class Measured:
     def sets(self) -> Sets:
         """The histograms of all held-out images by class, and of each listed site."""
         method, whole = self._settings.sets, self._cover
-        counts = Sets.counted(method, self._shares(whole), whole.labels, whole.logits)
+        shares = self._shares(whole)
+        truth = Sets.truth(method, shares, whole.labels, whole.logits)
+        counts = Sets.by_class(truth, whole.labels, shares, whole.units if self.grouped else None)
         sites = {
-            name: Sets.counted(method, self._shares(own), own.labels, own.logits).sum(0)
+            name: unit_histogram(
+                Sets.truth(method, self._shares(own), own.labels, own.logits), own.units
+            )
             for name, own in self._own.items()
         }
-        return Sets(method, counts, sites)
+        every = unit_histogram(truth, whole.units) if self.grouped else None
+        return Sets(method, counts, sites, every)
+
+    @cached_property
+    def grouped(self) -> bool:
+        """Whether groups of images, such as those of a patient, are what sets count."""
+        both = (self._cover.units, self._tested.units)
+        return any(len(units.unique()) < len(units) for units in both)
+
+    @cached_property
+    def _sizes(self) -> dict[str, Any]:
+        """How many images, or groups, are covered and tested."""
+        sizes = [len(one.units.unique()) for one in (self._cover, self._tested)]
+        told = {"images": sizes[0], "tested": sizes[1], "by": self._by}
+        return {**told, "grouped": True} if self.grouped else told
 
     def _sets_told(self) -> dict[str, Any]:
         """What the summary says of the sets, as the tested images show them."""
         asked, guarantee, sets = self._settings.coverage, self._settings.guarantee, self.sets
         known: dict[str, Any] = {
-            "method": sets.method, "guarantee": guarantee, "asked": asked,
-            "images": len(self._cover), "tested": len(self._tested), "by": self._by,
+            "method": sets.method, "guarantee": guarantee, "asked": asked, **self._sizes,
             "smallest": smallest(asked),
         }  # fmt: skip
         names = self._federation.partition.name
@@ -243,11 +263,14 @@ class Measured:
         except DataError as error:
             return {**known, "reason": error.cause, "cure": error.cure}
         inside, images = self._scores <= limits, len(self._tested)
-        right = int(inside.gather(1, self._tested.labels[:, None]).sum())
+        share = int(inside.gather(1, self._tested.labels[:, None]).sum()) / images
         size = int(inside.sum()) / images
-        told = {**known, "coverage": right / images, "size": size, "by_site": sites}
+        if self.grouped:
+            share, size = held(inside, self._tested.labels, unit_shares(self._tested.units))
+        told = {**known, "coverage": share, "size": size, "by_site": sites}
         if guarantee == "mixture":
             told["threshold"] = float(limits[0])
+        if guarantee == "mixture" and not self.grouped:
             told["expected"] = list(covered(len(self._cover), asked, len(self._tested)))
         return told
 
@@ -271,6 +294,9 @@ class Measured:
         weight = torch.from_numpy(weights(labels.numpy(), self._evaluator.mix_of(site)))
         if not bool(weight.any()):
             return None
+        if self.grouped:
+            weight = weight * unit_shares(self._tested.units[mine])
+            weight = weight / weight.sum()
         counts, each = self.sets.sites.get(name), self._scores[mine]
         told: dict[str, Any] = {"images": 0 if counts is None else int(counts.sum())}
         for guarantee, key in ((self._settings.guarantee, ""), (SITE, "own_")):
@@ -295,15 +321,16 @@ class Measured:
         ]
         asked = self._settings.false_alarm
         told = {
-            "score": "energy" if fitted is None else "distance", "asked": asked,
-            "images": len(self._cover), "tested": len(self._tested), "by": self._by,
+            "score": "energy" if fitted is None else "distance", "asked": asked, **self._sizes,
         }  # fmt: skip
-        limit = threshold(histogram(scores[0]), 1 - asked)
+        limit = threshold(unit_histogram(scores[0], self._cover.units), 1 - asked)
         if limit is None:
-            return {**told, "reason": few(len(self._cover), smallest(1 - asked))}, {}
+            return {**told, "reason": few(told["images"], smallest(1 - asked))}, {}
         if limit >= 1:
             return {**told, "reason": ENDED}, {}
         alarms = float((scores[1] > limit).double().mean())
+        if self.grouped:
+            alarms = float(unit_shares(self._tested.units) @ (scores[1] > limit).double())
         tensors = {}
         if fitted is not None:
             tensors = {

@@ -2,6 +2,7 @@
 
 All is made of two rounds of whole-number sums (`sums.py`), as a simulation makes it of the answers.
 A site's sums are checked and added as they come, and what is kept of a site is what is told of it.
+Under secure aggregation only the sum of all sites comes, which is the same bit for bit.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Self
 
 import numpy as np
@@ -17,13 +19,13 @@ from torch import Tensor
 
 from fedsight.core.errors import DataError
 from fedsight.engines.remote.replies import Take
+from fedsight.engines.remote.sums import SumQuestion
 from fedsight.evaluation.trust.conformal import BINS, covered, smallest, threshold
 from fedsight.evaluation.trust.fit import Fit, FitFile
 from fedsight.evaluation.trust.images import TESTED
 from fedsight.evaluation.trust.measure import (
     ENDED,
     FEW,
-    MASKED,
     NOISED,
     OFF,
     TASK,
@@ -40,22 +42,25 @@ from fedsight.evaluation.trust.sums import (
     FitSums,
     S,
     added,
+    parts,
     read,
-    size,
 )
 from fedsight.program.federation import Federation
 from fedsight.program.program import Program
 from fedsight.program.views import listed
 
 OWN = "sites have parameters of their own, and these sums are of one model"
-MANY = f"deployed sites send these sums for at most {MOST_CLASSES} classes"
-ONE_HEAT = "at deployed sites one temperature is fitted, whatever trust.scaling says"
+MANY = f"these sums are made for at most {MOST_CLASSES} classes"
+ONE_HEAT = "to sums of sites one temperature is fitted, whatever trust.scaling says"
 NOBODY = "no site has released these sums"
 MADE_UP = "it sent sums that no model can have on its test images"
+ALL_MADE_UP = "the masked sum of the sites is one that no model can have on their test images"
+NO_SITE = "the sums of the sites were masked, so nothing is known of a single site"
+EXACT, MASKED, WITH_NOISE = "exact", "masked", "noised"  # how sums travelled
 
-# Asks all sites for so many numbers, of the losses or, at a temperature, of the scores, and has
-# those of one view after the other taken; returns why sites have sent none, by their names.
-Ask = Callable[[float | None, int, Take], Mapping[str, str]]
+# Asks all sites for the sums of a question, and has those of one view after the other taken, or the
+# masked sum of all; returns why sites have sent none, by their names.
+Ask = Callable[[SumQuestion, Take], Mapping[str, str]]
 
 
 def why_not_remote(federation: Federation) -> str | None:
@@ -74,8 +79,7 @@ def refused(program: Program, unlabelled: bool, own: bool, classes: int) -> str 
     reasons = {
         OFF: not program.trust.measured,
         TASK: not (program.task.scored and program.task.classed),
-        MASKED: program.secure.masks,
-        NOISED: program.privacy.protects,
+        NOISED: program.privacy.protects and program.secure.masks,
         UNLABELLED: unlabelled,
         OWN: own,
         MANY: classes > MOST_CLASSES,
@@ -90,10 +94,17 @@ def trusted_remote(federation: Federation, ask: Ask, file: FitFile) -> Trusted:
         return Trusted.left_out(reason)
     fit, unknown = file.read(), dict[str, str]()
     if fit is None:
-        fit, unknown = _fitted(federation, ask)
+        fit, unknown = fitted_by(federation, ask)
     if fit is None:
-        return Trusted.left_out(_why_nobody(unknown))
+        return Trusted.left_out(why_nobody(unknown), unknown)
     file.write(fit)
+    way = MASKED if federation.program.secure.masks else EXACT
+    return summed(federation, ask, fit, (TESTED, way))
+
+
+def summed(federation: Federation, ask: Ask, fit: Fit, how: tuple[str, str]) -> Trusted:
+    """What can be known of scores at the temperature of `fit`; `how`: which inputs it rests on, and
+    how sums of them travelled (empty: none did)."""
     least = TemperatureScaling.fewest(0)
     reason = "" if fit.images >= least else few(fit.images, least)
     if federation.program.trust.scaling != TemperatureScaling.kind:
@@ -106,7 +117,7 @@ def trusted_remote(federation: Federation, ask: Ask, file: FitFile) -> Trusted:
     counts = _Added(federation, CountSums, keep)
     more = counts.asked(ask, fit.temperature)
     if counts.total is None:
-        return Trusted.left_out(_why_nobody(more))
+        return Trusted.left_out(why_nobody(more), more)
     if not (int(counts.total.cover.sum()) and int(counts.total.tested.sum())):
         return Trusted.left_out(FEW)
     by_site = {
@@ -115,10 +126,12 @@ def trusted_remote(federation: Federation, ask: Ask, file: FitFile) -> Trusted:
         if view.site is not None and (name := federation.partition.name(view.site)) in of_sites
     }
     told = fit.temperature, fit.images, reason
-    return _Summed(federation, counts.total, by_site, told).all({**fit.without, **more})
+    made = _Summed(federation, counts.total, by_site, told, *how)
+    same = fit.without.keys() == more.keys()  # the sums are over the same sites
+    return made.all({**fit.without, **more}, counts.images - fit.images if same else None)
 
 
-def _fitted(federation: Federation, ask: Ask) -> tuple[Fit | None, dict[str, str]]:
+def fitted_by(federation: Federation, ask: Ask) -> tuple[Fit | None, dict[str, str]]:
     """The temperature with the least loss at all sites, or 1 where there are too few images; None
     if no site has answered. And why sites have not."""
     fits = _Added(federation, FitSums)
@@ -144,25 +157,34 @@ class _Added(Generic[S]):
         self._classes = len(federation.dataset.classes)
         self._listed = listed(federation.partition)
         self._without: dict[str, str] = {}
+        self.images = 0  # that the sites have declared
 
     def asked(self, ask: Ask, heat: float | None) -> dict[str, str]:
         """Add up what sites answer; returns why others are not in it, by name."""
-        why = ask(heat, size(self._kind, self._classes), self._take)
+        question = SumQuestion(heat, partial(parts, self._kind, self._classes))
+        why = ask(question, self._take)
         return {**why, **self._without}
 
-    def _take(self, number: int, numbers: Tensor) -> None:
-        view, sums = self._federation.views[number], read(self._kind, numbers, self._classes)
-        name = None if view.site is None else self._federation.partition.name(view.site)
-        if not sums.is_possible(len(view.indices)):
+    def _take(self, number: int | None, images: int, numbers: Tensor) -> None:
+        sums, site = read(self._kind, numbers, self._classes), None
+        if number is not None:
+            site = self._federation.views[number].site
+        name = None if site is None else self._federation.partition.name(site)
+        if not sums.is_possible(images):
             if name is not None:
                 self._without[name] = MADE_UP
+            elif number is None:
+                names = map(self._federation.partition.name, range(len(self._federation.partition)))
+                self._without |= dict.fromkeys(names, ALL_MADE_UP)
             return
         self.total = sums if self.total is None else added(self.total, sums)
-        if self._keep is not None and name is not None and view.site in self._listed:
+        self.images += images
+        if self._keep is not None and name is not None and site in self._listed:
             self._keep(name, sums)
 
 
-def _why_nobody(without: Mapping[str, str]) -> str:
+def why_nobody(without: Mapping[str, str]) -> str:
+    """Why there are no sums, by why each site has sent none."""
     reasons = {*without.values()}
     return reasons.pop() if len(reasons) == 1 else NOBODY
 
@@ -170,29 +192,40 @@ def _why_nobody(without: Mapping[str, str]) -> str:
 @dataclass(frozen=True)
 class _Summed:
     """What follows from the sums of all sites and of each; `fit` is the temperature, the number of
-    images that it was fitted to, and why it is not what was asked."""
+    images that it was fitted to, and why it is not what was asked; `by`: which images are covered,
+    `way`: how the sums travelled.
+    """
 
     federation: Federation
     total: CountSums
     by_site: Mapping[str, _OfSite]
     fit: tuple[float, int, str]
+    by: str
+    way: str
 
-    def all(self, without: Mapping[str, str]) -> Trusted:
-        """Everything; `without`: why sites are not in it."""
+    def all(self, without: Mapping[str, str], declared: int | None) -> Trusted:
+        """Everything; `without`: why sites are not in it; `declared`: how many images these have
+        that the temperature was not fitted to, if that is known."""
         settings, scaling = self.federation.program.trust, TemperatureScaling(self.fit[0])
         names = {name: one.cover for name, one in self.by_site.items() if one.cover.any()}
         sets = Sets(settings.sets, self.total.cover, names)
         calibration, diagrams = self._calibration(scaling)
-        summary = {"calibration": calibration, "sets": self._sets(sets), "ood": self._unlike()}
-        if without:
-            summary = {part: {**told, "without": dict(without)} for part, told in summary.items()}
+        ood = self._unlike()
+        summary = {"calibration": calibration, "sets": self._sets(sets), "ood": ood}
+        more: dict[str, Any] = {"without": dict(without)} if without else {}
+        if self.way:
+            more["sums"] = self.way
+        known = int(self.total.cover.sum() + self.total.tested.sum())
+        if self.way == MASKED and declared is not None and declared > known:
+            more["missing"] = declared - known  # a site that protects its images has sent zeros
+        summary = {part: {**told, **more} for part, told in summary.items()}
         facts = {
             "scaling": plain(scaling),
-            "by": TESTED,
+            "by": self.by,
             "apart": False,
             "head": None,
             "sets": {**sets.plain(), "guarantee": settings.guarantee},
-            "ood": summary["ood"],
+            "ood": ood,
             "reliability": diagrams,
         }
         return Trusted(summary, facts, {})
@@ -203,7 +236,7 @@ class _Summed:
         told = calibration_told(
             (both[0], both[1]), self.total.brier.tolist(), scaling, self.federation.program.seed
         )
-        told |= {"fitted": fitted, "tested": int(self.total.tested.sum()), "by": TESTED}
+        told |= {"fitted": fitted, "tested": int(self.total.tested.sum()), "by": self.by}
         told["by_site"] = {
             name: one.calibration for name, one in self.by_site.items() if one.cover.any()
         }
@@ -216,7 +249,7 @@ class _Summed:
         asked, tested = settings.coverage, int(self.total.tested.sum())
         known: dict[str, Any] = {
             "method": sets.method, "guarantee": settings.guarantee, "asked": asked,
-            "images": images, "tested": tested, "by": TESTED, "smallest": smallest(asked),
+            "images": images, "tested": tested, "by": self.by, "smallest": smallest(asked),
         }  # fmt: skip
         told = {
             name: self._at(sets, name) for name, one in self.by_site.items() if one.tested.any()
@@ -224,7 +257,7 @@ class _Summed:
         if settings.guarantee == SITE:
             each = [one for one in told.values() if one["coverage"] is not None]
             if not each:
-                return {**known, "reason": FEW}
+                return {**known, "reason": NO_SITE if self.way == MASKED else FEW}
             means = {
                 key: float(np.mean([one[key] for one in each])) for key in ("coverage", "size")
             }
@@ -256,7 +289,7 @@ class _Summed:
         asked, total = self.federation.program.trust.false_alarm, self.total
         images, tested = int(total.cover.sum()), int(total.tested.sum())
         told = {
-            "score": "energy", "asked": asked, "images": images, "tested": tested, "by": TESTED
+            "score": "energy", "asked": asked, "images": images, "tested": tested, "by": self.by
         }  # fmt: skip
         limit = threshold(total.energy_cover, 1 - asked)
         if limit is None:

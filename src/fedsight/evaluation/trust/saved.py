@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,24 +62,48 @@ class SavedTrust:
         return self.distance.scores(features.float() @ self.mixing) > self.limit
 
 
-def keep(store: RunStore, trust: Trusted) -> None:
-    """Write what is known, if anything is."""
+def keep(store: RunStore, trust: Trusted, model: Path) -> None:
+    """Write what is known of the model in this file, if anything is."""
     if not trust.facts:
         return
+    facts = {**trust.facts, "model": _sha256(model)}
     if trust.tensors:
         tensors = {name: value.contiguous() for name, value in trust.tensors.items()}
         write_atomically(store.folder / TENSORS, save(tensors))
-    store.write_json(FILE, trust.facts)
+        facts["tensors"] = _sha256(store.folder / TENSORS)
+    store.write_json(FILE, facts)
 
 
-def kept(store: RunStore, classes: int) -> SavedTrust | None:
-    """What the run folder knows of a model of so many classes; None: nothing. StoreError if a file
-    is broken."""
+def facts_of(store: RunStore, model: Path) -> dict[str, Any] | None:
+    """What `trust.json` in a folder says of the model in this file; None: there is no `trust.json`.
+
+    StoreError if it belongs to another model: its promise would not hold for the answers of this
+    one, and nothing would show it.
+    """
     path = store.folder / FILE
     if not path.is_file():
         return None
     facts = store.read_json(FILE)
-    if "risk" in facts:  # see `saved_risk.py`
+    if facts.get("model") != _sha256(model):
+        raise StoreError(
+            f"{path} belongs to another model than {model}: what it promises does not hold for it",
+            f"copy both files from the same folder, or remove {path} to do without sets",
+        )
+    return facts
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(content(path)).hexdigest()
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error}", "restore it from a copy") from error
+
+
+def kept(store: RunStore, classes: int, model: Path) -> SavedTrust | None:
+    """What a folder knows of the model of so many classes in this file; None: nothing. StoreError
+    if a file is broken, or belongs to another model."""
+    path, facts = store.folder / FILE, facts_of(store, model)
+    if facts is None or "risk" in facts:  # see `saved_risk.py`
         return None
     try:
         scaled, ood = scaling.of(facts["scaling"], classes), facts["ood"]
@@ -89,7 +114,7 @@ def kept(store: RunStore, classes: int) -> SavedTrust | None:
             raise TypeError("the name of the layer is not a text")
         distance = mixing = None
         if limit is not None and ood["score"] == "distance":
-            tensors = load(content(store.folder / TENSORS))
+            tensors = _tensors(store.folder / TENSORS, facts["tensors"])
             if not all(bool(torch.isfinite(one).all()) for one in tensors.values()):
                 raise ValueError("the tensors are not finite")
             distance = Distance(tensors["whitening"], tensors["means"])
@@ -107,6 +132,13 @@ def kept(store: RunStore, classes: int) -> SavedTrust | None:
     except (OSError, SafetensorError, RuntimeError) as error:
         path = store.folder / TENSORS
         raise StoreError(f"{path} is broken: {error}", "run it again") from error
+
+
+def _tensors(path: Path, sha256: object) -> dict[str, Tensor]:
+    if _sha256(path) != sha256:
+        cause = f"{path} is broken: it is not the file that {FILE} was written with"
+        raise StoreError(cause, "restore both files from a copy")
+    return load(content(path))
 
 
 def _one_in(facts: Mapping[str, Any]) -> int | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import StoreError
 from fedsight.evaluation.trust.risk import Risk
-from fedsight.evaluation.trust.saved import FILE
+from fedsight.evaluation.trust.saved import FILE, facts_of
 from fedsight.tasks.covering.base import Covering
 
 
@@ -20,16 +21,16 @@ class SavedRisk:
     apart: bool
 
 
-def kept_risk(store: RunStore, covering: Covering | None, classes: int) -> SavedRisk | None:
-    """What the run folder knows of a model of so many classes, whose task has this covering; None:
-    nothing. StoreError if the file is broken."""
+def kept_risk(
+    store: RunStore, covering: Covering | None, classes: int, model: Path
+) -> SavedRisk | None:
+    """What a folder knows of the model of so many classes in this file, whose task has this
+    covering; None: nothing. StoreError if the file is broken, or belongs to another model."""
     path = store.folder / FILE
-    if covering is None or not path.is_file():
+    facts = None if covering is None else facts_of(store, model)
+    if covering is None or facts is None or "risk" not in facts:
         return None
-    facts = store.read_json(FILE)
     try:
-        if "risk" not in facts:
-            return None
         apart = facts["apart"]
         if type(apart) is not bool:
             raise ValueError(f"'apart' is {apart!r}, which is not true or false")

@@ -18,6 +18,7 @@ from fedsight.evaluation.trust.conformal import (
     smallest,
     threshold,
 )
+from fedsight.evaluation.trust.units import unit_histogram
 from fedsight.program.views import LISTED
 
 MOST_IMAGES = 2**32  # in a bin
@@ -27,21 +28,41 @@ MIXTURE, SITE, CLASS = "mixture", "site", "class"  # for whom a guarantee holds
 @dataclass(frozen=True)
 class Sets:
     """The scores of the true class of held-out inputs, as histograms: of the images of each class
-    int64 [classes, BINS], and of each site [BINS] by its name."""
+    int64 [classes, BINS], and of each site [BINS] by its name. Where groups of images are counted,
+    `whole` [BINS] is that of all groups: one may be of several classes."""
 
     method: str
     classes: Tensor
     sites: Mapping[str, Tensor]
+    whole: Tensor | None = None
 
     @classmethod
     def counted(cls, method: str, probabilities: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """The histograms int64 [classes, BINS] of one site's images, by class."""
+        return cls.by_class(cls.truth(method, probabilities, labels, logits), labels, probabilities)
+
+    @classmethod
+    def truth(cls, method: str, probabilities: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+        """The scores [n] of the true classes."""
         each = scores(method, probabilities, draws(logits))
-        truth = each.gather(1, labels[:, None]).squeeze(1)
+        return each.gather(1, labels[:, None]).squeeze(1)
+
+    @classmethod
+    def by_class(
+        cls, truth: Tensor, labels: Tensor, probabilities: Tensor, units: Tensor | None = None
+    ) -> Tensor:
+        """The histograms int64 [classes, BINS] of scores [n], of images or of `units` [n]."""
         found = torch.zeros(probabilities.shape[1], BINS, dtype=torch.int64)
         for label in labels.unique().tolist():
-            found[label] = histogram(truth[labels == label])
+            mine = labels == label
+            of = histogram(truth[mine])
+            found[label] = of if units is None else unit_histogram(truth[mine], units[mine])
         return found
+
+    @property
+    def all(self) -> Tensor:
+        """The histogram [BINS] of all sites and classes together."""
+        return self.classes.sum(0) if self.whole is None else self.whole
 
     def limits(self, guarantee: str, coverage: float, site: str | None = None) -> Tensor:
         """The largest score [classes] with which each class is in a set; infinite for a class with
@@ -50,13 +71,14 @@ class Sets:
         Raises DataError where there are too few for any, with the smallest number that is enough,
         and for a site that is not known.
         """
+        counted = "inputs" if self.whole is None else "groups"
         if guarantee == CLASS:
             each = [threshold(counts, coverage) for counts in self.classes]
             if any(one is not None for one in each):
                 return torch.tensor([torch.inf if one is None else one for one in each])
             raise DataError(
-                f"{int(self.classes.sum(1).max())} held-out inputs of each class, at most, are too "
-                f"few for sets with a coverage of {coverage:g}",
+                f"{int(self.classes.sum(1).max())} held-out {counted} of each class, at most, are "
+                f"too few for sets with a coverage of {coverage:g}",
                 f"hold out at least {smallest(coverage)} of each class, with rounds.validation, or "
                 "ask for a lower coverage",
             )
@@ -74,11 +96,11 @@ class Sets:
                 )
             counts = self.sites[site]
         else:
-            counts = self.classes.sum(0)
+            counts = self.all
         found = threshold(counts, coverage)
         if found is None:
             raise DataError(
-                f"{int(counts.sum())} held-out inputs are too few for sets with a coverage of "
+                f"{int(counts.sum())} held-out {counted} are too few for sets with a coverage of "
                 f"{coverage:g}",
                 f"hold out at least {smallest(coverage)}, with rounds.validation, or ask for a "
                 "lower coverage",
@@ -95,7 +117,9 @@ class Sets:
 
     def plain(self) -> dict[str, Any]:
         """The histograms as values for JSON: pairs of a bin and a count that is not zero."""
+        whole = {} if self.whole is None else {"whole": _pairs(self.whole)}
         return {
+            **whole,
             "method": self.method,
             "classes": [_pairs(counts) for counts in self.classes],
             "sites": {name: _pairs(counts) for name, counts in self.sites.items()},
@@ -112,7 +136,8 @@ class Sets:
             raise ValueError("it is not of as many classes and sites as the run")
         by_class = torch.stack([_counts(pairs) for pairs in plain["classes"]])
         sites = {name: _counts(pairs) for name, pairs in plain["sites"].items()}
-        return cls(str(plain["method"]), by_class, sites)
+        whole = _counts(plain["whole"]) if "whole" in plain else None
+        return cls(str(plain["method"]), by_class, sites, whole)
 
 
 def _pairs(counts: Tensor) -> list[list[int]]:

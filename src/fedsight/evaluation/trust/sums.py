@@ -17,6 +17,7 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor
 
+from fedsight.core.types import PartSpec, PartSpecs
 from fedsight.evaluation.trust.answers import Answers
 from fedsight.evaluation.trust.calibration import (
     MOST,
@@ -140,9 +141,25 @@ def size(kind: type[Sums], classes: int) -> int:
     return sum(math.prod(shape) for shape in shapes(kind, classes).values())
 
 
+def parts(kind: type[Sums], classes: int, images: int) -> PartSpecs:
+    """The fields as parts that may be masked: of one site with at most so many test images."""
+    most = {"losses": int(MOST * UNIT), "brier": 2 * UNIT}
+    most |= dict.fromkeys(("reliable_cover", "reliable_tested"), UNIT)
+    return {
+        name: PartSpec((math.prod(shape),), torch.int64, bound=most.get(name, 1) * images)
+        for name, shape in shapes(kind, classes).items()
+    }
+
+
 def flat(sums: Sums) -> Tensor:
     """All numbers [size], one field after another."""
     return torch.cat([getattr(sums, one.name).reshape(-1) for one in fields(sums)])
+
+
+def payload(kind: type[Sums], numbers: Tensor, classes: int) -> dict[str, Tensor]:
+    """The fields, flat, of `numbers` [size] as `flat` makes them."""
+    lengths = {name: math.prod(shape) for name, shape in shapes(kind, classes).items()}
+    return dict(zip(lengths, numbers.split([*lengths.values()]), strict=True))
 
 
 def read(kind: type[S], numbers: Tensor, classes: int) -> S:

@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from torch import Tensor
 
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import StoreError
-from fedsight.core.files import make_folder, write_atomically
+from fedsight.core.files import make_folder
 from fedsight.data.base import Preprocess
 from fedsight.deploy.site.delivery.received import ReceivedOrder
 from fedsight.evaluation.trust.measure import Trusted
@@ -60,9 +59,9 @@ def write(folder: Path, program: Program, order: ReceivedOrder, made: Recogniser
     make_folder(partial)
     try:
         store = RunStore(partial)
-        write_atomically(partial / "model.safetensors", save(dict(made.tensors)))
+        model = store.save_model(made.tensors)
         store.write_program(program, Speed())
-        keep(store, made.trust)
+        keep(store, made.trust, model)
         store.write_json(
             "run.json",
             {

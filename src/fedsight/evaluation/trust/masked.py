@@ -1,0 +1,124 @@
+"""How far the common model's answers can be trusted, in a simulation of secure aggregation.
+
+Each site adds up what its own images say, as a deployed one does (`sums.py`), and masks it; only
+the sum of all sites is unmasked. Test images that belong to no site are added without masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsight.core.errors import SiteError
+from fedsight.core.types import Order
+from fedsight.engines.protected import order_digest, sums_digest
+from fedsight.engines.remote.replies import Take
+from fedsight.engines.remote.sums import SumQuestion
+from fedsight.evaluation.overall import Final
+from fedsight.evaluation.trust.answers import Respondent
+from fedsight.evaluation.trust.images import trust_images
+from fedsight.evaluation.trust.measure import FEW, INFINITE, Trusted
+from fedsight.evaluation.trust.remote import MASKED, fitted_by, summed, why_not_remote
+from fedsight.evaluation.trust.scaling import TemperatureScaling
+from fedsight.evaluation.trust.sums import CountSums, FitSums, Sums, flat, payload
+from fedsight.privacy.secagg.integers import Integers
+from fedsight.privacy.secagg.local import LocalExchange
+from fedsight.privacy.secagg.quantise import Quantiser
+from fedsight.privacy.secagg.words import Words
+from fedsight.program.views import LISTED
+
+NONE = -1  # the number of the site of images that belong to none
+MOST_SITES = LISTED  # more would take minutes: each has masks with many others, of all numbers
+TOO_MANY = f"a simulation masks these sums for at most {MOST_SITES} sites"
+
+
+def trusted_masked(final: Final) -> Trusted:
+    """Measure it for the model that a simulation ended with, whose sites mask what they send."""
+    if reason := why_not_remote(final.federation):
+        return Trusted.left_out(reason)
+    sites = _Sites(final)
+    if not sites.finite:
+        return Trusted.left_out(INFINITE)
+    if sites.count > MOST_SITES:
+        return Trusted.left_out(TOO_MANY)
+    try:
+        fit, _ = fitted_by(final.federation, sites.ask)
+        if fit is None:
+            return Trusted.left_out(FEW)
+        return summed(final.federation, sites.ask, fit, (sites.by, sites.way))
+    except SiteError as error:  # too few sites have images for a sum that hides each of them
+        return Trusted.left_out(error.cause)
+
+
+class _Sites:
+    """The sites of a simulation, which answer with masked sums."""
+
+    def __init__(self, final: Final) -> None:
+        self._final, self._federation = final, final.federation
+        images = trust_images(self._federation, apart=False)
+        asks = Respondent.of(final, apart=False)
+        self.by = images.by
+        self._parts = [asks.answers(part) for part in (images.fitted, images.cover, images.tested)]
+        there = torch.cat([part.origins for part in self._parts]).unique().tolist()
+        self._sites = [site for site in there if site != NONE]
+        self._nobodys = NONE in there
+
+    @property
+    def count(self) -> int:
+        """How many sites have sums to mask."""
+        return len(self._sites)
+
+    @property
+    def way(self) -> str:
+        """How the sums travel; empty where no image is a site's."""
+        return MASKED if self._sites else ""
+
+    @property
+    def finite(self) -> bool:
+        """Whether all answers are."""
+        return all(bool(torch.isfinite(part.logits).all()) for part in self._parts)
+
+    def ask(self, question: SumQuestion, take: Take) -> Mapping[str, str]:
+        """The sum of all sites' sums, and that of the images of none."""
+        if self._sites:
+            take(None, self._images(self._sites), self._masked(question))
+        if self._nobodys:
+            take(None, self._images([NONE]), flat(self._summed(question.temperature, NONE)))
+        return {}
+
+    def _images(self, sites: Iterable[int]) -> int:
+        return sum(len(part.of_site(site)) for part in self._parts for site in sites)
+
+    def _summed(self, temperature: float | None, site: int) -> Sums:
+        """What a site adds up."""
+        fitted, cover, tested = (part.of_site(site) for part in self._parts)
+        if temperature is None:
+            return FitSums.of(fitted)
+        method = self._federation.program.trust.sets
+        return CountSums.of(cover, tested, TemperatureScaling(temperature), method)
+
+    def _masked(self, question: SumQuestion) -> Tensor:
+        """The sum of what the sites send, without the masks; SiteError if they are too few."""
+        federation, heat = self._federation, question.temperature
+        names = {site: federation.partition.name(site) for site in self._sites}
+        most = max(self._images([site]) for site in self._sites)
+        integers = Integers.of(question.parts(most), len(names))
+        order = sums_digest(order_digest(Order(0, self._final.vector)), heat)
+        parameters = federation.program.secure.parameters(len(names))
+        bound = Quantiser({}, {}, None, 1, len(names), 1, integers=integers)
+        exchange = LocalExchange(federation.program.fingerprint)
+        maskers = exchange.begin(0, order, [*names.values()], parameters, bound)
+        total = Words(np.zeros(0, np.uint32), np.zeros(integers.length, np.uint64))
+        for site, name in names.items():
+            words = Words(np.zeros(0, np.uint32), integers.encode(self._sent(heat, site), name))
+            words.mask(maskers[name])
+            total.add(words)
+        exchange.finish(total, names.values())
+        return torch.cat([*integers.decode(total.integers).values()])
+
+    def _sent(self, heat: float | None, site: int) -> dict[str, Tensor]:
+        sums = self._summed(heat, site)
+        return payload(type(sums), flat(sums), len(self._federation.dataset.classes))

@@ -1,0 +1,103 @@
+"""What follows from the sites' histograms with noise: sets, and a threshold for unlike images.
+
+What comes of them on other images is not measured: sites add noise to all of their test images'
+histograms at once, which hides as little as it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedsight.engines.remote.sums import Noised
+from fedsight.evaluation.trust import noised
+from fedsight.evaluation.trust.conformal import BINS, threshold
+from fedsight.evaluation.trust.measure import Trusted
+from fedsight.evaluation.trust.remote import WITH_NOISE, why_nobody, why_not_remote
+from fedsight.evaluation.trust.scaling import plain
+from fedsight.evaluation.trust.sets import CLASS, SITE, Sets
+from fedsight.privacy.noised_sums import NoisedSums
+from fedsight.program.federation import Federation
+from fedsight.program.views import listed
+
+ALL_TESTED = "the test inputs"
+UNFITTED = "noise in sums of losses would hide what a temperature changes"
+BY_CLASS = "without noise it is not known how many inputs each class has"
+HIDDEN = "with the noise of {n} inputs' histograms the threshold is at the end of the scale"
+
+
+def trusted_noised(federation: Federation, ask: Callable[[], Noised]) -> Trusted:
+    """Ask the sites for histograms with noise, and make of them what can be known."""
+    if reason := why_not_remote(federation):
+        return Trusted.left_out(reason)
+    found, without = ask()
+    if not found:
+        return Trusted.left_out(why_nobody(without), without)
+    settings, sites = federation.program.trust, [*found.values()]
+    sets = _sets(federation, found)
+    both = {
+        "sets": _told_sets(federation, sets),
+        "ood": _told_unlike(_envelope(noised.ENERGY, sites), settings.false_alarm),
+    }
+    more: dict[str, Any] = {"sums": WITH_NOISE, **({"without": dict(without)} if without else {})}
+    summary = {part: {**told, **more} for part, told in both.items()}
+    facts = {
+        "scaling": plain(noised.PLAIN), "by": ALL_TESTED, "apart": False, "head": None,
+        "sets": {**sets.plain(), "guarantee": settings.guarantee},
+        "ood": summary["ood"], "reliability": {},
+    }  # fmt: skip
+    kept = {} if settings.guarantee == CLASS else facts
+    return Trusted({"calibration": {"reason": UNFITTED}, **summary}, kept, {})
+
+
+def _envelope(name: str, sites: Sequence[NoisedSums]) -> Tensor:
+    """The histogram [BINS] of all these sites together, by which no threshold is too low."""
+    noise = noised.deviation_of(one.deviation[name] for one in sites)
+    return noised.envelope(noised.added(sites, name), noise)
+
+
+def _sets(federation: Federation, found: Mapping[str, NoisedSums]) -> Sets:
+    """The histograms of all sites and of each. Of which class images are is not known: all are in
+    the first row, and no guarantee is by class."""
+    counts = torch.zeros(len(federation.dataset.classes), BINS, dtype=torch.int64)
+    counts[0] = _envelope(noised.SCORES, [*found.values()])
+    names = map(federation.partition.name, listed(federation.partition))
+    each = {name: _envelope(noised.SCORES, [found[name]]) for name in names if name in found}
+    return Sets(federation.program.trust.sets, counts, each)
+
+
+def _told_sets(federation: Federation, sets: Sets) -> dict[str, Any]:
+    """What the summary says of them; what comes of them is not measured."""
+    settings, images = federation.program.trust, int(sets.classes.sum())
+    known: dict[str, Any] = {
+        "method": sets.method, "guarantee": settings.guarantee, "asked": settings.coverage,
+        "images": images, "by": ALL_TESTED,
+    }  # fmt: skip
+    if settings.guarantee == CLASS:
+        return {**known, "reason": BY_CLASS}
+    if settings.guarantee == SITE:
+        most = max((int(one.sum()) for one in sets.sites.values()), default=0)
+        known["by_site"] = {name: {"images": int(one.sum())} for name, one in sets.sites.items()}
+        hidden = all(_limit(one, settings.coverage) is None for one in sets.sites.values())
+        return {**known, "reason": HIDDEN.format(n=most)} if hidden else known
+    limit = _limit(sets.classes.sum(0), settings.coverage)
+    return {**known, **_known_or_hidden(limit, images)}
+
+
+def _told_unlike(counts: Tensor, asked: float) -> dict[str, Any]:
+    images = int(counts.sum())
+    told = {"score": "energy", "asked": asked, "images": images, "by": ALL_TESTED}
+    return {**told, **_known_or_hidden(_limit(counts, 1 - asked), images)}
+
+
+def _limit(counts: Tensor, coverage: float) -> float | None:
+    """The threshold for this coverage; None if it would be the end of the scale."""
+    limit = threshold(counts, coverage)
+    return None if limit is None or limit >= 1 else limit
+
+
+def _known_or_hidden(limit: float | None, images: int) -> dict[str, Any]:
+    return {"reason": HIDDEN.format(n=images)} if limit is None else {"threshold": limit}
