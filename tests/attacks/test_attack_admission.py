@@ -22,7 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsight.core.errors import DeployError
-from fedsight.deploy.membership import kits, requests
+from fedsight.deploy.membership import certificates, kits, requests
+from fedsight.deploy.membership import federation as federations
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
 from fedsight.deploy.membership.requests import SigningRequest
 
@@ -177,6 +178,8 @@ def test_a_request_that_changes_while_it_is_admitted_is_signed_as_it_was_checked
         signed.append(request.read_bytes())
 
     monkeypatch.setattr(kits, "approve", approve)
+    monkeypatch.setattr(certificates, "check_days", lambda authority, days: None)
+    monkeypatch.setattr(federations, "certificate_in", lambda answer, name: b"")
     federation.admit(path)
     assert signed == [archive(members)] or b"ward.csr" in signed[0]
     assert MALLORY.encode() not in signed[0]
@@ -209,7 +212,7 @@ def test_any_damage_is_a_deploy_error(data: st.DataObject) -> None:
         found = read(bytes(whole))
     except DeployError:
         return
-    assert requests._NAME.fullmatch(found.site)
+    assert requests._NAME.fullmatch(found.name)
 
 
 INVITATION = """federation = "wards"

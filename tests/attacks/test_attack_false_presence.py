@@ -41,7 +41,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClientManager:
 
 def heartbeat(server: ClientManager, claimed: str, text: object) -> None:
     """The server handles a heartbeat whose context names `claimed`, as FLARE's event."""
-    engine = SimpleNamespace(client_manager=server, fire_event=lambda *_: None)
+    engine = SimpleNamespace(
+        client_manager=server,
+        fire_event=lambda *_: None,
+        server=SimpleNamespace(admin_server=None),
+    )
     context: FLContext = FLContextManager(engine, "localhost").new_context()
     sender = FLContext()
     sender.put(ReservedKey.IDENTITY_NAME, claimed, private=False, sticky=False)

@@ -91,11 +91,11 @@ def test_flare_allocates_what_a_session_without_any_right_says() -> None:
 def test_ours_hears_nothing_from_a_session_without_the_operators_certificate(
     certified: object,
 ) -> None:
-    gate = Gate("server")
+    gate = Gate("server", lambda: {OPERATOR: False})
     assert SAID
     assert all(gate.refuse(said(route, certified)) is not None for route in SAID)
 
 
 def test_the_operators_own_session_is_heard() -> None:
-    gate = Gate("server")
+    gate = Gate("server", lambda: {OPERATOR: False})
     assert all(gate.refuse(said(route, OPERATOR)) is None for route in SAID)

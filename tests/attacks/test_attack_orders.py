@@ -65,6 +65,7 @@ from nvflare.private.fed.utils.identity_utils import TokenVerifier
 from fedsight.deploy.flare.orders import Orders, OrdersComponent
 from fedsight.deploy.flare.process import set_limits
 from fedsight.deploy.flare.routes import TO_SERVER, TO_SITES, Gate, Route
+from fedsight.deploy.flare.updates import TOPIC
 from fedsight.deploy.membership.federation import OPERATOR as CERTIFIED
 from fedsight.deploy.membership.kits import write_policies
 from fedsight.deploy.processes import supervisor
@@ -128,7 +129,7 @@ def message(
 
 def at_server(found: Message) -> Message | None:
     """What our server makes of a message: None, or a refusal."""
-    refusal: Message | None = Gate("server").refuse(found)
+    refusal: Message | None = Gate("server", lambda: {CERTIFIED: False}).refuse(found)
     return refusal
 
 
@@ -393,8 +394,9 @@ def test_ours_follows_what_jobs_need_and_nothing_else(
     assert site.processors.keys() == {
         *(TrainingTopic.CHECK_RESOURCE, TrainingTopic.CANCEL_RESOURCE, TrainingTopic.DEPLOY),
         *(TrainingTopic.START_JOB, TrainingTopic.ABORT, TrainingTopic.NOTIFY_JOB_STATUS),
+        TOPIC,
     }
-    for topic in site.processors:
+    for topic in Orders().checks:
         assert "not the identifier of a job" in answer(site, topic, "")
 
 

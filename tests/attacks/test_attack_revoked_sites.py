@@ -30,7 +30,7 @@ Attack = Callable[..., AttackedSite]
 
 def by_number(self: Revocations, other: Revocations) -> list[str]:
     """The weakened build: a list with a higher number lacks nobody."""
-    return [] if self.number > other.number else list(other.sites)
+    return [] if self.number > other.number else list(other.names)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_longer_list_of_others_does_not_bring_a_site_back(
     said = propose(*ward, listed(tmp_path, 2, "lyon", "rome"))
     assert (said == "") == weak
     assert weak or "does not name 'oslo'" in said
-    assert ("oslo" not in Revocations.read(ward[0].home).sites) == weak
+    assert ("oslo" not in Revocations.read(ward[0].home).names) == weak
 
 
 @pytest.mark.parametrize("weak", [True, False])

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import tomli_w
-from authorities import authority, give, show
+from authorities import authority, certify, give, give_kit, show
 from command_line import cli
 
 from fedsight.cli import doctor_deployed
@@ -69,7 +69,7 @@ def test_a_site_that_was_not_admitted(site: Path) -> None:
 
 def test_a_server_that_does_not_answer_and_a_certificate_near_its_end(site: Path) -> None:
     certificate = show(site)
-    (certificate.parent / "client.crt").write_bytes(certificate.read_bytes())  # for a day
+    (certificate.parent / "client.crt").write_bytes(certify("lyon", "client", 0.9))
     code, found = doctor("site", "doctor", site)
     assert code == 1
     assert found["network"]["state"] == "bad"
@@ -78,6 +78,7 @@ def test_a_server_that_does_not_answer_and_a_certificate_near_its_end(site: Path
         "note",
         "valid for 0 more days",
     )
+    assert found["certificate"]["cure"] == "ask the operator for: fedsight federation renew lyon"
 
 
 @contextmanager
@@ -273,6 +274,37 @@ def test_a_federation_and_its_sites(federation: FederationFolder) -> None:
     assert states["keys"] == "ok"
     (federation.folder / "ca" / "rootCA.key").chmod(0o644)
     assert doctor(*words)[1]["keys"]["state"] == "bad"
+
+
+def test_certificates_that_end_soon_are_named_with_the_cure(federation: FederationFolder) -> None:
+    folder = federation.folder
+    (folder / "operators").mkdir()
+    record = 'admitted = "2026"\nrequest = "x"\nread_only = false\n'
+    for name, left in (("anna@lyon.example", 20), ("ben@lyon.example", 200)):
+        (folder / "operators" / f"{name}.toml").write_text(record)
+        (folder / "operators" / f"{name}.crt").write_bytes(certify(name, "lead", left))
+    for name, left in zip("abcd", (-0.5, 29.5, 30.5, 299.5), strict=True):
+        (folder / "admitted" / f"{name}.crt").write_bytes(certify(name, "client", left, begins=-5))
+    startup = give_kit(folder / "server", "localhost", "server", 300)
+    (startup / "client.crt").rename(startup / "server.crt")
+    _, found = doctor("federation", "doctor", "--federation", folder)
+    said = {what: one["value"] for what, one in found.items() if "renew" in one["cure"]}
+    assert said.keys() == {"operator anna@lyon.example", "certificate of a", "certificate of b"}
+    assert said["certificate of a"].startswith("expired on ")
+    assert found["certificate of a"]["state"] == "bad"
+    assert found["certificate of b"]["cure"] == "fedsight federation renew"
+    assert found["authority's certificate"]["state"] == "ok"
+    words = ("federation", "status", "--federation", folder)
+    text = " ".join(cli(*words).out.split())
+    assert "The certificate of the site 'a' ended on" in text
+    assert "'b' ends in 29 days" in text
+    assert "'anna@lyon.example' ends in 19 days" in text
+    assert "'c'" not in text
+    table = json.loads(cli(*words, "--json").out)["certificates"]
+    assert {one["name"]: one["days"] for one in table if one["kind"] == "site"} == {
+        **{"a": -1, "b": 29},
+        **{"c": 30, "d": 299},
+    }
 
 
 def test_a_server_that_runs_older_code_is_named(federation: FederationFolder) -> None:

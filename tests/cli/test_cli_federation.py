@@ -336,7 +336,7 @@ def test_the_sites_are_told_of_a_revocation_even_if_the_server_does_not_answer(
     monkeypatch.setattr(server, "disable_site", refuse)
     text = refused(8, "federation", "revoke", "a", "--federation", made.folder)
     assert "the server cannot be reached" in text
-    assert made.revocations.sites == ("a",)
+    assert made.revocations.names == ("a",)
 
 
 @pytest.mark.parametrize("key", [None, b"torn"])

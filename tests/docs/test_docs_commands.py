@@ -17,7 +17,8 @@ def test_commands_and_options_that_are_named_exist(page: str) -> None:
             words = words[flag == "--lang" :]
         if not words or words in [[group] for group in GROUPS]:
             continue
-        name = " ".join(words[: 2 if words[0] in GROUPS else 1])
-        assert name in known, mention
+        names = (" ".join(words[:length]) for length in (3, 2, 1))  # of a group in a group, first
+        name = next((one for one in names if one in known), "")
+        assert name, mention
         flags = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert flags <= known[name], mention

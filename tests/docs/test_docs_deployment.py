@@ -73,9 +73,9 @@ def test_the_files_of_the_page_are_valid(tmp_path: Path) -> None:
 
 def test_the_pages_keys_and_kits_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From `init` to `revoke`, each command where the page says, files carried by hand."""
-    operator, site = tmp_path / "operator", tmp_path / "hospital"
-    operator.mkdir()
-    site.mkdir()
+    operator, site, anna = (tmp_path / name for name in ("operator", "hospital", "anna"))
+    for machine in (operator, site, anna):
+        machine.mkdir()
     said: dict[str, str] = {}
 
     def type_in(where: Path, what: str, words: list[str]) -> None:
@@ -90,6 +90,9 @@ def test_the_pages_keys_and_kits_fit(tmp_path: Path, monkeypatch: pytest.MonkeyP
     join = next(words for words in lines if words[:2] == ["site", "init"])
     log = next(words for words in lines if words[:2] == ["site", "log"])
     ledger = next(words for words in lines if words[:2] == ["site", "ledger"])
+    ask = next(words for words in lines if words[:2] == ["operator", "init"])
+    add, listed, dismiss = (words for words in lines if words[:2] == ["federation", "operator"])
+    renew = next(words for words in lines if words[:2] == ["federation", "renew"])
     type_in(operator, "init", init)
     shutil.copy(operator / "hospitals/invitation.toml", site)
     type_in(site, "join", join)
@@ -101,11 +104,22 @@ def test_the_pages_keys_and_kits_fit(tmp_path: Path, monkeypatch: pytest.MonkeyP
     type_in(site, "ledger", ledger)
     moved = [words for words in lines if words[:2] == ["site", "init"]][-1]
     type_in(site, "moved", moved)  # the same invitation again keeps the key
+    shutil.copy(operator / "hospitals/invitation.toml", anna)
+    type_in(anna, "ask", ask)
+    (request,) = anna.glob("*/*.request.zip")
+    shutil.copy(request, operator)
+    type_in(operator, "add", add)
+    type_in(operator, "listed", listed)
+    type_in(operator, "renew", renew)
     type_in(operator, "revoke", revoke)
+    type_in(operator, "dismiss", dismiss)
     told, shown = (re.findall(r"Authority: (\S+)", said[key]) for key in ("init", "join"))
     assert told == shown  # what operator and owner compare
     assert "lyon" in said["status"]
     assert "Revoked 'lyon'" in said["revoke"]
+    assert "anna@lyon.example" in said["listed"]
+    assert "anna@lyon.example, operator@fedsight.local, lyon" in said["renew"]
+    assert "Revoked the operator 'anna@lyon.example'" in said["dismiss"]
     for name in re.findall(r"`(hospitals/[\w/.]+|lyon/[\w/.]+)`", text(PAGE)):
         where = operator if name.startswith("hospitals") else site
         if not name.startswith(MADE_LATER):

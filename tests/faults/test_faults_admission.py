@@ -8,6 +8,7 @@ import json
 import shutil
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,12 +21,16 @@ from loopback import Loopback
 from processes import DEPLOYED, wait_until
 
 from fedsight.core.errors import DeployError, SiteError
-from fedsight.deploy.membership import kits, presence
+from fedsight.deploy.membership import certificates, kits, presence
 from fedsight.deploy.membership.federation import OPERATOR
+from fedsight.deploy.membership.operator_folder import OperatorFolder, act_as
+from fedsight.deploy.membership.operators import GLANCE
+from fedsight.deploy.membership.renewal import renew
 from fedsight.deploy.membership.revocations import Revocations
 from fedsight.deploy.server.job_definition import write_job
+from fedsight.deploy.server.looking import look
 from fedsight.deploy.server.operator import open_session
-from fedsight.deploy.server.server import disable_site
+from fedsight.deploy.server.server import disable_site, end_jobs
 from fedsight.governance.ledger import Ledger
 
 SILENT = 3.0  # seconds after which a server that has not hung up has let somebody in
@@ -169,28 +174,79 @@ def test_a_revoked_site_is_out_at_once_and_stays_out(server: Loopback) -> None:
     server.running.pop(home).wait()
 
 
-def member(made: Loopback, folder: Path) -> Path:
-    """The kit of somebody whom the authority lets look on, but not submit."""
-    federation, name = made.federation, "guest@fedsight.local"
-    request = kits.request(folder / "request", federation.name, name, "member")
-    kits.approve(federation.folder, request, folder / "guest.signed.zip", 10)
-    fingerprint = federation.invitation.fingerprint
-    kits.unpack(folder / "guest.signed.zip", folder / "request", fingerprint, folder / "kit")
-    return folder / "kit"
+def operator(made: Loopback, folder: Path, name: str, read_only: bool) -> OperatorFolder:
+    """Another operator, who was admitted."""
+    invitation = made.federation.invitation
+    request = OperatorFolder.create(folder / name, name, invitation, read_only)
+    made.federation.add_operator(request, read_only)
+    found = OperatorFolder.open(folder / name)
+    found.install_kit()
+    return found
 
 
-@pytest.mark.parametrize("user", ["site-00", "guest@fedsight.local"])
-def test_a_session_takes_the_operators_certificate(
-    server: Loopback, tmp_path: Path, user: str
+def some_job(folder: Path, name: str = "job") -> Path:
+    """A job that the site is to refuse, or to have nothing to do in."""
+    write_job(folder / name, name, ["site-00"], {"run": "r", "fingerprint": "f", "number": 1})
+    return folder / name
+
+
+def test_who_may_only_read_sees_the_federation_and_starts_nothing(
+    server: Loopback, tmp_path: Path
 ) -> None:
-    kit = member(server, tmp_path)
-    if user in server.sites:
-        for name in ("client.crt", "client.key"):
-            shutil.copy(server.sites[user].kit / "startup" / name, kit / "startup" / name)
+    guest = operator(server, tmp_path, "guest@oslo.example", True)
+    renew(server.federation, [guest.name], days=900)
+    table = look(guest, "status")
+    assert table["federation"] == server.federation.name
+    assert certificates.days_left(certificates.read(guest.kit / "startup" / "client.crt")) == 899
+    with pytest.raises(DeployError, match="no run 'none'"):
+        look(guest, "report", "none")
+    with pytest.raises(DeployError, match="may look on, and start, stop and revoke nothing"):
+        act_as(server.federation, guest.folder)
+    # As FLARE's own API, without our command line.
+    with open_session(guest.kit, guest.name, 10) as session:
+        for forbidden in (
+            lambda: session.abort("6ba7b810-9dad-11d1-80b4-00c04fd430c8"),
+            lambda: session.disable_site("site-00"),
+            lambda: session.submit(some_job(tmp_path)),
+        ):
+            with pytest.raises(DeployError, match="the server refused"):
+                forbidden()
+    assert not list((server.server / "kit" / "jobs").glob("*/meta"))
+
+
+def is_refused(made: Loopback, kit: Path, user: str) -> bool:
+    """Whether the server lets nobody log in with this kit and name."""
+    log = made.server / "kit" / "log.txt"
+    before = log.read_text().count(f"Created user session for {user}")
     with pytest.raises(DeployError, match=f"refuses {user}"), open_session(kit, user, 0):
         pass
-    log = server.server / "kit" / "log.txt"
-    assert f"Created user session for {user}" not in log.read_text()
+    return log.read_text().count(f"Created user session for {user}") == before
+
+
+def test_a_session_of_a_revoked_operator_ends(server: Loopback, tmp_path: Path) -> None:
+    own = operator(server, tmp_path, "gone@oslo.example", False)
+    with open_session(own.kit, own.name, 10) as session:
+        number = session.submit(some_job(tmp_path))  # it waits: the site is not there
+        server.federation.revoke(own.name, "has left")
+        time.sleep(2 * GLANCE)
+        with pytest.raises(DeployError, match="the server refused"):
+            session.submit(some_job(tmp_path, "other"))
+    assert end_jobs(server.federation, OPERATOR) == 0
+    assert end_jobs(server.federation, own.name) == 1
+    with open_session(server.federation.operator_kit, OPERATOR, 10) as session:
+        wait_until(lambda: session.status(number).startswith("FINISHED"), DEPLOYED)
+    assert is_refused(server, own.kit, own.name)
+    with pytest.raises(DeployError, match=r"'gone@oslo.example' was revoked: has left"):
+        act_as(server.federation, own.folder)
+
+
+def test_a_site_opens_no_session(server: Loopback, tmp_path: Path) -> None:
+    """With FLARE's kit of an operator around its certificate."""
+    shutil.copytree(server.federation.operator_kit, tmp_path / "kit")
+    for name in ("client.crt", "client.key"):
+        own = server.sites["site-00"].kit / "startup" / name
+        shutil.copy(own, tmp_path / "kit" / "startup" / name)
+    assert is_refused(server, tmp_path / "kit", "site-00")
 
 
 @pytest.fixture(scope="module")
@@ -282,3 +338,50 @@ def test_who_is_revoked_again_is_dropped_at_once(connected: Loopback) -> None:
     wait_until(lambda: not connected.alive("site-02"), DEPLOYED)
     assert connected.alive("site-00")
     assert "site-02" not in connected.federation.admitted()
+
+
+def came(made: Loopback, site: str) -> float:
+    """When the server first heard from the site's process."""
+    found = presence.presence(made.federation.presences, site)
+    return 0.0 if found is None else found.since
+
+
+def test_a_running_site_gets_its_renewed_certificate_and_the_list_of_revocations(
+    connected: Loopback,
+) -> None:
+    """And connects with it, to a server that has a renewed one, too."""
+    home = connected.sites["site-00"].folder
+    path = home / "kit" / "startup" / "client.crt"
+    connected.federation.sign_revocations()
+    renew(connected.federation, days=950)
+    wait_until(lambda: certificates.days_left(certificates.read(path)) == 949, DEPLOYED)
+    wait_until(
+        lambda: Revocations.read(home).lacking(connected.federation.revocations) == [], DEPLOYED
+    )
+    killed = time.time()
+    for folder in (connected.server, home):
+        connected.kill(folder, "parent")
+    wait_until(lambda: came(connected, "site-00") > killed, DEPLOYED)
+    shown = ssl.get_server_certificate(("localhost", connected.federation.invitation.port))
+    assert certificates.days_left(x509.load_pem_x509_certificate(shown.encode())) == 949
+    taken = [e for e in connected.federation.events() if e["event"] == "certificate taken"]
+    assert [event["site"] for event in taken].count("site-00") == 1
+
+
+def test_a_site_refuses_the_job_of_an_operator_on_its_list_whatever_the_server_says(
+    connected: Loopback, tmp_path: Path
+) -> None:
+    """The server's records are those of an older backup, which knows nothing of it."""
+    own = operator(connected, tmp_path, "late@oslo.example", False)
+    home = connected.sites["site-00"].folder
+    connected.federation.revoke(own.name, "has left")
+    connected.federation.sign_revocations()
+    wait_until(lambda: own.name in Revocations.read(home).names, DEPLOYED)
+    (connected.federation.folder / "revoked.json").write_text("{}")
+    time.sleep(2 * GLANCE)
+    with open_session(own.kit, own.name, 10) as session:
+        number = session.submit(some_job(tmp_path))
+        wait_until(lambda: session.status(number).startswith(("FAILED", "FINISHED")), DEPLOYED)
+        assert not session.status(number).endswith("COMPLETED")
+    said = [log.read_text() for log in (home / "kit").rglob("log.txt")]
+    assert any(f"signed by {own.name}, who was revoked" in text for text in said)

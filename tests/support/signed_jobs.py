@@ -17,6 +17,7 @@ from nvflare.lighter.utils import (
 
 from fedsight.deploy.server.job_definition import write_job
 
+OPERATOR = "operator@fedsight.local"
 JOB = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 ARGUMENTS = {"run": "first", "fingerprint": "27" * 32, "number": 7}
 
@@ -33,10 +34,10 @@ class Authority:
         """Write its certificate, as a site has it."""
         path.write_bytes(serialize_cert(self._root))
 
-    def certificate(self, role: str, path: Path) -> rsa.RSAPrivateKey:
+    def certificate(self, role: str, path: Path, name: str = OPERATOR) -> rsa.RSAPrivateKey:
         """Write a certificate with the role `role`; returns its private key."""
         private, public = generate_keys()
-        identity = Identity("operator@fedsight.local", "operator", role)
+        identity = Identity(name, "operator", role)
         made = generate_cert(identity, self._name, self._key, public)
         path.write_bytes(serialize_cert(made))
         return private
@@ -48,11 +49,16 @@ def job(folder: Path) -> Path:
     return folder / "app"
 
 
-def signed(app: Path, authority: Authority, role: str = "lead") -> bytes:
+def signed(app: Path, authority: Authority, role: str = "lead", name: str = OPERATOR) -> bytes:
     """The archive of a job, signed by somebody with the role `role`."""
-    certificate = app.parent / "signer.crt"
-    sign_folders(str(app), authority.certificate(role, certificate), str(certificate))
+    sign(app, authority, role, name)
     return packed(app)
+
+
+def sign(app: Path, authority: Authority, role: str = "lead", name: str = OPERATOR) -> None:
+    """Sign all files in a folder, as FLARE does."""
+    certificate = app.parent / "signer.crt"
+    sign_folders(str(app), authority.certificate(role, certificate, name), str(certificate))
 
 
 def packed(app: Path, compression: int = zipfile.ZIP_STORED) -> bytes:

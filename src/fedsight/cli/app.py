@@ -16,6 +16,7 @@ from fedsight.cli import (
     faces,
     federation,
     init,
+    operators,
     plan,
     privacy,
     report,
@@ -58,6 +59,7 @@ app.add_typer(privacy.app, name="privacy", cls=Group)
 app.add_typer(faces.app, name="faces", cls=Group)
 app.add_typer(runs.app, name="runs", cls=Group)
 app.add_typer(federation.app, name="federation", cls=Group)
+app.add_typer(operators.app, name="operator", cls=Group)
 app.add_typer(server.app, name="server", cls=Group)
 app.add_typer(site.app, name="site", cls=Group)
 

@@ -18,7 +18,9 @@ from fedsight.cli.doctor import Finding
 from fedsight.core.errors import ConfigError, FedSightError
 from fedsight.core.files import json_object, refuse_readable
 from fedsight.deploy.membership import kits, overview, presence
-from fedsight.deploy.membership.federation import FederationFolder, Invitation
+from fedsight.deploy.membership.certificates import AUTHORITY_SOON, SOON, days_left, read
+from fedsight.deploy.membership.federation import OPERATOR, FederationFolder, Invitation
+from fedsight.deploy.membership.renewal import certified
 from fedsight.deploy.monitoring.settings import check, read_server
 from fedsight.deploy.package import installed, stated
 from fedsight.deploy.processes import supervisor
@@ -35,7 +37,6 @@ CONNECT_TIMEOUT = 5.0  # seconds
 VERDICT_TIMEOUT = 2.0  # seconds for the server to refuse this side's certificate
 VERDICT_STEP = 0.05  # seconds
 LEAST_DISK = 1 << 30  # bytes
-SOON = 30  # days before a certificate expires
 
 
 def site_findings(site: SiteFolder, program: Path | None) -> Iterator[Finding]:
@@ -45,7 +46,8 @@ def site_findings(site: SiteFolder, program: Path | None) -> Iterator[Finding]:
     yield from _ledger(site.folder)
     startup = site.kit / "startup"
     if startup.is_dir():
-        yield from _certificate(message("certificate"), startup / "client.crt")
+        ask = message("ask the operator for: fedsight federation renew {name}", name=site.name)
+        yield from _certificate(message("certificate"), startup / "client.crt", ask)
         yield from _server(site.invitation, startup)
     else:
         cure = message("send {name}.request.zip to the operator", name=site.name)
@@ -61,13 +63,14 @@ def federation_findings(federation: FederationFolder) -> Iterator[Finding]:
     yield from _tried(message("keys"), lambda: kits.check_keys_private(federation.folder))
     yield from _authority(federation)
     server, operator = (one / "startup" for one in (_kit(federation), federation.operator_kit))
-    yield from _certificate(message("server's certificate"), server / "server.crt")
-    yield from _certificate(message("operator's certificate"), operator / "client.crt")
+    renew = "fedsight federation renew"
+    yield from _certificate(message("server's certificate"), server / "server.crt", renew)
+    yield from _certificates(federation, renew)
     yield _disk(federation.folder)
     yield from _tried(message("monitoring"), lambda: read_server(federation.folder))
     yield from _running_server(federation)
     if supervisor.is_running(federation.server_home):
-        yield from _server(federation.invitation, operator)
+        yield from _server(federation.invitation, operator, server / "server.crt")
     yield from _members(federation)
 
 
@@ -124,7 +127,24 @@ def _ledger(home: Path) -> Iterator[Finding]:
         yield Finding(message("clock"), "bad", value, message("correct the clock"))
 
 
-def _certificate(what: Text, path: Path) -> Iterator[Finding]:
+def _certificates(federation: FederationFolder, cure: str) -> Iterator[Finding]:
+    """How long the certificates of the operators are valid, and of sites those that end soon."""
+    try:
+        members = certified(federation)
+    except FedSightError as error:
+        yield _fault(message("certificates"), error)
+        return
+    for one in members:
+        if one.kind == "operator":
+            kit = federation.operator_kit / "startup" / "client.crt"
+            path = kit if one.name == OPERATOR and kit.exists() else one.path
+            yield from _certificate(message("operator {name}", name=one.name), path, cure)
+        elif one.kind == "site":
+            found = _certificate(message("certificate of {name}", name=one.name), one.path, cure)
+            yield from (finding for finding in found if finding.state != "ok")
+
+
+def _certificate(what: Text, path: Path, renew: Text | str, soon: int = SOON) -> Iterator[Finding]:
     """How long a certificate is valid; before it is, the clock is wrong."""
     try:
         found = x509.load_pem_x509_certificate(path.read_bytes())
@@ -139,20 +159,18 @@ def _certificate(what: Text, path: Path) -> Iterator[Finding]:
         return
     days = (ends - now).days
     if now > ends:
-        value, cure = message("expired on {time}", time=ends.date()), _renew()
-        yield Finding(what, "bad", value, cure)
+        yield Finding(what, "bad", message("expired on {time}", time=ends.date()), renew)
     else:
         value = message("valid for {n:,} more days", n=days)
-        soon = days < SOON
-        yield Finding(what, "note" if soon else "ok", value, _renew() if soon else "")
+        few = days < soon
+        yield Finding(what, "note" if few else "ok", value, renew if few else "")
 
 
-def _renew() -> Text:
-    return message("see Certificates in docs/how-to/deploy-a-federation.md")
+def _server(invitation: Invitation, startup: Path, own: Path | None = None) -> Iterator[Finding]:
+    """Whether the server's name resolves, its port answers, and both sides' certificates fit.
 
-
-def _server(invitation: Invitation, startup: Path) -> Iterator[Finding]:
-    """Whether the server's name resolves, its port answers, and both sides' certificates fit."""
+    `own`: the server's certificate, as it lies on this machine.
+    """
     host, port = invitation.host, invitation.port
     what = message("network")
     try:
@@ -160,7 +178,7 @@ def _server(invitation: Invitation, startup: Path) -> Iterator[Finding]:
             address = plain.getpeername()[0]
             said = {"host": host, "port": port, "address": address}
             yield Finding(what, "ok", message("{host}:{port} answers ({address})", **said))
-            yield _tls(plain, host, startup)
+            yield from _tls(plain, host, startup, own)
     except socket.gaierror:
         value = message("the name {host} does not resolve", host=host)
         yield Finding(what, "bad", value, message("add it to the DNS or to /etc/hosts"))
@@ -171,7 +189,7 @@ def _server(invitation: Invitation, startup: Path) -> Iterator[Finding]:
         yield Finding(what, "bad", value, cure)
 
 
-def _tls(plain: socket.socket, host: str, startup: Path) -> Finding:
+def _tls(plain: socket.socket, host: str, startup: Path, own: Path | None) -> Iterator[Finding]:
     """Whether both ends accept each other's certificates; the server's names its host."""
     what = "TLS"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -185,13 +203,30 @@ def _tls(plain: socket.socket, host: str, startup: Path) -> Finding:
     except (OSError, ssl.SSLError) as error:
         value = message("refused: {error}", error=error)
         cure = message("a proxy that opens TLS, another federation, or an expired certificate")
-        return Finding(what, "bad", value, cure)
-    subject = x509.load_der_x509_certificate(certificate).subject
-    names = [str(one.value) for one in subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        yield Finding(what, "bad", value, cure)
+        return
+    shown = x509.load_der_x509_certificate(certificate)
+    attributes = shown.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    names = [str(one.value) for one in attributes]
     if host not in names:
         value = message("the server's certificate is for {names}", names=", ".join(names))
-        return Finding(what, "bad", value, message("ask the operator for the invitation again"))
-    return Finding(what, "ok", message("both ends accept each other"))
+        yield Finding(what, "bad", value, message("ask the operator for the invitation again"))
+        return
+    yield Finding(what, "ok", message("both ends accept each other"))
+    yield from _shown(shown, own)
+
+
+def _shown(certificate: x509.Certificate, own: Path | None) -> Iterator[Finding]:
+    """Whether the certificate that the server shows ends soon, or is not the one that it has."""
+    days = days_left(certificate)
+    if own is not None and read(own) != certificate:
+        value = message("the server shows an older one, for {n:,} more days", n=days)
+        cure = message("start the server again; a run in progress goes on")
+        yield Finding(message("server's certificate"), "note", value, cure)
+    elif own is None and days < SOON:
+        value = message("the one that the server shows is valid for {n:,} more days", n=days)
+        cure = message("ask the operator for: fedsight federation renew")
+        yield Finding(message("server's certificate"), "note", value, cure)
 
 
 def _await_verdict(secured: ssl.SSLSocket) -> None:
@@ -296,15 +331,19 @@ def _program(site: SiteFolder, settings: str, path: Path) -> Iterator[Finding]:
 
 
 def _authority(federation: FederationFolder) -> Iterator[Finding]:
-    """The authority's certificate and key, and whether the list of revoked sites is signed."""
+    """The authority's certificate and key, and whether the list of revocations is signed."""
     ca = federation.folder / "ca"
-    yield from _certificate(message("authority's certificate"), ca / kits.AUTHORITY)
+    last = message(
+        "nothing can be signed for longer; create a new federation before, and have all join it"
+    )
+    what, path = message("authority's certificate"), federation.authority
+    yield from _certificate(what, path, last, AUTHORITY_SOON)
     if not (ca / kits.AUTHORITY_KEY).exists():
         cure = message("needed to admit sites and to sign revocations; restore the folder `ca`")
         yield Finding(message("authority's key"), "note", message("not on this machine"), cure)
     if not federation.lists_revoked:
-        cure = message("revoke a site again, with the authority's key in place")
-        value = message("revoked sites are missing from the signed list")
+        cure = message("revoke one of them again, with the authority's key in place")
+        value = message("names are missing from the signed list")
         yield Finding(message("revocations"), "note", value, cure)
 
 

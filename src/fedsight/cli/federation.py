@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedsight.cli.demo import demo_command
+from fedsight.cli.mistyped import Group
+from fedsight.cli.operators import members
 from fedsight.cli.output import JsonOption, echo
-from fedsight.cli.place import FederationOption, open_federation
-from fedsight.core.errors import FedSightError
+from fedsight.cli.place import FederationOption, OperatorOption, open_federation
+from fedsight.cli.renewal import renew_command
+from fedsight.core.errors import DeployError, FedSightError
 from fedsight.language.message import message
 
 if TYPE_CHECKING:
@@ -113,14 +116,19 @@ def revoke_command(
     site: Annotated[str, typer.Argument(metavar="SITE", help="A site's name.", show_default=False)],
     federation: FederationOption = None,
     why: Annotated[str, typer.Option(help="The reason, for the history.", show_default=False)] = "",
+    operator: OperatorOption = None,
 ) -> None:
     """Exclude a site for good: its connection is dropped, and nothing from it is counted.
 
     Example: fedsight federation revoke ward-3 --why "its machine was stolen"
     """
+    from fedsight.deploy.membership.requests import is_operators
     from fedsight.deploy.requirements import need_engine
 
-    found = open_federation(federation)
+    found = open_federation(federation, operator)
+    if is_operators(site):
+        cause = f"'{site}' is the name of an operator"
+        raise DeployError(cause, "use: fedsight federation operator revoke")
     found.revoke(site, why)
     try:
         need_engine()
@@ -131,23 +139,23 @@ def revoke_command(
             what = message("the server has dropped its connection and refuses it from now on")
         echo(message("Revoked '{site}': {what}", site=site, what=what))
     finally:  # the sites are told even if the server cannot be
-        _sign_revocations(found)
+        sign_revocations(found)
 
 
-def _sign_revocations(found: FederationFolder) -> None:
-    """Sign the list of revoked sites, and say whether that was possible."""
+def sign_revocations(found: FederationFolder) -> None:
+    """Sign the list of revocations, and say whether that was possible."""
     try:
         found.sign_revocations()
     except FedSightError:
         text = message(
-            "The list of revoked sites could not be signed with the key in {folder}, so the sites "
-            "are not told. Put the authority's key there and revoke the site again.",
+            "The list of revocations could not be signed with the key in {folder}, so the sites "
+            "are not told. Put the authority's key there and revoke again.",
             folder=found.folder / "ca",
         )
     else:
         text = message(
-            "The signed list of revoked sites has the number {n}. The sites hold it from their "
-            "next run on, and then refuse a server that was restored from an older backup.",
+            "The signed list of revocations has the number {n}. A running server sends it to the "
+            "sites; those that have it refuse a server that was restored from an older backup.",
             n=found.revocations.number,
         )
     echo(text)
@@ -160,11 +168,11 @@ def status_command(federation: FederationOption = None, as_json: JsonOption = Fa
     Example: fedsight federation status --federation hospitals
     """
     from fedsight.cli.members import show_status
-    from fedsight.deploy.membership.overview import sites
+    from fedsight.deploy.server.views import status_table
 
     found = open_federation(federation)
     if as_json:
-        echo(json.dumps(sites(found).table(), indent=1))
+        echo(json.dumps(status_table(found), indent=1))
     else:
         show_status(found)
 
@@ -198,16 +206,19 @@ def history_command(
 
     Example: fedsight federation history --run first
     """
-    from fedsight.cli.members import history_table, rounds_table, show_history, show_rounds
+    from fedsight.cli.members import show_history, show_rounds
+    from fedsight.deploy.server.views import history_table, rounds_table
 
     found = open_federation(federation)
+    table = history_table(found) if run is None else rounds_table(found, run)
     if as_json:
-        table = history_table(found) if run is None else rounds_table(found, run)
         echo(json.dumps(table, indent=1, ensure_ascii=False))
     elif run is None:
-        show_history(found)
+        show_history(table)
     else:
-        show_rounds(found, run)
+        show_rounds(table)
 
 
 app.command("demo")(demo_command)
+app.command("renew")(renew_command)
+app.add_typer(members, name="operator", cls=Group)

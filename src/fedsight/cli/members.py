@@ -6,23 +6,22 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
+from fedsight.cli.renewal import warnings
 from fedsight.cli.screen import share
 from fedsight.cli.tables import make_table, print_line, show
-from fedsight.core.errors import StoreError
-from fedsight.core.files import json_object, parse_json
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.overview import SiteRow, sites
+from fedsight.deploy.membership.renewal import endings
 from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
 from fedsight.governance.entries import SUMS
 from fedsight.language.english import from_english
 from fedsight.language.message import Text, message
-from fedsight.runs.listing import Listed, listed, state_words
+from fedsight.runs.listing import Listed, state_words
 from fedsight.runs.progress import size
 
 
@@ -45,7 +44,13 @@ def show_status(federation: FederationFolder) -> None:
             state=state,
         )
     )
-    rows = sites(federation).rows
+    for text in warnings(endings(federation)):
+        print_line(text)
+    show_sites(sites(federation).rows)
+
+
+def show_sites(rows: Sequence[SiteRow]) -> None:
+    """Print a line for each site, and which run other code than this machine."""
     if not rows:
         print_line(message("No site has been admitted yet."))
         return
@@ -76,25 +81,10 @@ def show_status(federation: FederationFolder) -> None:
         )
 
 
-def history_table(federation: FederationFolder) -> dict[str, Any]:
-    """Events and runs as plain values, oldest first."""
-    runs = listed(federation.runs) if federation.runs.is_dir() else []
-    return {"events": federation.events(), "runs": [run.table() for run in reversed(runs)]}
-
-
-def rounds_table(federation: FederationFolder, name: str) -> dict[str, Any]:
-    """A run's rounds, as its folder has them, and how it stopped, if it did."""
-    folder = _run_folder(federation, name)
-    outcome = json_object(folder / "job.json")
-    stopped = outcome.get("state") == "failed" and not (folder / "summary.json").exists()
-    why = {key: outcome.get(key) for key in ("cause", "cure")} if stopped else None
-    return {"rounds": _lines(folder), "stopped": why}
-
-
-def show_history(federation: FederationFolder) -> None:
-    """Print events and runs, newest last."""
+def show_history(found: Mapping[str, Any]) -> None:
+    """Print events and runs, as `views.history_table` has them, newest last."""
     events = make_table("time", "event", "details", whole=("time", "event"))
-    for line in federation.events():
+    for line in found["events"]:
         facts = {key: value for key, value in line.items() if key not in ("time", "event")}
         words = ", ".join(
             f"{from_english(key)}: {value}" for key, value in facts.items() if value != ""
@@ -102,7 +92,7 @@ def show_history(federation: FederationFolder) -> None:
         event = str(from_english(str(line.get("event"))))
         events.add_row(format_time(line.get("time")), escape(event), escape(words))
     show(events)
-    runs = listed(federation.runs) if federation.runs.is_dir() else []
+    runs = [Listed.of(run) for run in found["runs"]]
     if not runs:
         print_line(
             message("There are no runs yet: start one with `fedsight run CONFIG --federation DIR`.")
@@ -113,15 +103,14 @@ def show_history(federation: FederationFolder) -> None:
         right=("rounds", "score"),
         whole=("began",),
     )
-    for run in reversed(runs):
+    for run in runs:
         table.add_row(*(escape(str(cell)) for cell in _run(run)))
     show(table)
 
 
-def show_rounds(federation: FederationFolder, name: str) -> None:
-    """Print a run's rounds: figures, how many sites took part, which were refused or are doubtful,
-    and why."""
-    found = rounds_table(federation, name)
+def show_rounds(found: Mapping[str, Any]) -> None:
+    """Print a run's rounds, as `views.rounds_table` has them: figures, how many sites took part,
+    which were refused or are doubtful, and why."""
     numbers = ("round", "score", "loss", "seconds")
     table = make_table("round", "score", "loss", "sites", "seconds", "refused", right=numbers)
     for line in found["rounds"]:
@@ -141,16 +130,6 @@ def show_rounds(federation: FederationFolder, name: str) -> None:
     if (why := found["stopped"]) is not None:
         cause, cure = (from_english(str(why[key])) for key in ("cause", "cure"))
         print_line(message("The run stopped: {cause}\n  {cure}", cause=cause, cure=cure))
-
-
-def _run_folder(federation: FederationFolder, name: str) -> Path:
-    folder = federation.runs / name
-    if not (folder / "run.json").is_file():
-        known = ", ".join(sorted(path.parent.name for path in federation.runs.glob("*/run.json")))
-        raise StoreError(
-            f"the federation has no run '{name}'", f"its runs are: {known or 'none yet'}"
-        )
-    return folder
 
 
 def show_log(lines: Sequence[Mapping[str, Any]]) -> None:
@@ -256,17 +235,6 @@ def _share(figures: Mapping[str, Any]) -> str:
 
 def _figure(value: Any, form: str) -> str:
     return format(value, form) if isinstance(value, int | float) else ""
-
-
-def _lines(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "history.jsonl"
-    try:
-        return [parse_json(line) for line in path.read_bytes().split(b"\n")[:-1]]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        cure = "start the run again under another name"
-        raise StoreError(f"the history {path} cannot be read: {error}", cure) from None
 
 
 def _stamp(seconds: float) -> str:

@@ -23,11 +23,33 @@ FederationOption = Annotated[
 ]
 
 
-def open_federation(given: Path | None) -> FederationFolder:
-    """The federation in the folder `given`, else in the current folder or the only one below it.
+OperatorOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--operator",
+        metavar="DIR",
+        envvar="FEDSIGHT_OPERATOR",
+        help="Your own operator's folder (default: the operator created with the federation).",
+        show_default=False,
+    ),
+]
 
-    Raises DeployError if there is none, or more than one.
+
+def open_federation(given: Path | None, operator: Path | None = None) -> FederationFolder:
+    """The federation in the folder `given`, else in the current folder or the only one below it;
+    sessions with its server are those of the operator in the folder `operator`.
+
+    Raises DeployError if there is none, or more than one, and for an operator who may open none.
     """
+    found = _found(given)
+    if operator is None:
+        return found
+    from fedsight.deploy.membership.operator_folder import act_as
+
+    return act_as(found, operator)
+
+
+def _found(given: Path | None) -> FederationFolder:
     from fedsight.deploy.membership.federation import FederationFolder
 
     if given is not None:

@@ -9,6 +9,7 @@ import typer
 from fedsight.cli.monitoring import LogOption, MetricsOption, monitoring
 from fedsight.cli.output import echo
 from fedsight.cli.place import FederationOption, open_federation
+from fedsight.cli.renewal import warnings
 from fedsight.language.english import from_english
 
 app = typer.Typer(no_args_is_help=True, help="Run the server of a federation.")
@@ -37,6 +38,9 @@ def start_command(
 
     found = open_federation(federation)
     need_engine()
+    from fedsight.deploy.membership.renewal import endings
     from fedsight.deploy.server.server import start
 
+    for text in warnings(endings(found)):
+        echo(text)
     start(found, port, lambda text: echo(from_english(text)), monitoring(metrics, log))

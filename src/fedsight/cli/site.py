@@ -125,6 +125,34 @@ def start_command(
     SiteFolder.open(folder).start(data, contract, _say, admission, monitoring(metrics, log))
 
 
+@app.command("renew")
+def renew_command(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="The site's folder.", show_default=False),
+    ],
+    certificate: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="The renewed certificate, NAME.crt.", show_default=False
+        ),
+    ],
+) -> None:
+    """Take over the site's renewed certificate, for the same key; a running site does so by itself.
+
+    Example: fedsight site renew ward-3 ward-3.crt
+    """
+    from fedsight.cli.renewal import take_over
+    from fedsight.core.errors import DeployError
+    from fedsight.deploy.site.folder import SiteFolder
+
+    site = SiteFolder.open(folder)
+    if not (site.kit / "startup").is_dir():
+        cause = f"site '{site.name}' has not been admitted yet, so it has nothing to renew"
+        raise DeployError(cause, "see: fedsight site start")
+    take_over(site.name, site.kit, certificate)
+
+
 @app.command("drain")
 def drain_command(
     folder: SiteFolderOption = Path(),

@@ -13,7 +13,7 @@ from fedsight.cli.complete import run_folders
 from fedsight.cli.fetch import fetch_needed
 from fedsight.cli.machines import alone, joined, refuse_longer
 from fedsight.cli.output import echo
-from fedsight.cli.place import open_federation
+from fedsight.cli.place import OperatorOption, open_federation
 from fedsight.cli.plugin_files import PluginFiles, import_plugins
 from fedsight.core.errors import ConfigError, Problem, StoreError
 from fedsight.language.english import from_english
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fedsight.cli.attend import Go
     from fedsight.coordinator.callbacks import Callback
     from fedsight.coordinator.store import RunStore
+    from fedsight.deploy.membership.federation import FederationFolder
     from fedsight.evaluation.conclusion import Command
     from fedsight.program.program import Program, Speed
     from fedsight.runs.extension import Extension
@@ -80,6 +81,27 @@ FederationDir = Annotated[
         show_default=False,
     ),
 ]
+Elsewhere = Annotated[
+    bool, typer.Option("--elsewhere", help="The images are at the sites of a federation.")
+]
+Members = Annotated[
+    Path | None,
+    typer.Option(
+        "--federation",
+        metavar="DIR",
+        help="Likewise, and of this one: with as many sites.",
+        show_default=False,
+    ),
+]
+FromElsewhere = Annotated[
+    Path | None,
+    typer.Option(
+        "--operator",
+        metavar="DIR",
+        help="Likewise, from another machine: an operator's folder.",
+        show_default=False,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run that is in the folder.")]
 Logs = Annotated[
     list[LogFormat] | None,
@@ -95,10 +117,11 @@ class Target(NamedTuple):
 
 
 class Faster(NamedTuple):
-    """What a resumed run computes with, in place of what it was started with."""
+    """What a resumed run computes with, and who resumes it, in place of how it was started."""
 
     workers: int | None
     device: str | None
+    operator: Path | None = None  # the folder of an operator
 
 
 def _training(command: Command, about: str) -> Callable[..., None]:
@@ -115,6 +138,7 @@ def _training(command: Command, about: str) -> Callable[..., None]:
         seeds: Seeds = None,
         plugin: PluginFiles = None,
         federation: FederationDir = None,
+        operator: OperatorOption = None,
         log: Logs = None,
         force: Force = False,
     ) -> None:
@@ -133,7 +157,8 @@ def _training(command: Command, about: str) -> Callable[..., None]:
         elif federation is None:
             _begin(command, program, speed, Target(out, force), log)
         else:
-            _deploy(federation, program, speed, Target(out, force), log)
+            acting = open_federation(federation, operator)
+            _deploy(acting, program, speed, Target(out, force), log)
 
     training_command.__doc__ = about
     return training_command
@@ -155,11 +180,22 @@ compare_command = _training(
 )
 
 
-def _check_elsewhere(program: Program, speed: Speed, members: Path | None) -> None:
-    """Check a program for a federation, and for as many sites as that in the folder `members`."""
+def _count_sites(members: Path | None, operator: Path | None) -> int | None:
+    """How many sites there are in the federation in the folder `members`, or in that of an
+    operator on another machine."""
+    if members is not None:
+        return len(open_federation(members).admitted())
+    if operator is None:
+        return None
+    from fedsight.cli.operators import count_sites
+
+    return count_sites(operator)
+
+
+def _check_elsewhere(program: Program, speed: Speed, sites: int | None) -> None:
+    """Check a program for a federation, of so many sites if that is known."""
     from fedsight.program.config import check_elsewhere
 
-    sites = None if members is None else len(open_federation(members).admitted())
     check_elsewhere(program, speed, sites or None)
     mark = program.fingerprint
     echo(message("{name} is fine; fingerprint {fingerprint}", name=program.name, fingerprint=mark))
@@ -170,19 +206,9 @@ def check_command(
     example: ExampleOption = None,
     sets: Sets = None,
     plugin: PluginFiles = None,
-    elsewhere: Annotated[
-        bool,
-        typer.Option("--elsewhere", help="The images are at the sites of a federation."),
-    ] = False,
-    members: Annotated[
-        Path | None,
-        typer.Option(
-            "--federation",
-            metavar="DIR",
-            help="Likewise, and of this one: with as many sites.",
-            show_default=False,
-        ),
-    ] = None,
+    elsewhere: Elsewhere = False,
+    members: Members = None,
+    operator: FromElsewhere = None,
 ) -> None:
     """List every problem of a config with its cure; also opens the data.
 
@@ -196,8 +222,8 @@ def check_command(
     from fedsight.runs.traffic import learning
 
     program, speed = read_program(config, example, list(sets or []), plugin)
-    if elsewhere or members is not None:
-        _check_elsewhere(program, speed, members)
+    if elsewhere or members is not None or operator is not None:
+        _check_elsewhere(program, speed, _count_sites(members, operator))
         return
     if example is not None:
         fetch_needed(program.needs())
@@ -250,6 +276,7 @@ def resume_command(
         ),
     ] = False,
     plugin: PluginFiles = None,
+    operator: OperatorOption = None,
     log: Logs = None,
 ) -> None:
     """Continue a run after any interruption, from its last checkpoint.
@@ -279,7 +306,7 @@ def resume_command(
         resume_sweep(run, workers, device)
         return
     longer = _extension(rounds, restart_schedule)
-    _continue(run, Faster(workers, device), longer, log)
+    _continue(run, Faster(workers, device, operator), longer, log)
 
 
 def _continue(
@@ -288,7 +315,7 @@ def _continue(
     from fedsight.coordinator.store import RunStore
     from fedsight.runs import following, lifecycle
 
-    store, (workers, device) = RunStore(run), faster
+    store, (workers, device, _) = RunStore(run), faster
     store.program()  # refuses a folder that is not a run
     facts = store.read_json("run.json")
     if longer is not None and "federation" in facts:
@@ -311,7 +338,7 @@ def _continue(
         _finish(run, log, lambda reporters, say: store.read_json("summary.json"))
     else:
         _refuse("run", workers, None, device)
-        _redeploy(store, Path(facts["federation"]), log)
+        _redeploy(store, Path(facts["federation"]), faster.operator, log)
 
 
 def _extension(rounds: int | None, restart: bool) -> Extension | None:
@@ -395,22 +422,24 @@ def _refuse(
 
 
 def _deploy(
-    folder: Path, program: Program, speed: Speed, target: Target, log: list[LogFormat] | None
+    federation: FederationFolder,
+    program: Program,
+    speed: Speed,
+    target: Target,
+    log: list[LogFormat] | None,
 ) -> None:
     """`run` on a federation."""
     from fedsight.coordinator.folders import free_folder
     from fedsight.coordinator.store import RunStore
-    from fedsight.deploy.membership.federation import FederationFolder
     from fedsight.deploy.requirements import need_engine
 
-    federation = FederationFolder.open(folder)
     need_engine()
-    place = target.out or free_folder(folder / "runs", program.name)
+    place = target.out or free_folder(federation.runs, program.name)
     if place.resolve().parent != federation.runs:
         raise StoreError(
             f"a run of the federation '{federation.name}' cannot be in {place}: its server "
             "looks for runs in the federation's folder",
-            f"use --out {folder / 'runs' / place.name}, or leave --out out",
+            f"use --out {federation.runs / place.name}, or leave --out out",
         )
     from fedsight.deploy.server import scheduler
 
@@ -423,13 +452,15 @@ def _deploy(
     _finish(place, log, go)
 
 
-def _redeploy(store: RunStore, before: Path, log: list[LogFormat] | None) -> None:
+def _redeploy(
+    store: RunStore, before: Path, operator: Path | None, log: list[LogFormat] | None
+) -> None:
     """`resume` on a federation, whose whole folder may have been moved."""
-    from fedsight.deploy.membership.federation import FederationFolder
     from fedsight.deploy.requirements import need_engine
 
     around = store.folder.resolve().parent.parent
-    federation = FederationFolder.open(around if (around / "invitation.toml").is_file() else before)
+    moved = (around / "invitation.toml").is_file()
+    federation = open_federation(around if moved else before, operator)
     need_engine()
     from fedsight.deploy.server import scheduler
 

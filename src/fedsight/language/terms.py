@@ -38,6 +38,7 @@ TERMS = (
     # Events and facts of a federation's history, of a site's log and of its ledger.
     "absent",
     "admitted",
+    "certificate taken",
     "clock",
     "created",
     "days",
@@ -48,8 +49,10 @@ TERMS = (
     "moved",
     "port",
     "released",
+    "renewed",
     "repeated",
     "request",
+    "role",
     "scores",
     "started",
     "sum",

@@ -52,6 +52,11 @@ class Listed:
         plain = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "live"}
         return plain | {"folder": str(self.folder)}
 
+    @classmethod
+    def of(cls, table: Mapping[str, Any]) -> Listed:
+        """From plain values; TypeError or KeyError unless they are those of a run."""
+        return cls(**{**table, "folder": Path(table["folder"])})
+
 
 def listed(root: Path) -> list[Listed]:
     """The runs in the folder `root` and in those in it, the newest first; StoreError if there is no

@@ -7,6 +7,7 @@ import re
 import stat
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsight.core.errors import DeployError, StoreError
-from fedsight.deploy.membership import kits, presence
+from fedsight.deploy.membership import certificates, kits, presence
 from fedsight.deploy.membership.federation import (
+    OPERATOR,
     FederationFolder,
     Invitation,
 )
 from fedsight.deploy.membership.kits import write_policies
+from fedsight.deploy.membership.operator_folder import OperatorFolder, act_as
+from fedsight.deploy.membership.renewal import renew
 from fedsight.deploy.membership.requests import SigningRequest, check_host, check_name
 from fedsight.deploy.site.folder import SiteFolder
 from fedsight.deploy.site.log import SiteLog
@@ -100,6 +104,75 @@ def test_a_name_belongs_to_one_key(tmp_path: Path, pair: Pair) -> None:
     host = SiteFolder.create(tmp_path / "host", "localhost", federation.invitation)
     with pytest.raises(DeployError, match="server's own name"):
         federation.admit(host)
+
+
+def test_an_operator_is_admitted_in_the_role_that_both_sides_state(
+    tmp_path: Path, pair: Pair
+) -> None:
+    federation, site = pair
+    invitation, anna = federation.invitation, "anna@lyon.example"
+    with pytest.raises(DeployError, match="cannot be the name of an operator"):
+        OperatorFolder.create(tmp_path / "x", "anna", invitation, False)
+    request = OperatorFolder.create(tmp_path / "anna", anna, invitation, True)
+    with pytest.raises(DeployError, match="is the request of an operator"):
+        federation.admit(request)
+    with pytest.raises(DeployError, match="is the request of a site"):
+        federation.add_operator(site.folder / "north.request.zip", False)
+    with pytest.raises(DeployError, match="asks to only read, and that is not what you want"):
+        federation.add_operator(request, False)
+    with pytest.raises(DeployError, match="would outlive the authority's"):
+        federation.add_operator(request, True, 10_000)
+    with pytest.raises(DeployError, match="has not been admitted yet"):
+        OperatorFolder.open(tmp_path / "anna").install_kit()
+    federation.add_operator(request, True)
+    known = federation.operators()
+    assert {name: one.read_only for name, one in known.items()} == {OPERATOR: False, anna: True}
+    own = OperatorFolder.open(tmp_path / "anna")
+    own.install_kit()
+    assert own.role == "member"
+    assert private(own.kit / "startup" / "client.key")
+    assert not list(federation.folder.rglob("anna*.key"))
+    with pytest.raises(DeployError, match="may look on, and start, stop and revoke nothing"):
+        act_as(federation, own.folder)
+    promoted = tmp_path / "promoted.request.zip"
+    with zipfile.ZipFile(request) as old, zipfile.ZipFile(promoted, "w") as new:
+        for name in old.namelist():  # the same key, in another role: the first one stays valid
+            new.writestr(name, old.read(name).replace(b'"member"', b'"lead"'))
+    with pytest.raises(DeployError, match="was admitted with other rights"):
+        federation.add_operator(promoted, False)
+    imitated = OperatorFolder.create(tmp_path / "it", "Anna@lyon.example", invitation, False)
+    with pytest.raises(DeployError, match="who could be mistaken for"):
+        federation.add_operator(imitated, False)
+    other = OperatorFolder.create(tmp_path / "other", anna, invitation, True)
+    with pytest.raises(DeployError, match="was admitted with another key"):
+        federation.add_operator(other, True)
+
+
+def test_an_operator_acts_with_a_key_and_a_certificate_of_its_own(
+    tmp_path: Path, pair: Pair
+) -> None:
+    federation, _ = pair
+    ben = "ben@lyon.example"
+    request = OperatorFolder.create(tmp_path / "ben", ben, federation.invitation, False)
+    federation.add_operator(request, False, 10)
+    acting = act_as(federation, tmp_path / "ben")
+    assert (acting.operator_name, acting.operator_kit) == (ben, tmp_path / "ben" / "kit")
+    assert federation.operator_name == OPERATOR
+    path = tmp_path / "ben" / "kit" / "startup" / "client.crt"
+    renew(federation, [ben])
+    assert certificates.days_left(certificates.read(path)) == 9
+    moved = replace(federation, invitation=replace(federation.invitation, port=19000))
+    act_as(moved, tmp_path / "ben")
+    assert certificates.days_left(certificates.read(path)) == 824
+    admin = json.loads(path.with_name("fed_admin.json").read_text())["admin"]
+    assert (admin["port"], admin["username"]) == (19000, ben)
+    federation.revoke(ben, "has left")
+    with pytest.raises(DeployError, match=r"'ben@lyon.example' was revoked: has left"):
+        act_as(federation, tmp_path / "ben")
+    with pytest.raises(DeployError, match=r"operator 'ben@lyon.example' was revoked"):
+        federation.add_operator(request, False)
+    assert federation.admitted() == ["north"]
+    (federation.folder / "revoked.json").unlink()
 
 
 @pytest.mark.parametrize("side", ["server", "site"])

@@ -47,14 +47,14 @@ def test_a_list_is_what_the_authority_signed(tmp_path: Path) -> None:
     authorities.give(tmp_path)
     certificate = authorities.show(tmp_path)
     found = Revocations.signed(3, ["oslo", "lyon"], tmp_path / "ca" / AUTHORITY_KEY)
-    assert (found.number, found.sites) == (3, ("lyon", "oslo"))
+    assert (found.number, found.names) == (3, ("lyon", "oslo"))
     assert found.is_signed(certificate)
     assert Revocations.of(found.table()) == found
     for other in (
-        Revocations(4, found.sites, found.signature),
+        Revocations(4, found.names, found.signature),
         Revocations(3, ("lyon",), found.signature),
-        Revocations(3, found.sites, "!"),
-        Revocations(3, found.sites),
+        Revocations(3, found.names, "!"),
+        Revocations(3, found.names),
     ):
         assert not other.is_signed(certificate)
     assert not found.is_signed(authorities.show(tmp_path / "other", "another"))
@@ -66,16 +66,16 @@ def test_a_list_is_what_the_authority_signed(tmp_path: Path) -> None:
     [
         [],
         {"number": 1},
-        {"number": True, "sites": [], "signature": ""},
-        {"number": -1, "sites": [], "signature": ""},
-        {"number": 1, "sites": "lyon", "signature": ""},
-        {"number": 1, "sites": ["x" * 65], "signature": ""},
-        {"number": 1, "sites": ["x"] * 1001, "signature": ""},
-        {"number": 1, "sites": [], "signature": "x" * 5000},
+        {"number": True, "names": [], "signature": ""},
+        {"number": -1, "names": [], "signature": ""},
+        {"number": 1, "names": "lyon", "signature": ""},
+        {"number": 1, "names": ["x" * 65], "signature": ""},
+        {"number": 1, "names": ["x"] * 2001, "signature": ""},
+        {"number": 1, "names": [], "signature": "x" * 5000},
     ],
 )
 def test_what_is_no_list_is_refused(table: Any, tmp_path: Path) -> None:
-    with pytest.raises(DeployError, match="list of revoked sites is invalid"):
+    with pytest.raises(DeployError, match="list of revocations is invalid"):
         accept(tmp_path, tmp_path / "none", table)
 
 
@@ -84,7 +84,7 @@ def test_a_site_keeps_the_longest_list_and_refuses_any_that_lacks_one_on_it(tmp_
     certificate, key = authorities.show(tmp_path), tmp_path / "ca" / AUTHORITY_KEY
     first, second = (Revocations.signed(n, ["lyon", "oslo"][:n], key) for n in (1, 2))
     accept(tmp_path, certificate, None)
-    for shown in (first, second, second, Revocations.signed(1, second.sites, key)):
+    for shown in (first, second, second, Revocations.signed(1, second.names, key)):
         accept(tmp_path, certificate, shown.table())
     others = (Revocations.signed(n, ["bonn", "oslo", "rome"], key).table() for n in (1, 2, 3))
     for table in (first.table(), None, *others):
@@ -114,7 +114,7 @@ def test_of_jobs_that_accept_lists_at_once_none_is_lost(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert Revocations.read(tmp_path).sites == tuple(names)
+    assert Revocations.read(tmp_path).names == tuple(names)
 
 
 def test_of_sites_that_are_revoked_at_once_none_is_lost(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_of_sites_that_are_revoked_at_once_none_is_lost(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(federation.revoked()) == names
-    assert (federation.revocations.number, federation.revocations.sites) == (8, tuple(names))
+    assert (federation.revocations.number, federation.revocations.names) == (8, tuple(names))
 
 
 def test_an_older_backup_does_not_bring_a_revoked_site_back(
@@ -159,7 +159,7 @@ def test_an_older_backup_does_not_bring_a_revoked_site_back(
     store = runs.begin("after", rounds={"quorum": 1})
     outcome = runs.run_job(store)
     assert (outcome["state"], outcome["again"]) == ("failed", False)
-    assert "the list of revoked sites that site 'north' holds names some" in outcome["cause"]
+    assert "the list of revocations that site 'north' holds names some" in outcome["cause"]
     assert outcome["cause"].endswith("revoked again: south")
     assert outcome["cure"] == "they were taken over: continue with `fedsight resume`"
     assert federation.admitted() == ["north"]
@@ -195,7 +195,7 @@ def test_a_list_is_joined_with_the_folders_own_whatever_their_numbers(
     revoke(runs, "west")
     revoke(runs, "west")
     assert federation.take_over(held.table()) == ["south"]
-    assert federation.revocations.sites == ("south", "west")
+    assert federation.revocations.names == ("south", "west")
     assert federation.revocations.number == max(2, number) + 1
     assert federation.revocations.is_signed(federation.folder / "ca" / AUTHORITY)
     assert federation.admitted() == ["north"]
@@ -210,7 +210,7 @@ def test_a_run_goes_on_after_a_list_was_joined(runs: Runs) -> None:
     assert runs.run_job(store)["cause"].endswith("revoked again: south")
     assert runs.run_job(store)["state"] == "finished"
     assert [line["sites"] for line in store.history()] == [["north"]] * 2
-    assert Revocations.read(home).sites == ("south", "west")
+    assert Revocations.read(home).names == ("south", "west")
 
 
 def test_without_the_authoritys_key_a_list_is_taken_over_if_none_is_lost_by_it(runs: Runs) -> None:
@@ -253,4 +253,4 @@ def test_without_the_authoritys_key_a_site_is_revoked_and_the_list_is_not_signed
     authorities.give(runs.federation.folder)
     revoke(runs, "west")
     assert runs.federation.lists_revoked
-    assert runs.federation.revocations.sites == ("west",)
+    assert runs.federation.revocations.names == ("west",)

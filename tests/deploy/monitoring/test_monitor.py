@@ -77,7 +77,7 @@ def test_what_it_remembers_may_be_broken(tmp_path: Path, text: str) -> None:
 def test_an_event_that_lasts_has_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    authorities.show(tmp_path).rename(tmp_path / "kit" / "startup" / "client.crt")  # for a day
+    authorities.give_kit(tmp_path, "ward", days=0.9)
     monitor = Monitor(job(tmp_path), Published())
     for _ in range(3):
         monitor.look()

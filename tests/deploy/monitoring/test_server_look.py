@@ -229,7 +229,9 @@ def test_health_knows_a_process_that_stands_still(
 
 
 def test_a_certificate_near_its_end_is_told(folder: Path) -> None:
-    authorities.give(folder)  # valid for a day
+    authorities.give(folder)
+    short = authorities.certify("wards", "client", 0.9)  # days
+    (folder / "ca" / "rootCA.pem").write_bytes(short)
     look = looks_at(folder).look()
     (found,) = look.happened
     assert (found.event, found.subject) == ("certificate_near_end", "authority")

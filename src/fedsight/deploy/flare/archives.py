@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import tempfile
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,12 @@ _READ_ERRORS = (zipfile.BadZipFile, ValueError, OSError, KeyError, EOFError, Run
 _ARGUMENTS = {"run": str, "fingerprint": str, "number": int}
 
 
-def check_archive(data: object, authority: Path) -> None:
-    """Raise ValueError unless `data` is a job of FedSight's, signed by an operator.
+def check_archive(data: object, authority: Path, revoked: Collection[str] = ()) -> None:
+    """Raise ValueError unless `data` is a job of FedSight's, signed by one operator who may start
+    jobs.
 
-    `authority`: the certificate of the federation's authority, as the site has it.
+    `authority`: the certificate of the federation's authority, as the site has it; `revoked`: whom
+    the list of revocations names that the site holds.
     """
     if not isinstance(data, bytes) or len(data) > MAX_ARCHIVE:
         raise ValueError("a job's archive has to be bytes, and has about 6,000 of them")
@@ -52,9 +55,16 @@ def check_archive(data: object, authority: Path) -> None:
             "the job's configuration is not the one that this version of FedSight writes"
         )
     signers = _signers(files, authority)
-    if not signers or any(role != ROLE for role in signers):
-        shown = ", ".join(printable(role, 40) for role in signers) or "nobody"
+    if not signers or any(role != ROLE for _, role in signers):
+        shown = ", ".join(printable(role, 40) for _, role in signers) or "nobody"
         raise ValueError(f"the job is signed by {shown}, not by an operator (role {ROLE})")
+    # FLARE looks at each folder alone. That of the whole says only that there is a folder `config`,
+    # the same in all jobs, so anybody could put another operator's in front of a job of their own.
+    if len(signers) > 1:
+        shown = ", ".join(printable(name, 80) for name, _ in signers)
+        raise ValueError(f"the job is signed by {shown}, and has to be signed by one operator")
+    if signers[0][0] in revoked:
+        raise ValueError(f"the job is signed by {printable(signers[0][0], 80)}, who was revoked")
 
 
 def _read(data: bytes) -> dict[str, bytes]:
@@ -87,11 +97,11 @@ def _is_server_config(data: bytes) -> bool:
     return kinds == _ARGUMENTS and server_config(arguments) == data
 
 
-def _signers(files: dict[str, bytes], authority: Path) -> list[str]:
-    """The roles of those who signed all files; empty if a signature is missing or false."""
+def _signers(files: dict[str, bytes], authority: Path) -> list[tuple[str, str]]:
+    """Names and roles of those who signed all files; empty if a signature is missing or false."""
     with tempfile.TemporaryDirectory(prefix="fedsight-") as folder:
         (Path(folder) / FOLDER).mkdir()
         for name, data in files.items():
             (Path(folder) / name).write_bytes(data)
         genuine, signers = verify_folder_signature_and_get_signers(folder, str(authority))
-    return sorted(role for _, _, role in signers) if genuine else []
+    return sorted((name, role) for name, _, role in signers) if genuine else []

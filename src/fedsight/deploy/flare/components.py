@@ -116,7 +116,8 @@ def job_requester() -> Any:
     """Who signed the job of this process, and for which program.
 
     The signature is verified with this site's own copy of the authority's certificate, so the
-    server cannot forge it.
+    server cannot forge it. Nobody is returned unless it was one operator alone: parts of a job
+    could have been signed for another one.
     """
     from nvflare.lighter.utils import verify_folder_signature_and_get_signers
 
@@ -126,9 +127,9 @@ def job_requester() -> Any:
     app = Path(workspace.get_app_dir(collab.fl_ctx.get_job_id()))
     root = workspace.get_file_path_in_startup("rootCA.pem")
     genuine, signers = verify_folder_signature_and_get_signers(str(app), root)
-    leads = tuple(sorted(name for name, _, role in signers if role == "lead"))
-    if not genuine or not leads:
+    if not genuine or [role for _, _, role in signers] != ["lead"]:
         return Requester()
+    leads = tuple(name for name, _, _ in signers)
     try:
         signed = (app / "config" / "config_fed_server.json").read_bytes()
     except OSError:

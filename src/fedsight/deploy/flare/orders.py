@@ -1,4 +1,5 @@
-"""Which orders a site's FLARE process follows: the six that a job needs, each with its own check.
+"""Which orders a site's FLARE process follows: the six that a job needs, each with its own check,
+and that of `updates.py`.
 
 The others include shell commands that read any file, the removal of folders of the kit, shutdown,
 settings of logs, and the state of the machine. `authorization.json` stops none of them: the site
@@ -24,9 +25,12 @@ from nvflare.private.defs import RequestHeader, TrainingTopic
 from nvflare.private.fed.client.admin import RequestProcessor
 from nvflare.private.scheduler_constants import ShareableHeader
 
+from fedsight.core.errors import StoreError
 from fedsight.core.text import printable
 from fedsight.deploy.flare.archives import check_archive
-from fedsight.deploy.membership.kits import JOB_ID, clear_old_jobs
+from fedsight.deploy.flare.updates import UpdateProcessor
+from fedsight.deploy.membership.kits import AUTHORITY, JOB_ID, clear_old_jobs
+from fedsight.deploy.membership.revocations import Revocations
 
 APP = "app"  # the name of the part that a site gets, in `server/job_definition.py`
 MAX_DEPLOYED = 16  # jobs that wait for their start; then the oldest is forgotten
@@ -66,7 +70,7 @@ class Orders:
         try:
             self._check_id(order)
             self.checks[order.topic](order, engine)
-        except ValueError as error:
+        except (ValueError, StoreError) as error:
             self._log(order, error)
             refusal: Order = error_reply(f"refused by the site: {error}")
             return refusal
@@ -104,7 +108,8 @@ class Orders:
         folder = kit / _job(order)
         if folder.exists() or folder.is_symlink():
             raise ValueError("a folder of this job exists already")
-        check_archive(order.body, kit / "startup" / "rootCA.pem")
+        revoked = Revocations.read(kit.parent).names
+        check_archive(order.body, kit / "startup" / AUTHORITY, revoked)
 
     def _check_start(self, order: Order, engine: Any) -> None:
         self._check_token(order, engine)
@@ -168,6 +173,7 @@ class OrdersComponent(FLComponent):
             orders, known = Orders(), ClientRequestProcessors.request_processors
             by_topic = {topic: one for one in known for topic in one.get_topics()}
             known[:] = [_Checked(orders, topic, by_topic[topic]) for topic in orders.checks]
+            known.append(UpdateProcessor())
         except Exception as error:  # FLARE logs an error of another kind, and goes on
             raise UnsafeComponentError(f"orders cannot be limited: {error}") from error
 

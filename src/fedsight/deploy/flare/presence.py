@@ -6,11 +6,13 @@ import json
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 
+from fedsight.deploy.flare.updates import Updates, held
 from fedsight.deploy.membership import presence
 from fedsight.deploy.package import installed
 from fedsight.deploy.site.state import state_of
@@ -30,6 +32,7 @@ class PresenceComponent(FLComponent):
         super().__init__()
         self._process = secrets.token_hex(8)
         self._state: presence.State = ""  # what the last heartbeat of this site said
+        self._updates: Updates | None = None  # at the server
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Called by FLARE in the long-lived processes of server and site."""
@@ -39,7 +42,7 @@ class PresenceComponent(FLComponent):
             declared = path.read_text(encoding="utf-8") if path.is_file() else "null"
             token = fl_ctx.get_engine().client.token or ""
             self._state = state_of(home)
-            ours = json.loads(declared), str(installed()), self._state
+            ours = json.loads(declared), str(installed()), self._state, *held(home)
             text = presence.Heartbeat(token, self._process, *ours).encode()
             fl_ctx.set_prop(HEARTBEAT_PROPERTY, text, private=False, sticky=True)
         elif event_type == EventType.AFTER_CLIENT_HEARTBEAT:
@@ -51,3 +54,11 @@ class PresenceComponent(FLComponent):
             if registered is not None:
                 told = found.declared, found.package, found.state
                 presence.record(home / "sites", registered.name, found.process, *told)
+                self._offer(home, registered, found, fl_ctx)
+
+    def _offer(self, home: Path, site: Any, found: presence.Heartbeat, fl_ctx: FLContext) -> None:
+        """Send the site what it lacks."""
+        if self._updates is None:
+            self._updates = Updates(home.parent)
+        server = fl_ctx.get_engine().server.admin_server
+        self._updates.offer(site.name, site.token, found, server)

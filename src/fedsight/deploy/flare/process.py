@@ -20,10 +20,12 @@ from nvflare.fuel.f3.drivers import socket_conn
 from nvflare.fuel.f3.streaming import byte_receiver
 from nvflare.fuel.sec import audit
 
+from fedsight.deploy.flare import reading
 from fedsight.deploy.flare.records import BoundedAuditor
 from fedsight.deploy.flare.routes import SERVER, Gate
 from fedsight.deploy.flare.streams import BoundedTask
 from fedsight.deploy.flare.traffic import Meter
+from fedsight.deploy.membership.operators import Permitted
 
 # Bytes that a connection may announce, and FLARE allocates at once; its own limit is 2 GiB. A chunk
 # of a stream has 1 MiB, a heartbeat with its declaration as much.
@@ -38,12 +40,16 @@ def set_limits() -> None:
     _replace(cell, "_is_server_job_cell", _never)
     _replace(byte_receiver, "RxTask", BoundedTask)
     _replace(audit, "Auditor", BoundedAuditor)
+    home = os.environ.get("FEDSIGHT_HOME")
+    permitted = Permitted(Path(home).parent) if home else dict
+    if home:
+        reading.install(Path(home).parent)
     begin = core_cell.CoreCell.start
 
     def start(self: Any) -> None:
         """Check all messages, and only then connect."""
-        self.add_incoming_filter("*", "*", Gate(self.my_info.fqcn).refuse)
-        if self.my_info.fqcn == SERVER and (home := os.environ.get("FEDSIGHT_HOME")):
+        self.add_incoming_filter("*", "*", Gate(self.my_info.fqcn, permitted).refuse)
+        if self.my_info.fqcn == SERVER and home:
             meter = Meter()
             _measure(meter)
             meter.keep_writing(Path(home))

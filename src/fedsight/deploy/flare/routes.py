@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from nvflare.fuel.f3.cellnet.defs import (
@@ -37,7 +38,6 @@ from nvflare.fuel.utils.admin_name_utils import is_valid_admin_client_name
 
 from fedsight.core.text import printable
 from fedsight.deploy.flare.streams import is_sound
-from fedsight.deploy.membership.federation import OPERATOR
 from fedsight.deploy.membership.kits import JOB_ID
 
 SERVER = "server"  # FLARE's address of the server; its jobs' begin with it
@@ -114,6 +114,10 @@ TO_SITES: frozenset[Route] = frozenset(
 )
 
 
+# What an operator's session sends of a job's files; it takes no part in reading.
+UPLOADS = frozenset(route for route in TO_SERVER if route.topic.startswith("ObjectStreamer."))
+
+
 class Gate:
     """Drops the messages of other machines that reach a process and are not on its list.
 
@@ -121,12 +125,14 @@ class Gate:
     certificate; but it passes on messages whose origin is another, and what sites send one another.
     And it lets any certificate open an operator's session, in which many commands need no right:
     one allocates as much as it is told, and files that are sent stay on the disk when the job is
-    refused. So a session passes only with the operator's own certificate.
+    refused. So a session passes only with the certificate of an operator who may open one.
     """
 
-    def __init__(self, address: str) -> None:
-        """`address`: FLARE's name of this process."""
+    def __init__(self, address: str, operators: Callable[[], Mapping[str, bool]] = dict) -> None:
+        """`address`: FLARE's name of this process; `operators`: who may open sessions now, and
+        whether only to read."""
         self._own = _root(address)
+        self._operators = operators
         self._lock = threading.Lock()
         self._refused: dict[str, int] = {}
 
@@ -144,8 +150,11 @@ class Gate:
 
     def _is_known(self, message: Message, endpoint: Endpoint) -> bool:
         sender = str(endpoint.name)
-        if is_valid_admin_client_name(sender) and certified_as(endpoint) != OPERATOR:
-            return False
+        reads: bool | None = False
+        if is_valid_admin_client_name(sender):
+            reads = self._operators().get(str(certified_as(endpoint)))
+            if reads is None:  # not an operator
+                return False
         origin = message.get_header(MessageHeaderKey.ORIGIN)
         goal = message.get_header(MessageHeaderKey.DESTINATION)
         if not isinstance(origin, str) or not isinstance(goal, str) or not _within(origin, sender):
@@ -157,7 +166,9 @@ class Gate:
         matches = (_JOB_ADDRESS.fullmatch(address) for address in (origin, goal))
         jobs = {match[2] for match in matches if match}
         found = route(message, begins, ends)
-        return found is not None and found in known and len(jobs) <= 1
+        if found is None or (reads and found in UPLOADS):
+            return False
+        return found in known and len(jobs) <= 1
 
     def _count(self, message: Message, sender: str) -> None:
         """Say so in the log the first time, and whenever the number has doubled."""

@@ -25,8 +25,16 @@ from fedsight.core.files import (
     write_atomically,
 )
 from fedsight.core.text import is_printable, printable
-from fedsight.deploy.membership import kits
-from fedsight.deploy.membership.requests import SigningRequest, check_host, check_name
+from fedsight.deploy.membership import certificates, kits
+from fedsight.deploy.membership.certificates import CERTIFICATE_DAYS
+from fedsight.deploy.membership.operators import FOLDER, REVOKED, Operator, operators, read_revoked
+from fedsight.deploy.membership.requests import (
+    SigningRequest,
+    certificate_in,
+    check_host,
+    check_name,
+    is_operators,
+)
 from fedsight.deploy.membership.revocations import Revocations
 
 OPERATOR = "operator@fedsight.local"
@@ -34,7 +42,6 @@ MAX_INVITATION_BYTES = 16 << 10
 MAX_TEXT = 253  # characters of a text in an invitation, like a host's name (RFC 1035)
 EVENT_BYTES = 1 << 20  # of events.jsonl; then older lines about absent sites are dropped
 LOCK_TIMEOUT = 20.0  # seconds to wait for another process that writes an event or revokes
-CERTIFICATE_DAYS = 825  # how long a certificate is valid by default
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,8 @@ class FederationFolder:
 
     folder: Path
     invitation: Invitation
+    # whose kit opens sessions with the server, and where it is; by default that which was made here
+    acting: tuple[str, Path] | None = None
 
     @classmethod
     def open(cls, folder: Path) -> FederationFolder:
@@ -110,9 +119,9 @@ class FederationFolder:
             invitation = Invitation(folder.name, host, port, fingerprint)
             self = cls(made, invitation)
             self._make_kit(host, "server", made / "server")
-            self._make_kit(OPERATOR, "lead", made / "operator")
-            for part in ("admitted", "runs", "server/sites"):
+            for part in ("admitted", FOLDER, "runs", "server/sites"):
                 make_folder(made / part)
+            self._make_kit(OPERATOR, "lead", made / "operator")
             write_atomically(made / "invitation.toml", tomli_w.dumps(asdict(invitation)).encode())
             self.log_event("created", host=host, port=port)
             if folder.exists():
@@ -138,7 +147,18 @@ class FederationFolder:
     @property
     def operator_kit(self) -> Path:
         """The kit with which the operator's commands open sessions with the server."""
-        return self.folder / "operator" / "kit"
+        return self.folder / "operator" / "kit" if self.acting is None else self.acting[1]
+
+    @property
+    def operator_name(self) -> str:
+        """The operator whose kit that is."""
+        return OPERATOR if self.acting is None else self.acting[0]
+
+    @property
+    def authority(self) -> Path:
+        """The authority's certificate: the folder `ca` need not be on this machine."""
+        own = self.folder / "ca" / kits.AUTHORITY
+        return own if own.exists() else self.server_home / "kit" / "startup" / kits.AUTHORITY
 
     @property
     def presences(self) -> Path:
@@ -149,27 +169,90 @@ class FederationFolder:
         """Sign a site's request; returns the signed file, which goes back to the site.
 
         A name belongs to one key. Raises DeployError if the name was admitted with another key, was
-        revoked, or is the server's own.
+        revoked, or is the server's own, and if the certificate would outlive the authority's.
         """
         found = SigningRequest.read(request)
-        site, fingerprint = found.site, found.fingerprint
-        self._check_admissible(site)
-        record = self.folder / "admitted" / f"{site}.toml"
+        if not found.is_site:
+            raise DeployError(
+                f"{request} is the request of an operator, '{found.name}'",
+                "use: fedsight federation operator add",
+            )
+        if found.name == self.invitation.host:
+            cause = f"'{found.name}' is the server's own name"
+            raise DeployError(cause, "choose another name for the site")
+        return self._sign_request(found, request, days)
+
+    def add_operator(self, request: Path, read_only: bool, days: int = CERTIFICATE_DAYS) -> Path:
+        """Sign the request of another operator; returns the signed file, which goes back.
+
+        Raises DeployError as `admit` does, and if the request is not for the role `read_only`.
+        """
+        found = SigningRequest.read(request)
+        if found.is_site:
+            raise DeployError(
+                f"{request} is the request of a site, '{found.name}'",
+                "use: fedsight federation admit",
+            )
+        if read_only != (found.role == "member"):
+            asks = "only read" if found.role == "member" else "start and stop runs"
+            raise DeployError(
+                f"'{found.name}' asks to {asks}, and that is not what you want to permit",
+                "add or leave out --read-only; or let them make another request, in another folder",
+            )
+        for known in self.operators():
+            if known != found.name and known.lower() == found.name.lower():
+                cause = f"there is an operator '{known}', who could be mistaken for '{found.name}'"
+                raise DeployError(cause, "choose another name")
+        return self._sign_request(found, request, days)
+
+    def operators(self) -> dict[str, Operator]:
+        """All operators that were ever admitted, by name; StoreError if a record is broken."""
+        return operators(self.folder)
+
+    def _sign_request(self, found: SigningRequest, request: Path, days: int) -> Path:
+        name = found.name
+        kind, where = ("site", "admitted") if found.is_site else ("operator", FOLDER)
+        if name in self.revoked():
+            raise DeployError(
+                f"{kind} '{name}' was revoked: {self.revoked()[name]}",
+                "who returns needs another name",
+            )
+        record = self.folder / where / f"{name}.toml"
         if record.exists():
-            known = tomllib.loads(record.read_text(encoding="utf-8")).get("request")
-            if known != fingerprint:
+            facts = tomllib.loads(record.read_text(encoding="utf-8"))
+            known = facts.get("request")
+            if known != found.fingerprint:
                 raise DeployError(
-                    f"site '{site}' was admitted with another key (request {str(known)[:16]}, "
-                    f"this one is {fingerprint[:16]})",
-                    "if the site lost its key, revoke it and let it join under another name",
+                    f"{kind} '{name}' was admitted with another key (request {str(known)[:16]}, "
+                    f"this one is {found.fingerprint[:16]})",
+                    f"if the {kind} lost its key, revoke it and let it join under another name",
                 )
-        signed = request.resolve().with_name(f"{site}.signed.zip")
+            # Both certificates would be valid, so the fewer rights would be none.
+            if not found.is_site and facts.get("read_only") != (found.role != "lead"):
+                raise DeployError(
+                    f"operator '{name}' was admitted with other rights",
+                    "revoke the operator and let them join under another name",
+                )
+        if not (key := self.folder / "ca" / kits.AUTHORITY_KEY).exists():
+            cure = "put the authority's key there for a moment, from where you keep it"
+            raise DeployError(f"the authority's key {key} is not here", cure)
+        certificates.check_days(self.authority, days)
+        signed = request.resolve().with_name(f"{name}.signed.zip")
         with found.file() as checked:
             kits.approve(self.folder, checked, signed, days)
-        facts = {"admitted": _now(), "days": days, "request": fingerprint}
-        write_atomically(record, tomli_w.dumps(facts).encode())
-        self.log_event("admitted", site=site, days=days, request=fingerprint)
+        self._record(found, certificate_in(signed, name), days)
+        who = {"site": name} if found.is_site else {"operator": name, "role": found.role}
+        self.log_event("admitted", **who, days=days, request=found.fingerprint)
         return signed
+
+    def _record(self, found: SigningRequest, certificate: bytes, days: int) -> None:
+        """Record whom a request has admitted: the certificate first, which gives no right here."""
+        home = self.folder / ("admitted" if found.is_site else FOLDER)
+        facts = {"admitted": _now(), "days": days, "request": found.fingerprint}
+        if not found.is_site:
+            facts["read_only"] = found.role != "lead"
+        write_atomically(home / f"{found.name}.crt", certificate)
+        write_atomically(home / f"{found.name}.toml", tomli_w.dumps(facts).encode())
 
     def admitted(self) -> list[str]:
         """The sites that were admitted and not revoked since."""
@@ -177,43 +260,49 @@ class FederationFolder:
         names = (path.stem for path in (self.folder / "admitted").glob("*.toml"))
         return sorted(name for name in names if name not in revoked)
 
-    def revoke(self, site: str, why: str) -> None:
-        """Count nothing from the site from now on.
+    def is_admitted(self, site: str) -> bool:
+        """Whether this is one of them."""
+        return (self.folder / "admitted" / f"{site}.toml").exists() and site not in self.revoked()
 
-        `server.disable_site` drops its connection, and `sign_revocations` has the sites told.
+    def revoke(self, name: str, why: str) -> None:
+        """Count nothing from a site, or follow nothing of an operator, from now on.
+
+        `server.disable_site` drops a site's connection, and `sign_revocations` has the sites told.
         """
-        if not (self.folder / "admitted" / f"{site}.toml").exists():
-            known = ", ".join(self.admitted()) or "none yet"
-            raise DeployError(f"'{site}' was never admitted", f"the admitted sites are: {known}")
+        known = self.operators() if is_operators(name) else self.admitted()
+        home = self.folder / (FOLDER if is_operators(name) else "admitted")
+        if not (home / f"{name}.toml").exists():
+            kind = "operators" if is_operators(name) else "sites"
+            names = ", ".join(known) or "none yet"
+            raise DeployError(f"'{name}' was never admitted", f"the admitted {kind} are: {names}")
         with self._revoking():
-            self._write_revoked({**self.revoked(), site: why or "revoked"})
-        self.log_event("revoked", site=site, why=why)
+            self._write_revoked({**self.revoked(), name: why or "revoked"})
+        self.log_event("revoked", **_member(name), why=why)
 
     def revoked(self) -> dict[str, str]:
-        """The revoked sites, and why."""
-        path = self.folder / "revoked.json"
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        """The revoked sites and operators, and why; StoreError if the file is broken."""
+        return read_revoked(self.folder)
 
     @property
     def revocations(self) -> Revocations:
-        """The list of revoked sites that is shown to the others."""
+        """The list of who was revoked, which is shown to the sites."""
         return Revocations.read(self.folder)
 
     @property
     def lists_revoked(self) -> bool:
-        """Whether all revoked sites are in that list; it is signed with the authority's key."""
-        return set(self.revoked()) <= {*self.revocations.sites}
+        """Whether that list names all who were revoked; it is signed with the authority's key."""
+        return set(self.revoked()) <= {*self.revocations.names}
 
     def sign_revocations(self) -> None:
-        """Sign the list of revoked sites anew; DeployError without the authority's key."""
+        """Sign that list anew; DeployError without the authority's key."""
         with self._revoking():
             self._sign(self.revocations.number)
 
     def take_over(self, table: object) -> list[str] | None:
-        """Revoke the sites on a signed list that a site has sent, as plain values, and sign the
+        """Revoke whom a signed list names that a site has sent, as plain values, and sign the
         list of these and of those that were revoked here since.
 
-        Returns the sites that are revoked again; None if the signed list of this folder lacks none.
+        Returns who is revoked again; None if the signed list of this folder lacks none.
         Nothing happens if the authority has not signed the site's list. Without the authority's key
         that list is taken over only if it names all that are on the signed one here; otherwise
         `lists_revoked` is false afterwards.
@@ -222,17 +311,17 @@ class FederationFolder:
             found = Revocations.of(table)
         except ValueError:
             return None
-        if not found.is_signed(self.folder / "ca" / kits.AUTHORITY):
+        if not found.is_signed(self.authority):
             return None
         with self._revoking():
             own, known = self.revocations, self.revoked()
             if not own.lacking(found):
                 return None
-            again = [site for site in found.sites if site not in known]
+            again = [name for name in found.names if name not in known]
             why = dict.fromkeys(again, "revoked before this folder was restored from a backup")
             self._write_revoked(known | why)
-            for site in again:
-                self.log_event("revoked", site=site, why=why[site])
+            for name in again:
+                self.log_event("revoked", **_member(name), why=why[name])
             if (self.folder / "ca" / kits.AUTHORITY_KEY).exists():
                 self._sign(max(own.number, found.number))
             elif not found.lacking(own):
@@ -240,19 +329,19 @@ class FederationFolder:
         return again
 
     def _revoking(self) -> IO[bytes]:
-        """The lock under which the list of revoked sites is read and written: of two processes that
-        revoke at once, one would drop what the other has revoked."""
-        busy = StoreError(f"another process is revoking sites of {self.folder}", "try again")
+        """The lock under which the list is read and written: of two processes that revoke at once,
+        one would drop what the other has revoked."""
+        busy = StoreError(f"another process is revoking members of {self.folder}", "try again")
         return locks.hold(self.folder / ".revoked.lock", LOCK_TIMEOUT, busy)
 
     def _write_revoked(self, revoked: Mapping[str, str]) -> None:
-        write_atomically(self.folder / "revoked.json", json.dumps(revoked, indent=1).encode())
+        write_atomically(self.folder / REVOKED, json.dumps(revoked, indent=1).encode())
 
     def _sign(self, number: int) -> None:
         """Sign the list of all that are revoked, or were on the last list, after list `number`."""
-        sites = {*self.revoked(), *self.revocations.sites}
+        names = {*self.revoked(), *self.revocations.names}
         key = self.folder / "ca" / kits.AUTHORITY_KEY
-        Revocations.signed(number + 1, sites, key).write(self.folder)
+        Revocations.signed(number + 1, names, key).write(self.folder)
 
     def move_to_port(self, port: int) -> FederationFolder:
         """Change the server's port in the invitation and in the kits; returns the new state."""
@@ -284,23 +373,22 @@ class FederationFolder:
 
     def _make_kit(self, name: str, role: kits.Role, home: Path) -> None:
         make_folder(home)
-        request = kits.request(home / "request", self.name, name, role)
-        kits.approve(self.folder, request, home / "kit.signed.zip", CERTIFICATE_DAYS)
-        fingerprint = self.invitation.fingerprint
-        kits.unpack(home / "kit.signed.zip", home / "request", fingerprint, home / "kit")
+        request, signed = (
+            kits.request(home / "request", self.name, name, role),
+            home / "kit.signed.zip",
+        )
+        kits.approve(self.folder, request, signed, CERTIFICATE_DAYS)
+        kits.unpack(signed, home / "request", self.invitation.fingerprint, home / "kit")
+        if role == "lead":
+            found = SigningRequest.read(request)
+            self._record(found, certificate_in(signed, name), CERTIFICATE_DAYS)
         shutil.rmtree(home / "request")
-        (home / "kit.signed.zip").unlink()
+        signed.unlink()
 
-    def _check_admissible(self, site: str) -> None:
-        """Raise DeployError if no site can be admitted under this name."""
-        if site == self.invitation.host:
-            cause = f"'{site}' is the server's own name"
-            raise DeployError(cause, "choose another name for the site")
-        if site in self.revoked():
-            raise DeployError(
-                f"site '{site}' was revoked: {self.revoked()[site]}",
-                "a site that returns needs another name",
-            )
+
+def _member(name: str) -> dict[str, str]:
+    """Whom an event of the history is about."""
+    return {"operator" if is_operators(name) else "site": name}
 
 
 def check_empty(folder: Path, cure: str) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.presence import Presence, State, presences
+from fedsight.deploy.membership.renewal import endings
+from fedsight.deploy.membership.requests import is_operators
 from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
 
@@ -46,10 +48,22 @@ class Sites:
         """As plain values, for scripts."""
         return {**asdict(self), "package": str(installed())}
 
+    @classmethod
+    def of(cls, table: Mapping[str, Any]) -> Sites:
+        """From plain values; TypeError or KeyError unless they are those of a federation."""
+        rows = tuple(SiteRow(**row) for row in table["rows"])
+        return cls(table["federation"], table["address"], table["serving"], rows)
+
+
+def certificates_table(federation: FederationFolder) -> list[dict[str, Any]]:
+    """When the certificates of a federation end, as plain values."""
+    return [one.table() for one in endings(federation)]
+
 
 def sites(federation: FederationFolder) -> Sites:
     """The sites that were admitted, that ever connected, or that were revoked."""
-    found, revoked = presences(federation.presences), federation.revoked()
+    found, gone = presences(federation.presences), federation.revoked()
+    revoked = {name: why for name, why in gone.items() if not is_operators(name)}
     names = sorted({*federation.admitted(), *found, *revoked})
     invitation = federation.invitation
     return Sites(

@@ -85,6 +85,8 @@ class Heartbeat:
     declared: dict[str, Any] | None = None  # the site's summary of its images
     package: str = ""  # the FedSight code that it runs: version and the first digits of the hash
     state: State = ""  # what it says of itself
+    certificate: str = ""  # when its certificate ends, as ISO time
+    revocations: str = ""  # stands for the list of revocations that it has
 
     def encode(self) -> str:
         """The text that is sent."""
@@ -101,15 +103,16 @@ class Heartbeat:
             return cls()
         if not isinstance(table, dict):
             return cls()
-        identifiers = [table.get(key) for key in ("token", "process", "package")]
-        token, process, package = (
+        keys = ("token", "process", "package", "certificate", "revocations")
+        token, process, package, certificate, listed = (
             one if isinstance(one, str) and len(one) <= MAX_IDENTIFIER_CHARACTERS else ""
-            for one in identifiers
+            for one in map(table.get, keys)
         )
         declared = table.get("declared")
         state = table.get("state") if table.get("state") in get_args(State) else ""
         declared = declared if isinstance(declared, dict) else None
-        return cls(token, process, declared, package, state)  # type: ignore[arg-type]
+        said = state, certificate, listed
+        return cls(token, process, declared, package, *said)  # type: ignore[arg-type]
 
 
 def record(

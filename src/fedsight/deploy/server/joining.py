@@ -24,6 +24,7 @@ from fedsight.deploy.declaration import (
 )
 from fedsight.deploy.earlier_sites import EarlierSites
 from fedsight.deploy.membership.federation import FederationFolder
+from fedsight.deploy.membership.requests import is_operators
 from fedsight.deploy.membership.revocations import Revocations
 from fedsight.deploy.server.server import disable_site
 from fedsight.deploy.site.named_files import ELSEWHERE
@@ -83,16 +84,17 @@ def update_roster(
 
 
 def require_newest(folder: FederationFolder, refused: Mapping[str, object]) -> None:
-    """Raise RefusedError if sites hold a list of revoked sites with some that the list of this
-    folder lacks: it was restored from an older backup. These are revoked again, and dropped."""
+    """Raise RefusedError if sites hold a list of revocations with names that the list of this
+    folder lacks: it was restored from an older backup. They are revoked again, and dropped."""
     found = {site: folder.take_over(evidence) for site, evidence in refused.items()}
     holder = next((site for site, names in found.items() if names is not None), None)
     if holder is None:
         return
     again = sorted({name for names in found.values() for name in names or ()})
-    for site in again:
+    for name in again:
         with contextlib.suppress(DeployError):  # nothing counts from it, connected or not
-            disable_site(folder, site)
+            if not is_operators(name):
+                disable_site(folder, name)
     cure = "they were taken over: continue with `fedsight resume`"
     if not folder.lists_revoked:
         ca = folder.folder / "ca"
@@ -102,7 +104,7 @@ def require_newest(folder: FederationFolder, refused: Mapping[str, object]) -> N
         )
     names = ", ".join(again) or "none"
     raise RefusedError(
-        f"the list of revoked sites that site '{holder}' holds names some that the list of this "
+        f"the list of revocations that site '{holder}' holds names some that the list of this "
         f"folder lacks, which was restored from an older backup; revoked again: {names}",
         cure,
     )
@@ -228,7 +230,7 @@ def propose(
     """Ask every site to take part, except those `unasked`, for the reasons given there.
 
     `trained`: how the run was, if it is; it goes on, otherwise, with those that are asked. They are
-    `shown` the list of revoked sites.
+    `shown` the list of revocations.
     """
     found: dict[str, Declaration] = {}
     absent = {site: unasked[site] for site in link.sites if site in unasked}

@@ -15,6 +15,7 @@ from typing import Any
 
 from fedsight.core.errors import DeployError
 
+SAME = "use the same version of FedSight here and there"
 ANSWER_TIMEOUT = 60.0  # seconds
 CLOSE_TIMEOUT = 3.0  # seconds for the session's process to end
 RETRY_INTERVAL = 1.0  # seconds between attempts to open a session
@@ -52,6 +53,24 @@ class OperatorSession:
     def status(self, job: str) -> str:
         """The status of a job, in FLARE's terms."""
         return str(self._call("get_job_meta", job).get("status", ""))
+
+    def view(self, what: str, *run: str) -> dict[str, Any]:
+        """What the server shows of the federation, as `views.view` has it; DeployError if there is
+        no such thing."""
+        found = self._call("view", what, *run)
+        if not isinstance(found, dict):
+            raise DeployError("the server's answer cannot be understood", SAME)
+        if "error" in found:
+            cause, cure = (str(one) for one in found["error"])
+            raise DeployError(cause, cure)
+        return found
+
+    def jobs_of(self, operator: str) -> list[str]:
+        """The IDs of the jobs that wait or run and that this operator has submitted."""
+        ended = ("FINISHED", "FAILED")
+        jobs = [one for one in self._call("list_jobs") if not one["status"].startswith(ended)]
+        metas = (self._call("get_job_meta", one["job_id"]) for one in jobs)
+        return [str(one["job_id"]) for one in metas if one.get("submitter_name") == operator]
 
     def abort(self, job: str) -> None:
         """Abort a job."""

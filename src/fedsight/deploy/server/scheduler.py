@@ -36,7 +36,7 @@ from fedsight.core.errors import (
 from fedsight.core.files import json_object
 from fedsight.deploy.declaration import gather, read_declaration
 from fedsight.deploy.membership import presence
-from fedsight.deploy.membership.federation import OPERATOR, FederationFolder
+from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server import final_models
 from fedsight.deploy.server.job import JOB_FILE, read_outcome
@@ -385,7 +385,8 @@ class RunScheduler:
         return summary
 
     def _open_session(self, timeout: float) -> AbstractContextManager[OperatorSession]:
-        return open_session(self._federation.operator_kit, OPERATOR, timeout)
+        federation = self._federation
+        return open_session(federation.operator_kit, federation.operator_name, timeout)
 
 
 def _carried(folder: Path) -> StoreError:

@@ -6,20 +6,22 @@ import json
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from fedsight.core.errors import DeployError
 from fedsight.core.files import write_atomically
 from fedsight.deploy.membership import kits
-from fedsight.deploy.membership.federation import OPERATOR, FederationFolder
+from fedsight.deploy.membership.federation import FederationFolder
+from fedsight.deploy.membership.requests import is_operators
 from fedsight.deploy.monitoring.keeper import kept
 from fedsight.deploy.monitoring.lines import output, reporting
 from fedsight.deploy.monitoring.process import Job
 from fedsight.deploy.monitoring.settings import read_server
 from fedsight.deploy.package import installed
 from fedsight.deploy.processes import prefork, supervisor
-from fedsight.deploy.server.operator import open_session
+from fedsight.deploy.server.operator import OperatorSession, open_session
 
 CLEAR_INTERVAL = 3600.0  # seconds between looks for folders of old jobs
 RUNNING = "package.json"  # in the server's folder: the FedSight code that it was started with
@@ -56,7 +58,9 @@ def start(
         kits.check_keys_private(federation.folder)
         kits.clear_old_jobs(kit)
         kits.write_policies(kit, "server")
-        kits.write_disabled_sites(kit, sorted(federation.revoked()))
+        kits.write_disabled_sites(
+            kit, sorted(name for name in federation.revoked() if not is_operators(name))
+        )
         write_atomically(home / RUNNING, json.dumps(installed().table()).encode())
         invitation = federation.invitation
         with kept(job, monitoring, hooks, out) as keeper:
@@ -95,9 +99,25 @@ def disable_site(federation: FederationFolder, site: str) -> bool:
     """
     if not supervisor.is_running(federation.server_home):
         return False
-    with open_session(federation.operator_kit, OPERATOR, SESSION_TIMEOUT) as session:
+    with _session(federation) as session:
         session.disable_site(site)
     return True
+
+
+def end_jobs(federation: FederationFolder, operator: str) -> int | None:
+    """End the jobs that a revoked operator has started; returns how many, None if the server is not
+    running. It opens no session for them any more."""
+    if not supervisor.is_running(federation.server_home):
+        return None
+    with _session(federation) as session:
+        jobs = session.jobs_of(operator)
+        for job in jobs:
+            session.abort(job)
+    return len(jobs)
+
+
+def _session(federation: FederationFolder) -> AbstractContextManager[OperatorSession]:
+    return open_session(federation.operator_kit, federation.operator_name, SESSION_TIMEOUT)
 
 
 def free_port() -> int:

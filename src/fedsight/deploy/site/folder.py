@@ -25,7 +25,7 @@ from fedsight.deploy.membership.federation import (
     check_empty,
     check_site_folder,
 )
-from fedsight.deploy.membership.requests import check_answer, check_name
+from fedsight.deploy.membership.requests import certificate_in, check_name
 from fedsight.deploy.monitoring import settings
 from fedsight.deploy.monitoring.keeper import MonitorKeeper, kept
 from fedsight.deploy.monitoring.lines import MESSAGES, Lines, Output, output, reporting
@@ -120,7 +120,7 @@ class SiteFolder:
                 f"send {self.name}.request.zip to the operator and put the answer into "
                 f"{self.folder}",
             )
-        check_answer(signed)
+        certificate_in(signed, self.name)
         fingerprint = self.invitation.fingerprint
         kits.unpack(signed.resolve(), self.folder / "request", fingerprint, self.kit)
 

@@ -174,6 +174,7 @@ class SiteService(TrainerHolder):
         """Take part in a run. The site builds the program itself and compares the fingerprint."""
         authority = self._home / "kit" / "startup" / kits.AUTHORITY
         revocations.accept(self._home, authority, fields.get("revocations"))
+        revocations.check_operators(self._home, self._enforcement.requester.operators)
         run, sites = str(fields.get("run")), count(fields, "sites")
         package.require_unchanged()
         self._enforcement.check_packages(fields.get("package"))

@@ -1,0 +1,93 @@
+"""What operators see of a federation from other machines, and all that those see who only read.
+
+FLARE lets every session use commands that take no right: one has the server allocate as much as it
+is told. So a session whose certificate has another role than `lead` can log in, read, and log out.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+from nvflare.fuel.hci.proto import InternalCommands
+from nvflare.fuel.hci.reg import CommandModule, CommandModuleSpec, CommandSpec
+from nvflare.fuel.hci.server import hci
+from nvflare.fuel.hci.server.constants import ConnProps
+from nvflare.fuel.hci.server.reg import CommandFilter
+
+from fedsight.core.errors import FedSightError
+from fedsight.deploy.membership.federation import FederationFolder
+
+COMMAND = "fedsight"
+ROLE = "lead"  # of operators who may do more than read
+READERS = frozenset(
+    {
+        *(COMMAND, InternalCommands.CERT_LOGIN, InternalCommands.LOGOUT),
+        *(InternalCommands.CHECK_SESSION, InternalCommands.GET_CMD_LIST),
+    }
+)
+MAX_ARGUMENT = 512  # hexadecimal digits of a run's name
+
+
+class ReadersFilter(CommandFilter):
+    """Refuses every command but those of READERS to who may only read."""
+
+    def pre_command(self, conn: Any, args: list[str]) -> bool:
+        """Called by FLARE before a command, once it knows whose session it is."""
+        # Logging in comes before that, and checking a session shows nothing of it.
+        if args[0] in READERS or conn.get_prop(ConnProps.USER_ROLE) == ROLE:
+            return True
+        conn.append_error("this operator may only read")
+        return False
+
+
+class Reading(CommandModule):
+    """The command that reads: `fedsight WHAT [RUN]`, a run's name in hexadecimal digits."""
+
+    def __init__(self, federation: Path) -> None:
+        self._federation = federation
+        self._lock = threading.Lock()  # one at a time: the server has more to do
+
+    def get_spec(self) -> CommandModuleSpec:
+        """What FLARE registers."""
+        usage = f"{COMMAND} WHAT [RUN]"
+        spec = CommandSpec(COMMAND, "read the state of the federation", usage, self.read)
+        return CommandModuleSpec(COMMAND, [spec])
+
+    def read(self, conn: Any, args: list[str]) -> None:
+        """Called by FLARE with the command; the answer is JSON, or has an `error`."""
+        from fedsight.deploy.server.views import OWN, own_certificate, view
+
+        try:
+            if any(len(one) > MAX_ARGUMENT for one in args):
+                raise ValueError("too long")
+            what, *run = args[1:]
+            names = [bytes.fromhex(one).decode("utf-8") for one in run]
+            federation = FederationFolder.open(self._federation)
+            with self._lock:
+                if [what, *names] == [OWN]:
+                    answer = own_certificate(federation, str(conn.get_prop(ConnProps.USER_NAME)))
+                else:
+                    answer = view(federation, what, *names)
+        except FedSightError as error:
+            answer = json.dumps({"error": [error.cause, error.cure]})
+        except ValueError:
+            answer = json.dumps({"error": ["this is not a view", "update this machine"]})
+        conn.append_string(answer)
+
+
+def install(federation: Path) -> None:
+    """Have FLARE's server in this process offer the command, and limit who only reads, from its
+    first session on."""
+    begin = hci.AdminServer.__init__
+
+    def limited(self: Any, cell: Any, cmd_reg: Any, *args: Any, **named: Any) -> None:
+        if cmd_reg is not None:  # None: no sessions at all
+            cmd_reg.register_module(Reading(federation))
+            # Behind the first one, which knows whose session it is.
+            cmd_reg.filters.insert(1, ReadersFilter())
+        begin(self, cell, cmd_reg, *args, **named)
+
+    hci.AdminServer.__init__ = limited

@@ -1,0 +1,130 @@
+"""Renewal: every member of a federation gets a certificate for the key that it has.
+
+The authority's key is needed while that is done, and not afterwards: what it has signed lies in the
+federation's folder, and the server sends it to sites and operators (`deploy/flare/updates.py`,
+`deploy/server/looking.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from cryptography import x509
+
+from fedsight.core.errors import DeployError
+from fedsight.core.files import write_atomically
+from fedsight.deploy.membership import certificates
+from fedsight.deploy.membership.certificates import AUTHORITY_SOON, CERTIFICATE_DAYS, SOON
+from fedsight.deploy.membership.federation import OPERATOR, FederationFolder
+from fedsight.deploy.membership.operators import FOLDER
+
+Kind = Literal["authority", "server", "operator", "site"]
+_ROLES = {"server": ("server",), "operator": ("lead", "member"), "site": ("client",)}
+
+
+@dataclass(frozen=True)
+class Certified:
+    """A member of a federation, and where its certificate is in the federation's folder."""
+
+    kind: Kind
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Ending:
+    """When a certificate ends."""
+
+    kind: Kind
+    name: str
+    end: datetime | None  # None: the certificate cannot be read
+    days: int  # from now; negative: it has ended
+
+    @property
+    def soon(self) -> bool:
+        """Whether it is time to do something about it."""
+        soon = AUTHORITY_SOON if self.kind == "authority" else SOON
+        return self.end is None or self.days < soon
+
+    def table(self) -> dict[str, Any]:
+        """In plain values."""
+        return {**asdict(self), "end": None if self.end is None else self.end.isoformat()}
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any]) -> Ending:
+        """From plain values; TypeError, ValueError or KeyError unless they are those of one."""
+        end = None if table["end"] is None else datetime.fromisoformat(table["end"])
+        return cls(table["kind"], str(table["name"]), end, int(table["days"]))
+
+
+def certified(federation: FederationFolder) -> list[Certified]:
+    """The server, the operators and the sites that were admitted and not revoked since."""
+    folder, revoked = federation.folder, federation.revoked()
+    server = federation.server_home / "kit" / "startup" / "server.crt"
+    found = [Certified("server", federation.invitation.host, server)]
+    for name in federation.operators():
+        found.append(Certified("operator", name, folder / FOLDER / f"{name}.crt"))
+    for name in federation.admitted():
+        found.append(Certified("site", name, folder / "admitted" / f"{name}.crt"))
+    return [one for one in found if one.name not in revoked]
+
+
+def endings(federation: FederationFolder) -> list[Ending]:
+    """When the certificates of the authority and of all members end."""
+    authority = Certified("authority", federation.name, federation.authority)
+    members = [authority, *certified(federation)]
+    return [_ending(one) for one in members]
+
+
+def _ending(member: Certified) -> Ending:
+    try:
+        found = certificates.read(member.path)
+    except DeployError:
+        return Ending(member.kind, member.name, None, 0)
+    days = certificates.days_left(found)
+    return Ending(member.kind, member.name, found.not_valid_after_utc, days)
+
+
+def renew(
+    federation: FederationFolder, names: Sequence[str] = (), days: int = CERTIFICATE_DAYS
+) -> list[Certified]:
+    """Renew the certificates of these members, or of all; returns whose.
+
+    All are signed before the first one is written. Raises DeployError for a name that was revoked
+    or never admitted, without the authority's key, and if they would outlive its certificate.
+    """
+    known = {one.name: one for one in certified(federation)}
+    for name in names:
+        if name in (revoked := federation.revoked()):
+            cure = "who returns needs another name"
+            raise DeployError(f"'{name}' was revoked: {revoked[name]}", cure)
+        if name not in known:
+            cause = f"'{name}' has no certificate of this federation"
+            raise DeployError(cause, f"those who have one are: {', '.join(known)}")
+    chosen = [known[name] for name in dict.fromkeys(names)] or list(known.values())
+    ca = federation.folder / "ca"
+    signed = [(one, certificates.renewed(_own(one), ca, days)) for one in chosen]
+    for one, data in signed:
+        write_atomically(one.path, data)
+        if one.name == OPERATOR:
+            certificates.take(federation.folder / "operator" / "kit" / "startup", data)
+        federation.log_event("renewed", **{one.kind: one.name}, days=days)
+    return chosen
+
+
+def _own(member: Certified) -> x509.Certificate:
+    """The certificate of a member; DeployError if the file holds somebody else's, or another role:
+    a renewal would have the same."""
+    found = certificates.read(member.path)
+    name, role = certificates.name_of(found), certificates.role_of(found)
+    # FLARE cuts a long name of a server (RFC 5280, appendix A.1).
+    if member.name[:64] != name or role not in _ROLES[member.kind]:
+        raise DeployError(
+            f"{member.path} is the certificate of '{name}' in the role '{role}'",
+            "restore the file from a backup",
+        )
+    return found
