@@ -42,6 +42,8 @@ TERMS = (
     "created",
     "days",
     "declaration",
+    "approved",
+    "declined",
     "failed",
     "host",
     "losses",

@@ -13,6 +13,7 @@ from nvflare.apis.fl_context import FLContext
 
 from fedsight.deploy.membership import presence
 from fedsight.deploy.package import installed
+from fedsight.deploy.site import approvals
 from fedsight.deploy.site.state import state_of
 
 HEARTBEAT_PROPERTY = "fedsight_heartbeat"  # in the context that FLARE sends with a heartbeat
@@ -39,7 +40,7 @@ class PresenceComponent(FLComponent):
             declared = path.read_text(encoding="utf-8") if path.is_file() else "null"
             token = fl_ctx.get_engine().client.token or ""
             self._state = state_of(home)
-            ours = json.loads(declared), str(installed()), self._state
+            ours = json.loads(declared), str(installed()), self._state, approvals.mark(home)
             text = presence.Heartbeat(token, self._process, *ours).encode()
             fl_ctx.set_prop(HEARTBEAT_PROPERTY, text, private=False, sticky=True)
         elif event_type == EventType.AFTER_CLIENT_HEARTBEAT:
@@ -51,3 +52,4 @@ class PresenceComponent(FLComponent):
             if registered is not None:
                 told = found.declared, found.package, found.state
                 presence.record(home / "sites", registered.name, found.process, *told)
+                presence.record_decision(home / "sites", registered.name, found.decided)
