@@ -38,7 +38,7 @@ def test_all_are_refused_where_only_the_sum_is_compared(
     places: Places, site_images: Any, limit: int
 ) -> None:
     program = site_services.program(site_images, rounds={"quorum": 1})
-    found, _, _ = propose(program, "run1", boasting(places), {})
+    found, _, _, _ = propose(program, "run1", boasting(places), {})
     with pytest.raises(DeployError, match="the sites declare"):
         gather(program, found)
 
@@ -59,7 +59,7 @@ def test_ours_leaves_out_the_site_that_declares_most(
     places: Places, site_images: Any, limit: int
 ) -> None:
     program = site_services.program(site_images, rounds={"quorum": 1})
-    found, _, _ = propose(program, "run1", boasting(places), {})
+    found, _, _, _ = propose(program, "run1", boasting(places), {})
     out = oversized_sites(found, {})
     assert list(out) == ["west"]
     assert "site 'west' declares the most, 5,003" in out["west"].cause

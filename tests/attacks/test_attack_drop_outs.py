@@ -46,7 +46,7 @@ def round_of(attack: Attack, tmp_path: Path, required: str) -> tuple[Outcome, li
         sites.append(attack(name, draw(tmp_path / f"images-{name}", images), **contract))
     of = program(tmp_path / "images-a", **MASKED[required])
     link = LocalLink({site.home.name: site.service for site in sites})
-    declared, absent, _ = propose(of, "run1", link, {})
+    declared, absent, _, _ = propose(of, "run1", link, {})
     assert not absent
     weight = torch.eye(64) * (torch.finfo(torch.float32).max / (4 * 150 / 255))
     model = Model(known(of)).looking(weight).set("hidden1.weight", 0.0).set("hidden1.bias", -1.0)

@@ -17,7 +17,7 @@ import pytest
 import tomli_w
 
 from fedsight.cli import doctor_deployed, doctor_program
-from fedsight.cli.doctor import Finding
+from fedsight.core.finding import Finding
 from fedsight.deploy.membership.federation import Invitation
 from fedsight.deploy.site.enforcement import ContractEnforcement
 from fedsight.deploy.site.folder import SiteFolder

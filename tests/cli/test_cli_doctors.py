@@ -25,10 +25,12 @@ from fedsight.deploy.membership.kits import AUTHORITY, AUTHORITY_KEY
 from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server.server import RUNNING, free_port
+from fedsight.deploy.site.approvals import decide
 from fedsight.deploy.site.owner import read_owner, write_owner
 from fedsight.governance import entries
 from fedsight.governance.entries import LedgerEntry
 from fedsight.governance.ledger import CLOCK_TOLERANCE, Ledger
+from fedsight.program.config import parse
 
 INVITATION = Invitation("wards", "localhost", free_port(), "SHA256:00")  # nobody listens there
 
@@ -165,6 +167,27 @@ def test_a_program_is_held_against_contract_and_images(
     _, found = doctor("site", "doctor", site, "--program", config)
     assert found["program"]["state"] == ("bad" if why else "ok")
     assert why in found["program"]["value"]
+
+
+def test_a_program_that_the_owner_has_to_approve(
+    site: Path, site_images: Path, tmp_path: Path
+) -> None:
+    data = {"name": "folder", "path": str(site_images / "north")}
+    write(site, {"data": data, "contract": {"approval": True}})
+    shown = {"name": "folder", "path": "images", "size": 8, "channels": 1}
+    shown["classes"] = ["ant", "bee", "cat"]
+    config = tmp_path / "my.toml"
+    config.write_text(tomli_w.dumps({"data": shown}))
+    of = parse({"data": shown}, base=tmp_path)[0].fingerprint
+    _, found = doctor("site", "doctor", site, "--program", config)
+    assert (found["program"]["state"], found["approval"]["state"]) == ("ok", "note")
+    assert not (site / "programs").exists(), "the doctor asks for nothing"
+    decide(site, of, approve=True)
+    _, found = doctor("site", "doctor", site, "--program", config)
+    assert found["approval"]["state"] == "ok"
+    decide(site, of, approve=False)
+    _, found = doctor("site", "doctor", site, "--program", config)
+    assert "has refused this program" in found["program"]["value"]
 
 
 MASKED = {"require": ["secure_aggregation"]}

@@ -13,55 +13,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from browsers import CLIPPED, SIZES, chromium, shoot, show
+from browsers import CLIPPED, NAMELESS, SIZES, becomes, chromium, press, shoot, show, until
 from command_line import write_config
 from consoles import Client, served
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 
 from fedsight.runs.listing import look
-
-PATIENCE = 200  # seconds; only a hang is judged by it
-# What a screen reader could not tell: fields without a label, buttons and links without a name.
-NAMELESS = """
-const found = document.querySelectorAll('input, select, textarea, button, a, progress');
-return [...found].filter(e => !(e.labels?.length || e.textContent.trim()
-  || e.getAttribute('aria-label'))).map(e => e.outerHTML);
-"""
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     with chromium(tmp_path_factory.mktemp("profile")) as chrome:
         yield chrome
-
-
-def until(browser: webdriver.Chrome, happened: Callable[[webdriver.Chrome], object]) -> None:
-    WebDriverWait(browser, PATIENCE, 0.1).until(happened)
-
-
-def state(browser: webdriver.Chrome) -> str:
-    return str(browser.execute_script("return document.querySelector('.badge')?.innerText ?? ''"))
-
-
-def becomes(browser: webdriver.Chrome, word: str) -> None:
-    """Wait until the page shows the state by itself: it is never loaded again here."""
-    until(browser, lambda _: state(browser) == word)
-
-
-def press(browser: webdriver.Chrome, name: str) -> None:
-    """Press a button by the keyboard. The page may be renewed between finding and pressing."""
-
-    def pressed(_: webdriver.Chrome) -> bool:
-        try:
-            browser.find_element(By.ID, name).send_keys(Keys.ENTER)
-        except Exception:  # it was replaced just then, or is not there yet
-            return False
-        return True
-
-    until(browser, pressed)
 
 
 def test_a_run_is_started_and_steered_and_the_page_follows(

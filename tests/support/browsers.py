@@ -6,13 +6,16 @@ from __future__ import annotations
 import base64
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -44,6 +47,13 @@ for (const e of document.querySelectorAll('main *')) {
   }
 }
 return found;
+"""
+PATIENCE = 200  # seconds; only a hang is judged by it
+# What a screen reader could not tell: fields without a label, buttons and links without a name.
+NAMELESS = """
+const found = document.querySelectorAll('input, select, textarea, button, a, progress');
+return [...found].filter(e => !(e.labels?.length || e.textContent.trim()
+  || e.getAttribute('aria-label'))).map(e => e.outerHTML);
 """
 
 
@@ -91,3 +101,31 @@ def shoot(browser: webdriver.Chrome, folder: Path, name: str) -> Path:
     path = folder / f"{name}.png"
     path.write_bytes(base64.b64decode(shot["data"]))
     return path
+
+
+def until(browser: webdriver.Chrome, happened: Callable[[webdriver.Chrome], object]) -> None:
+    """Wait until something has happened."""
+    WebDriverWait(browser, PATIENCE, 0.1).until(happened)
+
+
+def state(browser: webdriver.Chrome) -> str:
+    """The state that the page shows."""
+    return str(browser.execute_script("return document.querySelector('.badge')?.innerText ?? ''"))
+
+
+def becomes(browser: webdriver.Chrome, word: str) -> None:
+    """Wait until the page shows the state by itself: it is never loaded again here."""
+    until(browser, lambda _: state(browser) == word)
+
+
+def press(browser: webdriver.Chrome, name: str) -> None:
+    """Press a button by the keyboard. The page may be renewed between finding and pressing."""
+
+    def pressed(_: webdriver.Chrome) -> bool:
+        try:
+            browser.find_element(By.ID, name).send_keys(Keys.ENTER)
+        except Exception:  # it was replaced just then, or is not there yet
+            return False
+        return True
+
+    until(browser, pressed)

@@ -12,10 +12,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 from fedsight.console.access import Sessions
-from fedsight.console.changes import Changes
+from fedsight.console.changes import Changes, look_at_runs
 from fedsight.console.pages import Console
 from fedsight.console.queue import Queue
 from fedsight.console.server import Server, bound
+from fedsight.console.shell import Shell
+from fedsight.console.site_pages import SiteConsole, look_at_site
+from fedsight.deploy.site.folder import SiteFolder
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Answer:
 class Client:
     """Asks a served console; `cookie` is its session."""
 
-    console: Console
+    console: Any
     port: int
     cookie: str = ""
 
@@ -66,17 +69,36 @@ class Client:
 
 
 @contextmanager
-def served(root: Path, federation: Any = None) -> Iterator[Client]:
-    queue = Queue(root)
-    console = Console(root, queue, Sessions(), Changes(root, queue.place), federation)
+def serving(console: Shell) -> Iterator[Client]:
+    """Any console, served in a thread."""
     server = Server(console)
     with bound(0) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
-        queue.start()
         try:
             yield Client(console, listening.getsockname()[1])
         finally:
             server.should_exit = True
             thread.join()
+
+
+@contextmanager
+def served(root: Path, federation: Any = None) -> Iterator[Client]:
+    """The console of the runs in `root`."""
+    queue = Queue(root)
+    changes = Changes(look_at_runs(root, queue.place))
+    with serving(Console(Sessions(), changes, root, queue, federation)) as client:
+        queue.start()
+        try:
+            yield client
+        finally:
             queue.close()
+
+
+@contextmanager
+def served_site(home: Path) -> Iterator[Client]:
+    """The console of the owner of a site, who is logged in."""
+    changes = Changes(look_at_site(home))
+    with serving(SiteConsole(Sessions(), changes, SiteFolder.open(home))) as client:
+        client.enter()
+        yield client

@@ -83,7 +83,7 @@ class Federation:
     ) -> Tensor:
         """The sum of the round's updates from `vector` over some sites, without masks."""
         link = LocalLink({name: self.sites[name].service for name in names})
-        declared, absent, _ = propose(self.program, run, link, {})
+        declared, absent, _, _ = propose(self.program, run, link, {})
         assert not absent
         federation = gather(self.program, declared)
         engine = RemoteEngine(federation, link, RunRecord({}, {}, lambda: 0, id=run))

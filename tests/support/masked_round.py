@@ -153,7 +153,7 @@ def faulty_round(
     of = program(root / f"images-{names[0]}", **tables)
     services = LocalLink({name: site.service for name, site in sites.items()})
     link = FaultyLink(services, names[-1], alter)
-    declared, _, _ = propose(of, "run1", link, {})
+    declared, _, _, _ = propose(of, "run1", link, {})
     engine = RemoteEngine(gather(of, declared), link, RunRecord({}, {}, lambda: 0, id="run1"))
     whole = known(of)
     order = Order(1, whole.initial[whole.layout.travelling])

@@ -123,7 +123,7 @@ class Places:
         link = link or self.sit()
         self._runs += 1
         self._program = program
-        found, absent, _ = propose(program, run or self.run, link, {})
+        found, absent, _, _ = propose(program, run or self.run, link, {})
         assert absent == {}, absent
         return gather(program, found), link
 

@@ -43,9 +43,7 @@ def console_command(
 
     Example: fedsight console --runs runs
     """
-    if absent := missing("console"):
-        names = ", ".join(absent)
-        raise StoreError(f"the console needs what is not installed: {names}", install("console"))
+    need_console()
     from fedsight.console.server import serve
 
     found = None
@@ -58,7 +56,16 @@ def console_command(
         cause = f"the runs of the federation '{found.name}' are in {found.runs}"
         raise StoreError(cause, "leave --runs out")
 
-    def say(address: str) -> None:
-        echo(message("The console is at {address}\nEnd it with Ctrl-C.", address=address))
+    serve(root, found, port, say_address)
 
-    serve(root, found, port, say)
+
+def need_console() -> None:
+    """Raise StoreError if what serves consoles is not installed."""
+    if absent := missing("console"):
+        names = ", ".join(absent)
+        raise StoreError(f"the console needs what is not installed: {names}", install("console"))
+
+
+def say_address(address: str) -> None:
+    """Print where a console is."""
+    echo(message("The console is at {address}\nEnd it with Ctrl-C.", address=address))

@@ -9,7 +9,6 @@ import resource
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,30 +17,16 @@ import typer
 
 from fedsight.cli.output import echo
 from fedsight.core.extras import EXTRAS, install, missing
+from fedsight.core.finding import Finding
 from fedsight.core.text import printable
 from fedsight.language.english import from_english
-from fedsight.language.message import Text, message, text_in
+from fedsight.language.message import Text, message
 
 _LEAST_DISK = 1 << 30  # bytes
 _LEAST_MEMORY = 1 << 30
 _LEAST_FILES = 256  # open at once
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _MARKS = {"ok": message("ok     "), "note": message("note   "), "bad": message("PROBLEM")}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at; `bad` keeps FedSight from working, a `note` limits it."""
-
-    what: Text | str
-    state: Literal["ok", "note", "bad"]
-    value: Text | str
-    cure: Text | str = ""
-
-    def table(self) -> dict[str, str]:
-        """What JSON has, in every language."""
-        what, value, cure = (text_in(one, "en") for one in (self.what, self.value, self.cure))
-        return {"what": what, "state": self.state, "value": value, "cure": cure}
 
 
 def doctor_command(

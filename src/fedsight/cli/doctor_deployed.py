@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from fedsight.cli.doctor import Finding
 from fedsight.core.errors import ConfigError, FedSightError
-from fedsight.core.files import json_object, refuse_readable
+from fedsight.core.files import json_object
+from fedsight.core.finding import Finding
+from fedsight.deploy.findings import (
+    certificate,
+    disk,
+    fault,
+    ledger,
+    running_site,
+    settings_in_force,
+    site_certificate,
+    tried,
+)
 from fedsight.deploy.membership import kits, overview, presence
 from fedsight.deploy.membership.certificates import AUTHORITY_SOON, SOON, days_left, read
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder, Invitation
@@ -25,49 +33,43 @@ from fedsight.deploy.monitoring.settings import check, read_server
 from fedsight.deploy.package import installed, stated
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server.server import RUNNING
-from fedsight.deploy.site import state
 from fedsight.deploy.site.folder import SiteFolder, open_images
-from fedsight.deploy.site.owner import read_owner, tables
-from fedsight.governance.ledger import CLOCK_TOLERANCE, Ledger
-from fedsight.language.english import from_english
+from fedsight.deploy.site.owner import read_owner
 from fedsight.language.message import Text, message
-from fedsight.runs.progress import size
 
 CONNECT_TIMEOUT = 5.0  # seconds
 VERDICT_TIMEOUT = 2.0  # seconds for the server to refuse this side's certificate
 VERDICT_STEP = 0.05  # seconds
-LEAST_DISK = 1 << 30  # bytes
 
 
 def site_findings(site: SiteFolder, program: Path | None) -> Iterator[Finding]:
     """Everything that is looked at for a site, in the order in which it is shown."""
     yield from _software()
-    yield from _tried(message("keys"), lambda: kits.check_keys_private(site.folder))
-    yield from _ledger(site.folder)
+    yield from tried(message("keys"), lambda: kits.check_keys_private(site.folder))
+    yield from ledger(site.folder)
     startup = site.kit / "startup"
     if startup.is_dir():
-        ask = message("ask the operator for: fedsight federation renew {name}", name=site.name)
-        yield from _certificate(message("certificate"), startup / "client.crt", ask)
+        yield from site_certificate(site)
         yield from _server(site.invitation, startup)
     else:
         cure = message("send {name}.request.zip to the operator", name=site.name)
         yield Finding(message("admission"), "bad", message("not admitted yet"), cure)
-    yield _disk(site.folder)
-    yield from _running_site(site)
+    yield disk(site.folder)
+    yield from running_site(site)
     yield from _owner(site, program)
 
 
 def federation_findings(federation: FederationFolder) -> Iterator[Finding]:
     """Everything that is looked at for a federation, in the order in which it is shown."""
     yield from _software()
-    yield from _tried(message("keys"), lambda: kits.check_keys_private(federation.folder))
+    yield from tried(message("keys"), lambda: kits.check_keys_private(federation.folder))
     yield from _authority(federation)
     server, operator = (one / "startup" for one in (_kit(federation), federation.operator_kit))
     renew = "fedsight federation renew"
-    yield from _certificate(message("server's certificate"), server / "server.crt", renew)
+    yield from certificate(message("server's certificate"), server / "server.crt", renew)
     yield from _certificates(federation, renew)
-    yield _disk(federation.folder)
-    yield from _tried(message("monitoring"), lambda: read_server(federation.folder))
+    yield disk(federation.folder)
+    yield from tried(message("monitoring"), lambda: read_server(federation.folder))
     yield from _running_server(federation)
     if supervisor.is_running(federation.server_home):
         yield from _server(federation.invitation, operator, server / "server.crt")
@@ -89,81 +91,21 @@ def _software() -> Iterator[Finding]:
         yield Finding("NVIDIA FLARE", "ok", message("installed"))
 
 
-def _tried(what: Text, check: Callable[[], object]) -> Iterator[Finding]:
-    """Whether a check raises an error, and which."""
-    try:
-        check()
-    except FedSightError as error:
-        yield _fault(what, error)
-    else:
-        yield Finding(what, "ok", message("as they must be"))
-
-
-def _fault(what: Text, error: FedSightError) -> Finding:
-    """An error as a finding: of a faulty config, the first problem."""
-    if isinstance(error, ConfigError):
-        first = error.problems[0]
-        return Finding(what, "bad", f"{first.where}: {from_english(first.cause)}", first.cure)
-    return Finding(what, "bad", from_english(error.cause), from_english(error.cure))
-
-
-def _ledger(home: Path) -> Iterator[Finding]:
-    """Whether the ledger is intact and private, and the clock not behind its last entry."""
-    what = message("ledger")
-    if not (home / "ledger.sqlite").exists():
-        yield Finding(what, "ok", message("none yet"))
-        return
-    try:
-        refuse_readable(home / "ledger.sqlite", "the ledger")
-        number, _ = Ledger(home).head
-        entries = Ledger(home).entries()
-    except FedSightError as error:
-        yield _fault(what, error)
-        return
-    yield Finding(what, "ok", message("intact, {n:,} entries", n=number))
-    if entries and datetime.now(UTC) < entries[-1].written_at - CLOCK_TOLERANCE:
-        last = entries[-1].written_at.isoformat(timespec="minutes")
-        value = message("behind the ledger's last entry ({time})", time=last)
-        yield Finding(message("clock"), "bad", value, message("correct the clock"))
-
-
 def _certificates(federation: FederationFolder, cure: str) -> Iterator[Finding]:
     """How long the certificates of the operators are valid, and of sites those that end soon."""
     try:
         members = certified(federation)
     except FedSightError as error:
-        yield _fault(message("certificates"), error)
+        yield fault(message("certificates"), error)
         return
     for one in members:
         if one.kind == "operator":
             kit = federation.operator_kit / "startup" / "client.crt"
             path = kit if one.name == OPERATOR and kit.exists() else one.path
-            yield from _certificate(message("operator {name}", name=one.name), path, cure)
+            yield from certificate(message("operator {name}", name=one.name), path, cure)
         elif one.kind == "site":
-            found = _certificate(message("certificate of {name}", name=one.name), one.path, cure)
+            found = certificate(message("certificate of {name}", name=one.name), one.path, cure)
             yield from (finding for finding in found if finding.state != "ok")
-
-
-def _certificate(what: Text, path: Path, renew: Text | str, soon: int = SOON) -> Iterator[Finding]:
-    """How long a certificate is valid; before it is, the clock is wrong."""
-    try:
-        found = x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError) as error:
-        why = message("{file} cannot be read: {error}", file=path.name, error=error)
-        yield Finding(what, "bad", why, message("restore the file from a backup"))
-        return
-    now, begins, ends = datetime.now(UTC), found.not_valid_before_utc, found.not_valid_after_utc
-    if now < begins:
-        value = message("behind: the certificate is valid from {time} on", time=begins.date())
-        yield Finding(message("clock"), "bad", value, message("correct the clock"))
-        return
-    days = (ends - now).days
-    if now > ends:
-        yield Finding(what, "bad", message("expired on {time}", time=ends.date()), renew)
-    else:
-        value = message("valid for {n:,} more days", n=days)
-        few = days < soon
-        yield Finding(what, "note" if few else "ok", value, renew if few else "")
 
 
 def _server(invitation: Invitation, startup: Path, own: Path | None = None) -> Iterator[Finding]:
@@ -249,39 +191,14 @@ def _await_verdict(secured: ssl.SSLSocket) -> None:
         raise ConnectionError("the server closed the connection")
 
 
-def _disk(folder: Path) -> Finding:
-    free = shutil.disk_usage(folder).free
-    few = free < LEAST_DISK
-    cure = message("free some space; a run needs some times the size of its model")
-    return Finding(message("free disk"), "note" if few else "ok", size(free), cure if few else "")
-
-
-def _running_site(site: SiteFolder) -> Iterator[Finding]:
-    what = message("site")
-    if not supervisor.is_running(site.folder):
-        yield Finding(what, "note", message("not running"), "fedsight site start")
-        return
-    said = state.state_of(site.folder)
-    if said == "stopped":
-        cure = message("let it go on (kill -CONT), or end it")
-        yield Finding(what, "bad", message("its trainer process is stopped"), cure)
-    elif said == "drained":
-        yield Finding(what, "note", message("drained"), "fedsight site drain --end")
-    elif presence.is_answered(site.folder):
-        yield Finding(what, "ok", message("running, and the server answers"))
-    else:
-        cure = message("see network and TLS above; the site may have been revoked")
-        yield Finding(what, "bad", message("running, but the server does not answer"), cure)
-
-
 def _owner(site: SiteFolder, program: Path | None) -> Iterator[Finding]:
     """The owner's settings and images, and whether they permit a program."""
     try:
-        settings, changed = _settings(site.folder)
+        settings, changed = settings_in_force(site.folder)
         owner = read_owner(site.folder / settings, None)
         check("site", owner.monitoring, owner.hooks)
     except ConfigError as error:
-        yield _fault(message("settings"), error)
+        yield fault(message("settings"), error)
         return
     if changed:
         value = message("the site was started with others than site.toml has now")
@@ -291,7 +208,7 @@ def _owner(site: SiteFolder, program: Path | None) -> Iterator[Finding]:
     try:
         facts = open_images(owner)
     except FedSightError as error:
-        yield _fault(message("images"), error)
+        yield fault(message("images"), error)
         return
     classes: Sequence[str] = facts["classes"]
     value = message(
@@ -303,31 +220,13 @@ def _owner(site: SiteFolder, program: Path | None) -> Iterator[Finding]:
         yield from _program(site, settings, program)
 
 
-def _settings(folder: Path) -> tuple[str, bool]:
-    """The file with the settings that hold, and whether site.toml has others by now.
-
-    A site that runs goes by what it was started with. So does one whose site.toml names no images:
-    they were named at the start. Raises ConfigError if site.toml has any other problem.
-    """
-    own, started = folder / "site.toml", folder / "owner.toml"
-    try:
-        owner = read_owner(own, None)
-    except ConfigError as error:
-        if not started.exists() or any(one.where != "data" for one in error.problems):
-            raise
-        return started.name, False
-    if not started.exists() or not supervisor.is_running(folder):
-        return own.name, False
-    return started.name, tables(read_owner(started, None)) != tables(owner)
-
-
 def _program(site: SiteFolder, settings: str, path: Path) -> Iterator[Finding]:
     from fedsight.cli.doctor_program import permission  # brings torch
 
     try:
         yield from permission(site, settings, path)
     except FedSightError as error:
-        yield _fault(message("program"), error)
+        yield fault(message("program"), error)
 
 
 def _authority(federation: FederationFolder) -> Iterator[Finding]:
@@ -337,7 +236,7 @@ def _authority(federation: FederationFolder) -> Iterator[Finding]:
         "nothing can be signed for longer; create a new federation before, and have all join it"
     )
     what, path = message("authority's certificate"), federation.authority
-    yield from _certificate(what, path, last, AUTHORITY_SOON)
+    yield from certificate(what, path, last, AUTHORITY_SOON)
     if not (ca / kits.AUTHORITY_KEY).exists():
         cure = message("needed to admit sites and to sign revocations; restore the folder `ca`")
         yield Finding(message("authority's key"), "note", message("not on this machine"), cure)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -18,6 +17,7 @@ from fedsight.deploy.membership.overview import SiteRow, sites
 from fedsight.deploy.membership.renewal import endings
 from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
+from fedsight.deploy.site.log import details, protections
 from fedsight.governance.entries import SUMS
 from fedsight.language.english import from_english
 from fedsight.language.message import Text, message
@@ -149,8 +149,8 @@ def show_log(lines: Sequence[Mapping[str, Any]]) -> None:
             escape(str(line.get("run", ""))[:8]),
             str(line.get("round", "")),
             "" if left is None else f"{left:,}",
-            escape(_protections(line)),
-            escape(_details(line)),
+            escape(protections(line)),
+            escape(details(line)),
         )
     table.add_section()
     table.add_row(message("total"), "", "", "", f"{total:,}", "", size(total))
@@ -198,34 +198,6 @@ def _run(run: Listed) -> list[Text | str]:
 
 def _of(done: object, all: object) -> Text:
     return message("{done} of {all}", done=done, all=all)
-
-
-def _protections(line: Mapping[str, Any]) -> str:
-    found = line.get("protections")
-    if found is None:
-        return ""
-    words = [one if isinstance(one, str) else json.dumps(one) for one in found]
-    return ", ".join(words) or str(message("none"))
-
-
-def _details(line: Mapping[str, Any]) -> str:
-    """The facts of a line that have no column of their own."""
-    if line.get("event") == "refused":
-        why = from_english(str(line.get("why")))
-        if type(line.get("times")) is int:
-            why = message("{why} ({n:,} times)", why=why, n=line["times"])
-        return f"{from_english(str(line.get('what')))}: {why}"
-    shown = ("time", "event", "run", "round", "bytes", "protections", "fingerprint", "vectors")
-    vectors = line.get("vectors") or {}
-    words = [str(message("{name}: {n:,} values", name=name, n=n)) for name, n in vectors.items()]
-    words += [
-        f"{from_english(key)}: {_plain(value)}" for key, value in line.items() if key not in shown
-    ]
-    return ", ".join(words)
-
-
-def _plain(value: Any) -> str:
-    return f"{value:,}" if type(value) is int else str(value)
 
 
 def _share(figures: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ from rich.markup import escape
 
 from fedsight.cli.members import format_time
 from fedsight.cli.tables import make_table, print_line, show
-from fedsight.deploy.site.delivery.received import Outcome, Received, ReceivedOrder
+from fedsight.deploy.site.delivery.listing import all_of
+from fedsight.deploy.site.delivery.received import Outcome, ReceivedOrder
 from fedsight.evaluation.delivery.base import VALIDATION
 from fedsight.language.english import from_english
 from fedsight.language.message import Text, message
@@ -19,23 +19,9 @@ from fedsight.report.sites import kind_words
 from fedsight.report.words import between, percent, points
 
 
-def as_list(home: Path) -> list[dict[str, Any]]:
-    """What became of the final model of each run, as values for JSON, the oldest first."""
-    return [
-        {
-            "program": order.program.get("name"),
-            "run": order.run,
-            "rounds": order.round,
-            "wanted": order.wanted,
-            **asdict(outcome or Outcome("waiting")),
-        }
-        for order, outcome in _all(home)
-    ]
-
-
 def show_recognisers(home: Path) -> None:
     """Print a line for each run that has ended."""
-    found = _all(home)
+    found = all_of(home)
     if not found:
         print_line(message("No run has ended yet in which this site took part."))
         return
@@ -75,12 +61,6 @@ def show_recognisers(home: Path) -> None:
                 "this site's images alone."
             )
         )
-
-
-def _all(home: Path) -> list[tuple[ReceivedOrder, Outcome | None]]:
-    received = Received(home)
-    orders = ((received.read(key), received.outcome(key)) for key in received.orders())
-    return [(order, outcome) for order, outcome in orders if order is not None]
 
 
 def _state(order: ReceivedOrder, outcome: Outcome | None) -> Text | str:

@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from fedsight.cli.console import need_console, say_address
 from fedsight.cli.monitoring import LogOption, MetricsOption, monitoring
 from fedsight.cli.output import JsonOption, echo
+from fedsight.console import SITE_PORT
 from fedsight.language.english import from_english
 from fedsight.language.message import message
 
@@ -183,6 +185,100 @@ def drain_command(
         echo(message("The site takes nothing new, and has nothing to finish."))
 
 
+@app.command("programs")
+def programs_command(
+    folder: SiteFolderOption = Path(),
+    settings: Annotated[
+        bool, typer.Option("--settings", help="Also all settings of programs that wait.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the programs that wait for the owner's approval, and what was decided.
+
+    They wait where the contract says so: approval = true below [contract] in site.toml.
+
+    Example: fedsight site programs ward-3 --settings
+    """
+    from fedsight.cli.approvals import as_table, show_programs
+    from fedsight.deploy.membership.federation import check_site_folder
+
+    check_site_folder(folder)
+    if as_json:
+        echo(json.dumps(as_table(folder), indent=2, ensure_ascii=False))
+    else:
+        show_programs(folder, settings)
+
+
+FingerprintArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="FINGERPRINT", help="Of the program, all 64 digits.", show_default=False
+    ),
+]
+DecidedFolder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="The site's folder.", show_default=False)
+]
+
+
+@app.command("approve")
+def approve_command(folder: DecidedFolder, fingerprint: FingerprintArgument) -> None:
+    """Approve a program: it may run here, as far as the contract permits it.
+
+    The decision is in the site's ledger and holds for all runs of this program; with any other
+    setting, the seed too, it is another program.
+
+    Example: fedsight site approve ward-3 FINGERPRINT
+    """
+    from fedsight.deploy.site import approvals
+    from fedsight.deploy.site.owner import read_contract
+
+    approvals.decide(folder, fingerprint, approve=True)
+    echo(message("Approved: {fingerprint}", fingerprint=fingerprint))
+    if not read_contract(folder / "site.toml").approval:
+        echo(
+            message(
+                "The contract does not ask for it: other programs run without your approval. See "
+                "approval below [contract] in site.toml."
+            )
+        )
+
+
+@app.command("refuse")
+def refuse_command(folder: DecidedFolder, fingerprint: FingerprintArgument) -> None:
+    """Refuse a program for good, also one that was approved: it begins no further round here.
+
+    Example: fedsight site refuse ward-3 FINGERPRINT
+    """
+    from fedsight.deploy.site import approvals
+
+    approvals.decide(folder, fingerprint, approve=False)
+    echo(message("Refused for good: {fingerprint}", fingerprint=fingerprint))
+
+
+@app.command("console")
+def console_command(
+    folder: SiteFolderOption = Path(),
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port on this machine; 0: any that is free.")
+    ] = SITE_PORT,
+) -> None:
+    """Serve a page on this machine for the owner of a site: what left it, what is asked now, and
+    programs to approve or refuse.
+
+    Its address holds a token: who has it can do what you can do with fedsight site.
+
+    Example: fedsight site console ward-3
+    """
+    need_console()
+    from fedsight.console.server import serve_site
+    from fedsight.deploy.site.approvals import require_own
+    from fedsight.deploy.site.folder import SiteFolder
+
+    site = SiteFolder.open(folder)
+    require_own(site.folder)
+    serve_site(site, port, say_address)
+
+
 @app.command("doctor")
 def doctor_command(
     folder: SiteFolderOption = Path(),
@@ -247,8 +343,9 @@ def recognisers_command(
 
     Example: fedsight site recognisers ward-3
     """
-    from fedsight.cli.recognisers import as_list, show_recognisers
+    from fedsight.cli.recognisers import show_recognisers
     from fedsight.deploy.membership.federation import check_site_folder
+    from fedsight.deploy.site.delivery.listing import as_list
 
     check_site_folder(folder)
     if as_json:

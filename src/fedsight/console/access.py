@@ -102,7 +102,7 @@ class Guard:
                 "this is not a name of the console: use http://127.0.0.1 and its port", 403
             )
         if not path.startswith(f"{base}/"):
-            return _plain("open the address that fedsight console printed when it started", 404)
+            return _plain("open the address that the console printed when it started", 404)
         if scope["method"] not in ("GET", "HEAD") and headers.get("origin") != f"http://{host}":
             return _plain("this request does not come from a page of the console", 403)
         place = path.removeprefix(base)

@@ -1,14 +1,14 @@
-"""Tells the browsers which runs have changed, as server-sent events (HTML Standard, section 9.2).
+"""Tells the browsers what has changed, as server-sent events (HTML Standard, section 9.2).
 
-One thread looks at the files of the run folders while anybody listens; each listener gets the names
-of what has changed since it last heard.
+One thread looks at files while anybody listens; each listener gets the names of what has changed
+since it last heard.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 from fedsight.coordinator.asked import ASKED
@@ -32,13 +32,14 @@ ALIVE = 15.0  # seconds after which an idle connection is told that it is one
 EVERYTHING = "*"
 
 Signature = tuple[object, ...]
+Look = Callable[[], dict[str, Signature]]
 
 
 class Changes:
-    """What the listeners hear."""
+    """What the listeners hear. `look` gives what tells that something has changed, by its name."""
 
-    def __init__(self, root: Path, *others: Path) -> None:
-        self._root, self._others = root, others  # `others`: folders whose files concern every page
+    def __init__(self, look: Look) -> None:
+        self._look = look
         # Each listener's queue, and whether it has been told to look. None in it: the end.
         self._listeners: dict[asyncio.Queue[list[str] | None], bool] = {}
         self._task: asyncio.Task[None] | None = None
@@ -91,28 +92,34 @@ class Changes:
                 queue.put_nowait([EVERYTHING])
                 self._listeners[queue] = True
 
-    def _look(self) -> dict[str, Signature]:
-        """What tells that a run has changed, by the run's name; "" is everything else."""
+
+def look_at_runs(root: Path, *others: Path) -> Look:
+    """Runs, by their names, and everything else, by ""; `others`: folders whose files concern every
+    page."""
+
+    def look() -> dict[str, Signature]:
         found = {
-            str(folder.relative_to(self._root)): tuple(_signature(folder))
-            for folder in folders(self._root)
+            str(folder.relative_to(root)): tuple(_signature(folder)) for folder in folders(root)
         }
         found[""] = tuple(
             part
-            for folder in self._others
+            for folder in others
             for path in sorted(folder.glob("*.json"))
-            for part in _stamp(path)
+            for part in stamp(path)
         )
         return found
+
+    return look
 
 
 def _signature(folder: Path) -> Iterator[object]:
     for name in WATCHED:
-        yield from _stamp(folder / name)
+        yield from stamp(folder / name)
     yield locks.held(folder / LOCK) or locks.held(folder / CARRIED)
 
 
-def _stamp(path: Path) -> tuple[object, ...]:
+def stamp(path: Path) -> tuple[object, ...]:
+    """What tells that a file has changed, or is gone."""
     try:
         stat = path.stat()
     except OSError:

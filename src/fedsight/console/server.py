@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -18,12 +18,16 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fedsight.console import pages
 from fedsight.console.access import SESSION, Guard, Sessions
-from fedsight.console.changes import Changes
+from fedsight.console.changes import Changes, look_at_runs
+from fedsight.console.pages import Console
 from fedsight.console.queue import Queue
+from fedsight.console.shell import Shell, ways_in
 from fedsight.core.errors import StoreError
 from fedsight.core.files import make_folder
+
+if TYPE_CHECKING:
+    from fedsight.deploy.site.folder import SiteFolder
 
 ADDRESS = "127.0.0.1"
 MOST_BYTES = 1 << 16  # of a form
@@ -32,27 +36,12 @@ MOST_CONNECTIONS = 256  # at a time: a process may have about a thousand open fi
 PATIENCE = 10.0  # seconds until a connection without a complete request is closed
 
 
-def application(console: pages.Console) -> Starlette:
+def application(console: Shell) -> Starlette:
     """The console as an ASGI application."""
-    told = pages.told
-    routes: list[BaseRoute] = [
-        Route("/", told(pages.runs_page)),
-        Route("/run/{run:path}", told(pages.run_page)),
-        Route("/report/{run:path}", told(pages.report_page)),
-        Route("/do/{what}/{run:path}", told(pages.act), methods=["POST"]),
-        Route("/withdraw/{id}", told(pages.withdraw), methods=["POST"]),
-        Route("/new", told(pages.new_page)),
-        Route("/new", pages.begin, methods=["POST"]),
-        Route("/sites", told(pages.sites_page)),
-        Route("/session", told(pages.login_page)),
-        Route("/session", pages.login, methods=["POST"]),
-        Route("/language/{language}", told(pages.choose_language), methods=["POST"]),
-        Route("/events", pages.events),
-        Route("/static/{name}", static),
-    ]
-    routes = [Mount(console.base, routes=routes)]
+    routes = [*console.routes(), *ways_in(), Route("/static/{name}", static)]
     guard = Middleware(Guard, sessions=console.sessions)
-    app = Starlette(routes=routes, middleware=[guard], max_body_size=MOST_BYTES)
+    mounted: list[BaseRoute] = [Mount(console.base, routes=routes)]
+    app = Starlette(routes=mounted, middleware=[guard], max_body_size=MOST_BYTES)
     app.state.console = console
     return app
 
@@ -151,7 +140,7 @@ class Connection(H11Protocol):
 class Server(uvicorn.Server):
     """A server that lets its listeners go before it ends."""
 
-    def __init__(self, console: pages.Console) -> None:
+    def __init__(self, console: Shell) -> None:
         self._changes = console.changes
         super().__init__(
             uvicorn.Config(
@@ -172,6 +161,13 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def serve_on(listening: socket.socket, console: Shell, announce: Callable[[str], None]) -> None:
+    """Serve a console until Ctrl-C or SIGTERM; `announce` gets its address."""
+    at = listening.getsockname()[1]
+    announce(f"http://{ADDRESS}:{at}{console.base}/session#{console.sessions.token}")
+    Server(console).run(sockets=[listening])
+
+
 def serve(root: Path, federation: Any, port: int, announce: Callable[[str], None]) -> None:
     """Serve the console for the runs in `root` until Ctrl-C or SIGTERM.
 
@@ -182,13 +178,21 @@ def serve(root: Path, federation: Any, port: int, announce: Callable[[str], None
     with bound(port) as listening:
         queue = Queue(root)
         others = [queue.place] + ([federation.presences] if federation is not None else [])
-        changes = Changes(root, *others)
-        console = pages.Console(root, queue, Sessions(), changes, federation)
+        changes = Changes(look_at_runs(root, *others))
         queue.start()
-        at = listening.getsockname()[1]
-        address = f"http://{ADDRESS}:{at}{console.base}/session#{console.sessions.token}"
-        announce(address)
         try:
-            Server(console).run(sockets=[listening])
+            serve_on(listening, Console(Sessions(), changes, root, queue, federation), announce)
         finally:
             queue.close()
+
+
+def serve_site(site: SiteFolder, port: int, announce: Callable[[str], None]) -> None:
+    """Serve the console of a site's owner until Ctrl-C or SIGTERM.
+
+    `announce` gets its address. Raises StoreError if the port is taken.
+    """
+    from fedsight.console.site_pages import SiteConsole, look_at_site
+
+    with bound(port) as listening:
+        changes = Changes(look_at_site(site.folder))
+        serve_on(listening, SiteConsole(Sessions(), changes, site), announce)

@@ -5,7 +5,8 @@ FedSightError                    exit code 1
 ├── DataError                    3   a source, an image, a label or a split
 ├── ModelError                   4   a network or its weights
 ├── SiteError                    5   a site's update: not finite, too large, too few sites left
-│   └── RefusedError             5   a site refuses, whatever is tried again
+│   ├── RefusedError             5   a site refuses, whatever is tried again
+│   └── HeldError                5   a site's owner has not decided yet whether it takes part
 ├── EngineError                  6   a worker process died or could not start
 ├── StoreError                   7   a run folder or a ledger: missing, broken, altered, disk full
 ├── DeployError                  8   a federation across machines: keys, connections, a contract
@@ -99,6 +100,10 @@ class RefusedError(SiteError):
     def __init__(self, cause: str, cure: str = "", evidence: object = None) -> None:
         super().__init__(cause, cure)
         self.evidence = evidence
+
+
+class HeldError(SiteError):
+    """A site's owner has not decided yet whether it takes part in a program."""
 
 
 class EngineError(FedSightError):

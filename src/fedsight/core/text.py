@@ -20,6 +20,7 @@ _UNSAFE = (
     "\U000e0000-\U000e007f"  # tags
 )
 _ANY = re.compile(f"[{_UNSAFE}]")
+_ABSOLUTE_PATH = re.compile(r"(?<![\w.])/")  # the start of one
 _ANY_BUT_NEWLINE = re.compile(f"(?!\n)[{_UNSAFE}]")
 
 
@@ -31,6 +32,11 @@ def printable(text: object, limit: int | None = None) -> str:
 def printable_lines(text: object) -> str:
     """The same, but line breaks stay: for texts of FedSight's own that quote another machine's."""
     return _ANY_BUT_NEWLINE.sub(_escape, str(text))
+
+
+def names_path(text: str) -> bool:
+    """Whether a text has an absolute path in it."""
+    return _ABSOLUTE_PATH.search(text) is not None
 
 
 def is_printable(text: str) -> bool:

@@ -85,6 +85,9 @@ class Contract(Settings):
 
     tasks: Names | None = None  # tasks that may be trained; None: any task
     programs: Hashes = ()  # fingerprints of the programs to take part in; empty: any program
+    # whether each program waits at the door until the owner has approved it by hand, with `fedsight
+    # site approve` or in `fedsight site console`
+    approval: bool = False
     # SHA-256 of the plug-in files that programs may use, from the site's folder `plugins`
     plugins: Hashes = ()
     # SHA-256 of the FedSight code that may run here, and that the coordinator may say it runs, as

@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 EntryKind = Literal[
     "declaration", "update", "figures", "losses", "scores", "released", "sum", "test sum",
-    "refused", "clock",
+    "refused", "approved", "declined", "clock",
 ]  # fmt: skip
+# What a site's owner has decided by hand about a program.
+DECISIONS: frozenset[EntryKind] = frozenset(("approved", "declined"))
 # Sums over test images, of which `contract.evaluations` permits so many.
 SUMS: frozenset[EntryKind] = frozenset(("figures", "losses", "scores"))
 # Those for the calibration of a run, both of one model.
@@ -30,6 +32,8 @@ class LedgerEntry:
     answer is recorded before it leaves (`released`, with the same `question`). A `sum` is recorded
     before the site helps to unmask it; its `question` is the digest of the sites that it is over.
     Of a program that was `refused`, `run` and `program` are what the coordinator called them.
+    One that the owner `approved` or `declined` by hand is meant by its whole fingerprint alone;
+    `run` and `asked_by` are those of the last request for it.
     `event` is the privacy event in plain values, or None if no noise protects the answer.
     `enforced` is true if the site adds the noise itself, false if the coordinator promises it.
     `personal` figures are those of a model with parameters that stay at the site: the same question

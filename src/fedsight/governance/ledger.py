@@ -19,7 +19,7 @@ from pathlib import Path
 from fedsight.core.errors import DeployError, StoreError
 from fedsight.governance import entries
 from fedsight.governance.costs import Accountant, Costs, is_charged
-from fedsight.governance.entries import CALIBRATION, SUMS, LedgerEntry
+from fedsight.governance.entries import CALIBRATION, DECISIONS, SUMS, LedgerEntry
 from fedsight.governance.ledger_file import LedgerFile
 
 CLOCK_TOLERANCE = timedelta(minutes=5)  # how far the clock may go back between two entries
@@ -75,6 +75,7 @@ class Ledger:
         # Programs that were refused and why, by who had asked for them; and how many on a day.
         self._refused: defaultdict[tuple[str, ...], set[tuple[str, str]]] = defaultdict(set)
         self._refused_on: Counter[tuple[str, tuple[str, ...]]] = Counter()
+        self._decisions: dict[str, LedgerEntry] = {}  # the owner's last one, by program
         self.refresh()
 
     @property
@@ -148,6 +149,35 @@ class Ledger:
                 entry = replace(entry, run="", program="", why=NO_FURTHER)
             if today <= DAY_REFUSALS:
                 self._written(table, entry)
+
+    def decision(self, program: str) -> LedgerEntry | None:
+        """What the owner has decided by hand about the program with this fingerprint, if anything,
+        as of the last `refresh`."""
+        with self._lock:
+            return self._decisions.get(program)
+
+    def decisions(self) -> list[LedgerEntry]:
+        """All that the owner has decided by hand about programs, the oldest first."""
+        with self._lock:
+            return sorted(self._decisions.values(), key=lambda one: one.number)
+
+    def append_decision(self, entry: LedgerEntry) -> LedgerEntry:
+        """Write that the owner `approved` or `declined` a program; returns the entry that holds.
+
+        The same decision is written once. Raises DeployError if a program that was declined would
+        be approved: that is final. And StoreError as `append` does.
+        """
+        with self._opened() as table:
+            known = self._decisions.get(entry.program)
+            if known is None or (known.kind, entry.kind) == ("approved", "declined"):
+                return self._written(table, entry)
+            if known.kind != entry.kind:
+                raise DeployError(
+                    f"the program {entry.program} was refused at {known.time}, and that is final",
+                    "ask the operator to start it again with another seed: that makes it another "
+                    "program, about which you decide anew",
+                )
+            return known
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
@@ -288,6 +318,8 @@ class Ledger:
             self._lists[entry.data_set].add(entry.question)
         if entry.kind == "test sum":
             self._test_lists[entry.data_set].add(entry.question)
+        if entry.kind in DECISIONS:
+            self._decisions[entry.program] = entry
         if entry.kind == "refused":
             self._refused[entry.asked_by].add((entry.program, entry.why))
             self._refused_on[entry.time[:10], entry.asked_by] += 1

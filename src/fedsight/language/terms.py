@@ -43,6 +43,8 @@ TERMS = (
     "created",
     "days",
     "declaration",
+    "approved",
+    "declined",
     "failed",
     "host",
     "losses",

@@ -64,7 +64,7 @@ def test_a_run_does_not_go_on_with_other_images_in_its_next_job(
         content = bee.read_bytes(), cat.read_bytes()
         bee.write_bytes(content[1])
         cat.write_bytes(content[0])
-    found, absent, refused = propose(program, run, places.sit(), {})
+    found, absent, refused, _ = propose(program, run, places.sit(), {})
     assert set(found) == {"north", "west"}
     assert absent == {"south": f"site 'south': {CHANGED}"}
     assert refused == {}  # its owner may restore them

@@ -266,7 +266,9 @@ def test_a_refusal_reaches_the_coordinator_with_its_clause(
     data = {"name": "folder", "path": str(site_images / "west")}
     places.write_owner("west", {"data": data, "contract": {"require": ["secure_aggregation"]}})
     try:
-        found, absent, _ = propose(site_services.program(site_images), "refused1", places.sit(), {})
+        found, absent, _, _ = propose(
+            site_services.program(site_images), "refused1", places.sit(), {}
+        )
     finally:
         (places.root / "west" / "owner.toml").write_text(before)
     assert set(found) == {"north", "south"}

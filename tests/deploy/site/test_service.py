@@ -646,7 +646,7 @@ def test_a_site_that_cannot_open_its_images_does_not_reveal_their_path(
     places.write_owner("south", {"data": {"name": "folder", "path": str(path)}})
     try:
         program = site_services.program(site_images)
-        found, absent, _ = propose(program, f"lost{fault}", places.sit(), {})
+        found, absent, _, _ = propose(program, f"lost{fault}", places.sit(), {})
     finally:
         (places.root / "south" / "owner.toml").write_text(before)
     assert set(found) == {"north", "west"}

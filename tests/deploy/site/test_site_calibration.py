@@ -89,7 +89,7 @@ def joined(
     sites: Places, of: Program, run: str, link: Link | None = None
 ) -> tuple[Federation, RemoteEngine]:
     link = link or sites.sit()
-    found, absent, _ = propose(of, run, link, {})
+    found, absent, _, _ = propose(of, run, link, {})
     assert absent == {}
     federation = gather(of, found)
     noised = [site for site, declared in found.items() if declared.figures == "noised"]

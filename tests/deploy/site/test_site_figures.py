@@ -59,7 +59,7 @@ def owner(places: Places, site_images: Path) -> Iterator[Owner]:
 def joined(places: Places, program: Program, run: str) -> tuple[Federation, RemoteEngine]:
     """The coordinator's federation and engine, as a deployed job makes them."""
     link = places.sit()
-    found, absent, _ = propose(program, run, link, {})
+    found, absent, _, _ = propose(program, run, link, {})
     assert absent == {}
     federation = gather(program, found)
     noised = [site for site, declared in found.items() if declared.figures == "noised"]

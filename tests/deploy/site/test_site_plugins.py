@@ -62,7 +62,7 @@ def install(places: Places, images: Path, plugin: Path) -> None:
 
 
 def refusals(places: Places, of: Program) -> dict[str, str]:
-    _, absent, _ = propose(of, "plugged", places.sit(), {})
+    _, absent, _, _ = propose(of, "plugged", places.sit(), {})
     return absent
 
 

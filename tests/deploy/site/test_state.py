@@ -119,7 +119,7 @@ def test_a_drained_site_takes_part_in_no_new_run(
 ) -> None:
     program = site_services.program(site_images, rounds={"quorum": 2})
     assert "has nothing to finish" in done("site", "drain", south).out
-    found, absent, refused = propose(program, "drained1", places.sit(), {})
+    found, absent, refused, _ = propose(program, "drained1", places.sit(), {})
     assert set(found) == {"north", "west"}
     assert absent == {"south": f"site 'south': {DRAINED}"}
     assert refused == {}  # it may come back

@@ -15,6 +15,7 @@ from nvflare.apis.fl_context import FLContext
 from fedsight.deploy.flare.updates import Updates, held
 from fedsight.deploy.membership import presence
 from fedsight.deploy.package import installed
+from fedsight.deploy.site import approvals
 from fedsight.deploy.site.state import state_of
 
 HEARTBEAT_PROPERTY = "fedsight_heartbeat"  # in the context that FLARE sends with a heartbeat
@@ -42,8 +43,9 @@ class PresenceComponent(FLComponent):
             declared = path.read_text(encoding="utf-8") if path.is_file() else "null"
             token = fl_ctx.get_engine().client.token or ""
             self._state = state_of(home)
-            ours = json.loads(declared), str(installed()), self._state, *held(home)
-            text = presence.Heartbeat(token, self._process, *ours).encode()
+            ours = json.loads(declared), str(installed()), self._state
+            has = *held(home), approvals.mark(home)
+            text = presence.Heartbeat(token, self._process, *ours, *has).encode()
             fl_ctx.set_prop(HEARTBEAT_PROPERTY, text, private=False, sticky=True)
         elif event_type == EventType.AFTER_CLIENT_HEARTBEAT:
             presence.record_answer(home, self._state)
@@ -54,6 +56,7 @@ class PresenceComponent(FLComponent):
             if registered is not None:
                 told = found.declared, found.package, found.state
                 presence.record(home / "sites", registered.name, found.process, *told)
+                presence.record_decision(home / "sites", registered.name, found.decided)
                 self._offer(home, registered, found, fl_ctx)
 
     def _offer(self, home: Path, site: Any, found: presence.Heartbeat, fl_ctx: FLContext) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import quote
@@ -49,6 +49,8 @@ class Presence:
     state: State = ""  # what it says of itself
     # since when it has been ready: it may have been silent or drained with the same process
     stays: float = 0.0
+    decided: str = ""  # the site's mark of what its owner has decided about programs
+    decided_at: float = 0.0  # when that changed last
 
     @property
     def settled(self) -> bool:
@@ -87,6 +89,8 @@ class Heartbeat:
     state: State = ""  # what it says of itself
     certificate: str = ""  # when its certificate ends, as ISO time
     revocations: str = ""  # stands for the list of revocations that it has
+    # a random text, another one after each decision of the owner's about a program
+    decided: str = ""
 
     def encode(self) -> str:
         """The text that is sent."""
@@ -103,15 +107,15 @@ class Heartbeat:
             return cls()
         if not isinstance(table, dict):
             return cls()
-        keys = ("token", "process", "package", "certificate", "revocations")
-        token, process, package, certificate, listed = (
+        keys = ("token", "process", "package", "certificate", "revocations", "decided")
+        token, process, package, certificate, listed, decided = (
             one if isinstance(one, str) and len(one) <= MAX_IDENTIFIER_CHARACTERS else ""
             for one in map(table.get, keys)
         )
         declared = table.get("declared")
         state = table.get("state") if table.get("state") in get_args(State) else ""
         declared = declared if isinstance(declared, dict) else None
-        said = state, certificate, listed
+        said = state, certificate, listed, decided
         return cls(token, process, declared, package, *said)  # type: ignore[arg-type]
 
 
@@ -126,7 +130,6 @@ def record(
     """Record a heartbeat of the site `name`. A site's own clock is not relied on."""
     folder.mkdir(exist_ok=True)
     path = _path(folder, name)
-    partial = path.with_suffix(".partial")
     now, known = time.time(), _read(path)
     since = stays = now
     restarts: tuple[float, ...] = ()
@@ -140,8 +143,29 @@ def record(
         restarts = known.restarts if same and not back else (*known.restarts[-_MOST_RESTARTS:], now)
     restarts = tuple(time for time in restarts if now - time < RESTART_WINDOW)
     package = printable(package, MAX_IDENTIFIER_CHARACTERS)
-    found = Presence(name, since, now, declared, process, restarts, package, state, stays)
-    partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
+    decisions = ("", 0.0) if known is None else (known.decided, known.decided_at)
+    told = (declared, process, restarts, package, state, stays)
+    _write(path, Presence(name, since, now, *told, *decisions))
+
+
+def record_decision(folder: Path, name: str, decided: str) -> None:
+    """Record the mark that came with a heartbeat of the site `name`, if it is another one.
+
+    A job that was refused for want of a decision is then worth another try. A site chooses when it
+    says so; so it counts like a restart (`Presence.settled`).
+    """
+    path, now = _path(folder, name), time.time()
+    known = _read(path)
+    if known is None or known.decided == decided:
+        return
+    restarts = (*known.restarts[-_MOST_RESTARTS:], now)
+    told = {"decided": decided, "decided_at": now, "restarts": restarts, "stays": now}
+    _write(path, replace(known, **told))  # type: ignore[arg-type]
+
+
+def _write(path: Path, one: Presence) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(one)), encoding="utf-8")
     partial.replace(path)  # no fsync: the next heartbeat comes soon
 
 

@@ -247,7 +247,7 @@ def _deliver_late(
     unasked |= {site: f"site '{site}' was revoked" for site in folder.revoked()}
     run = str(store.read_json("run.json")["id"])
     trained = Trained(len(roster), measured=True)
-    _, absent, refused = propose(program, run, link, unasked, trained, folder.revocations)
+    _, absent, refused, _ = propose(program, run, link, unasked, trained, folder.revocations)
     require_newest(folder, refused)
     federation = gather(program, roster)
     send_kept(federation, link, absent)
@@ -313,7 +313,8 @@ def _recogniser(folder: FederationFolder) -> Callable[[str, str], None]:
 
 
 class _SiteWatch(Callback):
-    """Checks after each round whether another site of the federation is ready to join."""
+    """Checks after each round whether another site of the federation is ready to join, or one whose
+    owner has decided since."""
 
     engine: RemoteEngine
 
@@ -352,7 +353,7 @@ class _SiteWatch(Callback):
         if event.last:
             return
         for name, one in presence.presences(self._folder.presences).items():
-            new = name not in self._sites or one.since > self._began
+            new = name not in self._sites or max(one.since, one.decided_at) > self._began
             new &= self.awaited is None or name in self.awaited
             if one.ready and one.settled and new and name not in present and name not in revoked:
                 raise Handover(f"site '{name}' is ready to join")

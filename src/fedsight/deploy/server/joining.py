@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from fedsight.coordinator.store import RESULTS, RunStore
-from fedsight.core.errors import DeployError, RefusedError, SiteError
+from fedsight.core.errors import DeployError, HeldError, RefusedError, SiteError
 from fedsight.core.settings import Settings
 from fedsight.deploy import package
 from fedsight.deploy.costly_sites import costly_sites
@@ -55,7 +55,7 @@ def update_roster(
     revoked = {site: f"site '{site}' was revoked" for site in folder.revoked()}
     shown = folder.revocations
     how = Trained(len(roster)) if trained else None
-    found, absent, refused = propose(program, run, link, {**late, **revoked}, how, shown)
+    found, absent, refused, held = propose(program, run, link, {**late, **revoked}, how, shown)
     require_newest(folder, refused)
     unfit = unfit_sites(program, found, roster, earlier)
     quorum = 1 if trained else program.rounds.quorum
@@ -79,7 +79,7 @@ def update_roster(
         )
     if quorum is not None or absent.keys() - late.keys():
         members = max(len(link.sites), len(folder.admitted()))
-        _require_enough(absent, refused, len(found), quorum, members)
+        _require_enough(absent, refused, held, (len(found), members), quorum)
     return absent
 
 
@@ -113,12 +113,14 @@ def require_newest(folder: FederationFolder, refused: Mapping[str, object]) -> N
 def _require_enough(
     absent: Mapping[str, str],
     refused: Collection[str],
-    found: int,
+    held: Collection[str],
+    counts: tuple[int, int],
     quorum: int | None,
-    members: int,
 ) -> None:
     """Raise SiteError, naming all that are absent, if fewer than `quorum` of the sites take part
-    (None: if one does not); RefusedError if that stays so whoever else of the `members` comes."""
+    (None: if one does not); RefusedError if that stays so whoever else comes, HeldError if nothing
+    is missing but the decisions of owners. `counts`: of the sites that take part, and of all."""
+    found, members = counts
     if quorum is not None and found >= quorum:
         return
     stays = len(refused) > 0 if quorum is None else members - len(refused) < quorum
@@ -132,6 +134,10 @@ def _require_enough(
             f"not every site takes part: {causes}",
             "resolve this with the site's owner, or set rounds.quorum to continue without it",
         )
+    undecided = absent.keys() <= set(held) if quorum is None else found + len(held) >= quorum
+    if undecided and not stays:
+        cure = "once they have decided (fedsight site programs), continue with `fedsight resume`"
+        raise HeldError(error.cause, f"ask the sites' owners; {cure}")
     raise RefusedError(error.cause, error.cure) if stays else error
 
 
@@ -217,6 +223,7 @@ class Proposed(NamedTuple):
     absent: dict[str, str]  # why the others do not
     # those of them that refuse, however often they are asked, and what they prove it by
     refused: Mapping[str, object]
+    held: frozenset[str]  # those whose owners have not decided yet
 
 
 def propose(
@@ -261,7 +268,8 @@ def propose(
     failed = converse([Talk(link, site, deadline) for site in sites], ask)
     absent |= {site: reason(error) for site, error in failed.items()}
     refused = {site: one.evidence for site, one in failed.items() if isinstance(one, RefusedError)}
-    return Proposed(found, absent, refused)
+    held = frozenset(site for site, one in failed.items() if isinstance(one, HeldError))
+    return Proposed(found, absent, refused, held)
 
 
 def program_for_sites(program: Program) -> dict[str, Any]:

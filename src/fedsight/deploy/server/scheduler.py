@@ -29,6 +29,7 @@ from fedsight.core.errors import (
     ConfigError,
     DeployError,
     FedSightError,
+    HeldError,
     Interrupted,
     SiteError,
     StoreError,
@@ -152,6 +153,9 @@ class RunScheduler:
                 return self._finish()
             if outcome["state"] == "left":
                 self._notify(f"{outcome['cause']}; starting another one")
+                continue
+            if outcome.get("family") == HeldError.__name__:
+                self._wait_for_owners(outcome)
                 continue
             before, done = done, self._last_round()
             if outcome["state"] == "failed" and not outcome["again"]:
@@ -314,6 +318,21 @@ class RunScheduler:
                 self._notify(f"waiting for {', '.join(missing[:5]) or 'sites to be admitted'}")
                 notified = True
             time.sleep(POLL_INTERVAL)
+
+    def _wait_for_owners(self, outcome: dict[str, Any]) -> None:
+        """Wait until the owner of a site has decided about the program, or a site has started anew.
+
+        Raises HeldError at the deadline: what the job ended with.
+        """
+        began, deadline = time.monotonic(), self._program.rounds.deadline
+        self._notify(f"{outcome['cause']}; waiting for up to {deadline:.0f} s")
+        while time.monotonic() - began < deadline:
+            self._require_going_on()
+            found = presence.presences(self._federation.presences).values()
+            if any(one.settled and max(one.since, one.decided_at) > self._began for one in found):
+                return
+            time.sleep(POLL_INTERVAL)
+        raise _error(outcome)
 
     def _report_sites(self, sites: Sequence[str]) -> None:
         """Tell without which sites the run goes on, and why, as soon as the coordinator knows, and

@@ -15,6 +15,7 @@ from typing import Any
 from fedsight.compression.settings import Line
 from fedsight.core.errors import DeployError, SiteError
 from fedsight.deploy import package
+from fedsight.deploy.site import approvals
 from fedsight.deploy.site.answers import AnswerStore
 from fedsight.deploy.site.calibration import CalibrationRules
 from fedsight.deploy.site.figures import FigureRules
@@ -174,6 +175,25 @@ class ContractEnforcement:
         release = Release(contract, ledger, template, answers, self.log)
         self._run = _Run(contract, program, release)
         return memory
+
+    def require_approval(self, program: Program, contract: Contract, run: str) -> None:
+        """Raise DeployError if the owner has refused `program` by hand, and, where the contract
+        leaves programs to the owner, HeldError until it is approved. It depends on nothing else."""
+        if contract.approval:
+            name = Asked.short(program.name)
+            asked = Asked(run, program.fingerprint, name, self.requester.operators)
+            approvals.require(self._home, self._known_ledger(), program, asked)
+        else:
+            approvals.require_not_declined(self.decision(program))
+
+    def require_still_approved(self) -> None:
+        """Raise DeployError if the owner has refused the program of the current run since."""
+        if self._run is not None:
+            approvals.require_not_declined(self.decision(self._run.program))
+
+    def decision(self, program: Program) -> LedgerEntry | None:
+        """What the owner has decided about a program by hand; None if nothing."""
+        return self._known_ledger().decision(program.fingerprint)
 
     def check_spent(self, contract: Contract) -> None:
         """Raise DeployError if all the epsilon of the contract is spent, StoreError if the ledger

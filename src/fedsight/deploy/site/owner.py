@@ -36,6 +36,7 @@ TEMPLATE = """\
 [contract]
 # tasks = ["classify"]    # tasks that may be trained; leave out for any task
 # programs = []           # fingerprints (64 digits) of the only programs to take part in
+# approval = false        # true: each program waits until you approve it (fedsight site programs)
 # plugins = []            # SHA-256 of files in the folder `plugins` here that programs may use
 # packages = []           # SHA-256 of the FedSight code that may run (fedsight site doctor)
 # operators = ["operator@fedsight.local"]  # who may start jobs; leave out for any operator

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedsight.core.errors import FedSightError, StoreError
+from fedsight.core.errors import DataError, FedSightError, StoreError
 from fedsight.core.text import MAX_MESSAGE, printable
 from fedsight.deploy.site.log import SiteLog
 
@@ -80,10 +80,13 @@ class Refusals:
             if error in self._recorded:
                 return
             self._recorded.add(error)
-        self.record(kind, error.cause, asked)
+        self.record(kind, error.cause, asked, isinstance(error, DataError))
 
-    def record(self, kind: str, why: str, asked: Asked = Asked()) -> None:
-        """Record that a request of the kind `kind` was refused; a full disk prevents nothing."""
+    def record(
+        self, kind: str, why: str, asked: Asked = Asked(), names_images: bool = False
+    ) -> None:
+        """Record that a request of the kind `kind` was refused; a full disk prevents nothing.
+        `names_images`: the reason may name images or quote labels."""
         what, why = printable(kind, MAX_KIND), printable(why, MAX_MESSAGE)
         with self._lock:
             if what == "propose":
@@ -102,6 +105,7 @@ class Refusals:
                 self._path.write_text(json.dumps({"day": _today(), "lines": lines + 1}))
                 log.warning("%s: %s", what, why)
                 counted: dict[str, Any] = {"times": times} if times > 1 else {}
+                counted |= {"names_images": True} if names_images else {}
                 about: dict[str, Any] = {
                     "run": asked.run,
                     "program": asked.name,

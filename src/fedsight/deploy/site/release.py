@@ -16,7 +16,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -27,9 +26,11 @@ from fedsight.core.errors import (
     DataError,
     DeployError,
     FedSightError,
+    HeldError,
     SiteError,
     StoreError,
 )
+from fedsight.core.text import names_path
 from fedsight.deploy.membership.revocations import OutdatedError
 from fedsight.deploy.site.answers import Answer, AnswerStore
 from fedsight.deploy.site.job_lease import TakenOverError
@@ -49,7 +50,6 @@ DECLARATIONS = 100
 MASKS = "secure_aggregation"  # of `Contract.require`
 # What the coordinator or another job caused: zeros instead would be an answer at its bidding.
 CAUSED_OUTSIDE = (TakenOverError, AbandonedError, UnrecordedKeysError)
-_ABSOLUTE_PATH = re.compile(r"(?<![\w.])/")  # the start of one
 log = logging.getLogger(__name__)
 
 
@@ -336,10 +336,11 @@ def error_for_coordinator(error: Exception) -> Mapping[str, Any]:
         error = DeployError(f"{first.where}: {first.cause}", first.cure)
     if not isinstance(error, FedSightError):  # a bug: the coordinator still gets an answer
         return {"error": f"the request failed ({type(error).__name__}); see the site's log"}
-    if isinstance(error, DataError) or _ABSOLUTE_PATH.search(f"{error.cause} {error.cure}"):
+    if isinstance(error, DataError) or names_path(f"{error.cause} {error.cure}"):
         told = error.told if isinstance(error, DataError) else ""
         cause = f"the site cannot use its files ({told or type(error).__name__})"
         return {"error": cause, "cure": "the site's owner finds the details in log.jsonl"}
     final = {"final": True} if error.final else {}
     evidence = {"evidence": error.held.table()} if isinstance(error, OutdatedError) else {}
-    return {"error": error.cause, "cure": error.cure, **final, **evidence}
+    held = {"held": True} if isinstance(error, HeldError) else {}
+    return {"error": error.cause, "cure": error.cure, **final, **held, **evidence}

@@ -20,12 +20,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fedsight.core.errors import (
-    DeployError,
-    FedSightError,
-    SiteError,
-    StoreError,
-)
+from fedsight.core.errors import DeployError, FedSightError, SiteError, StoreError
 from fedsight.core.text import printable
 from fedsight.core.types import Order
 from fedsight.deploy import package
@@ -165,6 +160,7 @@ class SiteService(TrainerHolder):
 
     def close(self) -> None:
         """End the job."""
+        state.forget_job(self._home)
         self._end_trainer()
         self._background.close()
 
@@ -191,6 +187,7 @@ class SiteService(TrainerHolder):
         owner = self._enforcement.check_program(program, sites)
         if not (run.isascii() and run.isalnum()) or len(run) > MAX_RUN_CHARACTERS:
             raise DeployError("the run has no valid identifier", "update the coordinator")
+        self._enforcement.require_approval(program, owner.contract, run)
         # A model that is trained is still measured and delivered; no round is begun.
         known = folder_of(self._home, program, run).exists()
         if not (known and fields.get("trained") is True):
@@ -280,14 +277,18 @@ class SiteService(TrainerHolder):
         return self._secagg.answers["advertise"](fields, body)
 
     def _begin_round(self, round: int) -> None:
-        """Raise SiteError if the owner has drained the site; a round that has begun is finished."""
+        """Raise an error if the owner has drained the site, or refused the program since; a round
+        that has begun is finished."""
         if round != self._begun:
             state.require_taking_part(self._home)
+            self._enforcement.require_still_approved()
+            state.tell_job(self._home, self._asked("train", {}), round)
             self._begun = round
 
     def _measure(self, kind: str, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Measure the model, or (`calibrate`) how sure it is: sums, or why they are withheld."""
         joined, round = self._current_run(), count(fields, "round")
+        self._enforcement.require_still_approved()
         rules = self._rules[kind]
         if why := rules.refusal(round):
             return {**withheld(round, why), "ticket": 0, "done": True}, b""
@@ -394,6 +395,7 @@ class SiteService(TrainerHolder):
             self._begun = 0  # that was a round of another run
         job_lease.claim(memory, self._token)
         self._opened = OpenData(program, owner, self._name, memory, self._token, None)
+        state.tell_job(self._home, self._asked("train", {}), self._begun)
         self._secagg.join(program, owner, run, self._enforcement.release)
         log_line = {"program": Asked.short(program.name), "fingerprint": program.fingerprint}
         log_line["algorithm"] = str(program.algorithm.registered)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from fedsight.core.errors import SiteError, StoreError
 from fedsight.core.files import json_object, make_folder, write_atomically
 from fedsight.deploy.membership.presence import State
 from fedsight.deploy.processes import spawn
+from fedsight.deploy.site.refusals import Asked
 
 DRAINED, LEAVING = "drained.json", "leaving"
 WORK = "work"  # a folder: a notice of each trainer process
@@ -30,6 +32,21 @@ class Work:
     process: int
     started: int | None  # when the process began (`spawn.started`)
     doing: str
+    since: float  # seconds since 1970
+    run: str = ""  # for which it does so
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a job of the site takes part in."""
+
+    process: int
+    started: int | None  # when the process began
+    run: str
+    program: str  # fingerprint
+    name: str  # of the program
+    operators: tuple[str, ...]
+    round: int  # that was asked for last; 0: none yet
     since: float  # seconds since 1970
 
 
@@ -80,15 +97,11 @@ def leave(home: Path) -> None:
 
 
 @contextlib.contextmanager
-def at_work(home: Path, process: int, doing: str) -> Iterator[None]:
-    """Meanwhile the trainer process `process` is `doing` something."""
+def at_work(home: Path, process: int, doing: str, run: str = "") -> Iterator[None]:
+    """Meanwhile the trainer process `process` is `doing` something for a run."""
     path = home / WORK / f"{process}.json"
-    with contextlib.suppress(OSError, StoreError):  # a notice, not a record
-        make_folder(path.parent)
-        found = Work(process, spawn.started(process), doing, time.time())
-        partial = path.with_name(f".{process}.partial")  # no name that `works` looks for
-        partial.write_text(json.dumps(asdict(found)))
-        partial.replace(path)
+    found = Work(process, spawn.started(process), doing, time.time(), run)
+    _notice(path, asdict(found))
     try:
         yield
     finally:
@@ -108,7 +121,53 @@ def works(home: Path) -> list[Work]:
                 table["started"],
                 str(table["doing"]),
                 float(table["since"]),
+                str(table.get("run", "")),
             )
             if spawn.started(one.process) == one.started:
                 found.append(one)
     return sorted(found, key=lambda one: one.since)
+
+
+def tell_job(home: Path, asked: Asked, round: int) -> None:
+    """This process, a job of the site, takes part in a run."""
+    if not asked.run:
+        return
+    process = os.getpid()
+    facts = (asked.run, asked.program, asked.name, asked.operators, round, time.time())
+    for path in (home / WORK).glob("*.job"):  # of jobs that were killed
+        if path.stem != str(process) and _job(path) is None:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+    found = Job(process, spawn.started(process), *facts)
+    _notice(home / WORK / f"{process}.job", asdict(found))
+
+
+def forget_job(home: Path) -> None:
+    """This process takes part in nothing any more."""
+    with contextlib.suppress(OSError):
+        (home / WORK / f"{os.getpid()}.job").unlink(missing_ok=True)
+
+
+def jobs(home: Path) -> list[Job]:
+    """What the site takes part in, the longest first; jobs that are gone are left out."""
+    found = (_job(path) for path in (home / WORK).glob("*.job"))
+    return sorted((one for one in found if one is not None), key=lambda one: one.since)
+
+
+def _job(path: Path) -> Job | None:
+    table = json_object(path)
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        facts = {**table, "operators": tuple(map(str, table["operators"]))}
+        found = Job(**facts)
+        if spawn.started(found.process) == found.started:
+            return found
+    return None
+
+
+def _notice(path: Path, facts: Mapping[str, object]) -> None:
+    """Write a notice, which is not a record: a full disk prevents nothing."""
+    with contextlib.suppress(OSError, StoreError):
+        make_folder(path.parent)
+        partial = path.with_name(f".{path.name}.partial")  # no name that anybody looks for
+        partial.write_text(json.dumps(facts))
+        partial.replace(path)

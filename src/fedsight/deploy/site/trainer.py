@@ -210,6 +210,7 @@ class Trainer:
         theirs.close()
         self._pipe = ours
         self._closed = False
+        self._run = ""  # whose images are open, or about to be
         self._lock = threading.Lock()
 
     def ask(self, command: Command, doing: str) -> Any:
@@ -218,7 +219,10 @@ class Trainer:
 
         `doing` describes the command in messages.
         """
-        with self._lock, state.at_work(self._log.parent, self._process.pid, doing):
+        if isinstance(command, OpenData):
+            self._run = command.memory.name
+        work = state.at_work(self._log.parent, self._process.pid, doing, self._run)
+        with self._lock, work:
             trim(self._log, LOG_BYTES)
             try:
                 answer = None

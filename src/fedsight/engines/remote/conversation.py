@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from fedsight.core.errors import FedSightError, RefusedError, SiteError
+from fedsight.core.errors import FedSightError, HeldError, RefusedError, SiteError
 from fedsight.core.text import MAX_MESSAGE, printable
 from fedsight.engines.remote import messages
 
@@ -223,6 +223,8 @@ class Talk:
             if fields.get("final") is True:
                 advice = printable(advice, MAX_MESSAGE)
                 raise RefusedError(cause, advice, fields.get("evidence"))
+            if fields.get("held") is True:
+                raise HeldError(cause, printable(advice, MAX_MESSAGE))
             raise SiteError(cause, printable(advice, MAX_MESSAGE))
         return fields, bytes(data)
 
