@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from fedsight.deploy.membership.kits import AUTHORITY, AUTHORITY_KEY
@@ -42,4 +42,23 @@ def show(home: Path, name: str = "wards") -> Path:
     path = home / "kit" / "startup" / AUTHORITY
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(authority(name)[0])
+    return path
+
+
+def certificate_of_itself(folder: Path, name: str) -> Path:
+    """A certificate of `name` that vouches for itself, and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(
+        subject, subject, key.public_key(), 1, now - timedelta(1), now + timedelta(1)
+    ).add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    path = folder / f"{name}.pem"
+    signed = made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    path.write_bytes(private + signed)
     return path

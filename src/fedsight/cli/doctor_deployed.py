@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from fedsight.cli.doctor import Finding
 from fedsight.core.errors import ConfigError, FedSightError
 from fedsight.core.files import json_object, refuse_readable
-from fedsight.deploy.membership import kits, overview, presence
+from fedsight.deploy.membership import hosts, kits, overview, presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
 from fedsight.deploy.package import installed, stated
 from fedsight.deploy.processes import supervisor
@@ -156,15 +156,16 @@ def _server(invitation: Invitation, startup: Path) -> Iterator[Finding]:
     try:
         with socket.create_connection((host, port), CONNECT_TIMEOUT) as plain:
             address = plain.getpeername()[0]
-            said = {"host": host, "port": port, "address": address}
-            yield Finding(what, "ok", message("{host}:{port} answers ({address})", **said))
+            said = {"server": hosts.written(host, port), "address": address}
+            yield Finding(what, "ok", message("{server} answers ({address})", **said))
             yield _tls(plain, host, startup)
     except socket.gaierror:
         value = message("the name {host} does not resolve", host=host)
         yield Finding(what, "bad", value, message("add it to the DNS or to /etc/hosts"))
     except OSError as error:
         why = error.strerror or str(error) or type(error).__name__
-        value = message("{host}:{port} does not answer: {why}", host=host, port=port, why=why)
+        server = hosts.written(host, port)
+        value = message("{server} does not answer: {why}", server=server, why=why)
         cure = message("start the server, and open the port in the firewalls on the way")
         yield Finding(what, "bad", value, cure)
 
@@ -186,7 +187,7 @@ def _tls(plain: socket.socket, host: str, startup: Path) -> Finding:
         return Finding(what, "bad", value, cure)
     subject = x509.load_der_x509_certificate(certificate).subject
     names = [str(one.value) for one in subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    if host not in names:
+    if hosts.engine_name(host) not in names:
         value = message("the server's certificate is for {names}", names=", ".join(names))
         return Finding(what, "bad", value, message("ask the operator for the invitation again"))
     return Finding(what, "ok", message("both ends accept each other"))

@@ -20,6 +20,7 @@ from nvflare.fuel.f3.drivers import socket_conn
 from nvflare.fuel.f3.streaming import byte_receiver
 from nvflare.fuel.sec import audit
 
+from fedsight.deploy.flare import addresses
 from fedsight.deploy.flare.records import BoundedAuditor
 from fedsight.deploy.flare.routes import SERVER, Gate
 from fedsight.deploy.flare.streams import BoundedTask
@@ -38,6 +39,7 @@ def set_limits() -> None:
     _replace(cell, "_is_server_job_cell", _never)
     _replace(byte_receiver, "RxTask", BoundedTask)
     _replace(audit, "Auditor", BoundedAuditor)
+    addresses.use_both_kinds()
     begin = core_cell.CoreCell.start
 
     def start(self: Any) -> None:

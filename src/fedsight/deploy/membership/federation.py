@@ -25,8 +25,8 @@ from fedsight.core.files import (
     write_atomically,
 )
 from fedsight.core.text import is_printable, printable
-from fedsight.deploy.membership import kits
-from fedsight.deploy.membership.requests import SigningRequest, check_host, check_name
+from fedsight.deploy.membership import hosts, kits
+from fedsight.deploy.membership.requests import SigningRequest, check_name
 from fedsight.deploy.membership.revocations import Revocations
 
 OPERATOR = "operator@fedsight.local"
@@ -100,16 +100,17 @@ class FederationFolder:
         Raises DeployError if the folder is not empty or its name is invalid.
         """
         check_name(folder.name, "the federation")
-        check_host(host)
+        host = hosts.checked_host(host)
         check_empty(folder, "choose another name")
         make_folder(folder.resolve().parent)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.resolve().parent) as scratch:
             made = Path(scratch) / folder.name
             kits.make_private(made)
-            fingerprint = kits.make_authority(made, folder.name, host, port)
+            name = hosts.engine_name(host)
+            fingerprint = kits.make_authority(made, folder.name, name, port)
             invitation = Invitation(folder.name, host, port, fingerprint)
             self = cls(made, invitation)
-            self._make_kit(host, "server", made / "server")
+            self._make_kit(name, "server", made / "server")
             self._make_kit(OPERATOR, "lead", made / "operator")
             for part in ("admitted", "runs", "server/sites"):
                 make_folder(made / part)

@@ -27,8 +27,6 @@ MAX_MEMBER_BYTES = 64 << 10  # of a member, unpacked; a real one has about 1,200
 MAX_MEMBERS = 16  # a request has three, an answer five
 NAME_RULE = "letters, digits, - and _ only, at most 63, starting with a letter or a digit"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
-MAX_HOST = 253  # characters of a name (RFC 1035)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may need gigabytes to unpack
 # What reading a file that is not such an archive may raise.
 _READ_ERRORS = (
@@ -47,25 +45,6 @@ def check_name(name: str, whose: str) -> None:
             f"'{name}' cannot be the name of {whose}: it is reserved for the coordinator",
             "choose another name",
         )
-
-
-def check_host(host: str) -> None:
-    """Raise DeployError unless `host` is a name or an IPv4 address at which sites can reach a
-    server. FLARE writes it before a colon and a port."""
-    if "://" in host or "/" in host:
-        cause = f"'{printable(host, 80)}' is an address of a web page, not of a machine"
-        raise DeployError(cause, "give only the name, for example fl.example.org; --port is extra")
-    if host.count(":") == 1:
-        cause = f"'{printable(host, 80)}' has a port"
-        raise DeployError(cause, "give the name alone, and the port with --port")
-    if ":" in host:
-        raise DeployError(
-            f"'{printable(host, 80)}' is an IPv6 address, which the deployment engine cannot use",
-            "give a name that resolves to an IPv4 address of this machine, or that address",
-        )
-    if not _HOST.fullmatch(host) or len(host) > MAX_HOST:
-        cause = f"'{printable(host, 80)}' cannot be the name or address of a machine"
-        raise DeployError(cause, "use letters, digits, - and ., for example fl.example.org")
 
 
 @dataclass(frozen=True)
