@@ -40,6 +40,7 @@ from fedsight.data.by_site import Form
 from fedsight.data.partition import Split, splits
 from fedsight.data.public import Public
 from fedsight.data.shift import Shift
+from fedsight.deploy.membership.retention import Keep
 from fedsight.deploy.site.owner import DeliverySettings, SecAggLimits, SpeedSettings
 from fedsight.governance.contract import Contract
 from fedsight.models.adapters.base import LayerAdapter, adapters
@@ -730,6 +731,7 @@ def _site() -> Iterator[str]:
         ("contract", Contract),
         ("secure", SecAggLimits),
         ("delivery", DeliverySettings),
+        ("keep", Keep),
         ("speed", SpeedSettings),
     ):
         yield f"### A site's [{section}]\n"

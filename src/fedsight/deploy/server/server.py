@@ -10,11 +10,12 @@ from pathlib import Path
 
 from fedsight.core.errors import DeployError
 from fedsight.core.files import write_atomically
-from fedsight.deploy.membership import kits
+from fedsight.deploy.membership import hosts, kits
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder
 from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server.operator import open_session
+from fedsight.deploy.server.settings import read_server
 
 CLEAR_INTERVAL = 3600.0  # seconds between looks for folders of old jobs
 RUNNING = "package.json"  # in the server's folder: the FedSight code that it was started with
@@ -25,24 +26,27 @@ def start(federation: FederationFolder, port: int | None, notify: Callable[[str]
     """Serve the federation until SIGTERM or Ctrl-C; a `port` given becomes its port for good."""
     home = federation.server_home
     kit = home / "kit"
+    settings = read_server(federation.folder)
+    listen = hosts.loopback_address(federation.invitation.host)
     with supervisor.exclusive(home, f"the server of federation '{federation.name}'"):
         if port is not None and port != federation.invitation.port:
-            _check_port(port)
+            _check_port(port, listen)
             federation = federation.move_to_port(port)
             notify(
                 f"the server now uses port {port}: send the new {federation.folder}/"
                 "invitation.toml to the sites; they run `fedsight site init` with it again"
             )
         else:
-            _check_port(federation.invitation.port)
+            _check_port(federation.invitation.port, listen)
         kits.check_keys_private(federation.folder)
+        kits.write_policies(kit, "server", settings.keep)
         kits.clear_old_jobs(kit)
-        kits.write_policies(kit, "server")
         kits.write_disabled_sites(kit, sorted(federation.revoked()))
         write_atomically(home / RUNNING, json.dumps(installed().table()).encode())
         invitation = federation.invitation
-        notify(f"federation '{federation.name}' listens on {invitation.host}:{invitation.port}")
-        supervisor.server(kit, home).run(notify, _JobsCleared(kit).poll)
+        address = hosts.written(invitation.host, invitation.port)
+        notify(f"federation '{federation.name}' listens on {address}")
+        supervisor.server(kit, home, listen).run(notify, _JobsCleared(kit).poll)
 
 
 class _JobsCleared:
@@ -78,12 +82,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _check_port(port: int) -> None:
-    """Raise DeployError if the port is in use."""
-    with socket.socket() as probe:
+def _check_port(port: int, listen: str | None) -> None:
+    """Raise DeployError if the port is in use on the address `listen`, or on any."""
+    address = listen or hosts.wildcard()
+    with socket.socket(hosts.family(address)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("", port))
+            probe.bind((address, port))
         except OSError as error:
             raise DeployError(
                 f"the server cannot listen on port {port}: {error.strerror}",

@@ -17,7 +17,7 @@ from fedsight.core.files import write_atomically
 from fedsight.data.single_draws import drawn_singly
 from fedsight.deploy import package
 from fedsight.deploy.declaration import check_classes
-from fedsight.deploy.membership import kits, presence
+from fedsight.deploy.membership import hosts, kits, presence
 from fedsight.deploy.membership.federation import (
     Invitation,
     check_empty,
@@ -147,9 +147,9 @@ class SiteFolder:
             )
             for line in (*said, *figure_rules(owner, facts["test"])):
                 notify(line)
+            kits.write_policies(self.kit, "site", owner.keep)
             kits.clear_old_jobs(self.kit)
-            kits.write_policies(self.kit, "site")
-            notify(f"connecting to {self.invitation.host}:{self.invitation.port}")
+            notify(f"connecting to {hosts.written(self.invitation.host, self.invitation.port)}")
             monitor = presence.ConnectionMonitor(self.folder, notify)
             maker = RecogniserMaker(self.folder, owner.delivery, notify)
 

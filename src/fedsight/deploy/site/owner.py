@@ -15,6 +15,7 @@ from fedsight.core.errors import ConfigError, DeployError, Problem
 from fedsight.core.files import write_atomically
 from fedsight.core.settings import Settings
 from fedsight.data.base import Source, sources
+from fedsight.deploy.membership.retention import Keep
 from fedsight.governance.contract import Contract
 from fedsight.privacy.secagg.client import Minimums
 from fedsight.privacy.secagg.graph import GRINDING
@@ -66,6 +67,14 @@ TEMPLATE = """\
 [delivery]
 # choose = true           # when a run ends, choose a recogniser for this site, and write it here
 # alone = false           # compare it with a model trained on this site's images alone
+
+[keep]
+# job_days = 7.0          # how long the folders of jobs that have ended are kept
+# jobs = 200              # how many of them at most
+# log_size = 5.0          # megabytes of kit/log.txt until the next one begins
+# logs = 3                # how many earlier ones are kept
+# audit_size = 1.0        # megabytes of the engine's audit log; older lines are dropped
+# memory_rounds = 0       # rounds back for which a run can go on from the coordinator's backup
 
 [speed]
 # threads = 1             # compute threads for training
@@ -149,6 +158,7 @@ class OwnerSettings:
     speed: SpeedSettings
     secure: SecAggLimits = field(default_factory=SecAggLimits)
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
+    keep: Keep = field(default_factory=Keep)
     share: bool = False  # every site has the sample; this site takes its share of the split
 
 
@@ -167,6 +177,7 @@ def figure_rules(owner: OwnerSettings, tested: int) -> list[str]:
     return [*lines, f"figures: {contract.release}{noise}{number}"]
 
 
+SECTIONS = ("data", "contract", "secure", "delivery", "keep", "speed")  # of site.toml
 HELD_OUT = ("test_fraction", "unseen", "test_seed")  # settings of sources: what is tested on
 
 
@@ -197,6 +208,7 @@ def tables(owner: OwnerSettings) -> dict[str, Any]:
             "contract": owner.contract.table(),
             "secure": owner.secure.table(),
             "delivery": owner.delivery.table(),
+            "keep": owner.keep.table(),
             "speed": owner.speed.table(),
         }
     )
@@ -226,9 +238,10 @@ def parse_owner(table: dict[str, Any], base: Path) -> OwnerSettings:
 
     Raises ConfigError with every problem.
     """
-    problems = config.unknown(table, ["data", "contract", "secure", "delivery", "speed"], "")
+    problems = config.unknown(table, [*SECTIONS], "")
     kinds: dict[str, Any] = {"data": (sources, None), "contract": Contract}
     kinds |= {"secure": SecAggLimits, "delivery": DeliverySettings, "speed": SpeedSettings}
+    kinds["keep"] = Keep
     made: dict[str, Any] = {}
     if not table.get("data"):
         cure = "write name and path below [data] in site.toml, or give the folder with --data"
@@ -242,7 +255,7 @@ def parse_owner(table: dict[str, Any], base: Path) -> OwnerSettings:
     if problems:
         raise ConfigError(problems)
     data: Source = made["data"]
-    kept = made["contract"], made["speed"], made["secure"], made["delivery"]
+    kept = made["contract"], made["speed"], made["secure"], made["delivery"], made["keep"]
     return OwnerSettings(data, *kept, data.sample)
 
 
