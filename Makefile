@@ -10,7 +10,7 @@ space := $(subst ,, )
 COVERAGE ?=  # 1: say what the tests reach, and fail if it is little; half as long again
 
 .PHONY: run examples test test-fast test-lowest lint install browser bench gpu-check gpu-wheels \
-  reference clean
+  reference chart-check clean
 .DEFAULT_GOAL := run
 
 run: $(READY)  ## the main job: ten sites, each alone, all pooled, and the report
@@ -108,7 +108,12 @@ gpu-wheels:  ## what a GPU machine with Python 3.12 and PyTorch lacks, to carry 
 reference: $(READY)  ## docs/reference/, from the code
 	$(BIN)/python tools/make_reference.py
 
+chart-check:  ## Helm's own lint and templates over the chart, and Kubernetes' schemas
+	test -x .venv-chart/bin/python || $(PYTHON) -m venv .venv-chart
+	.venv-chart/bin/python -m pip install --quiet --disable-pip-version-check helm-python-sdk==0.2.2 kubernetes-validate==1.37.0
+	.venv-chart/bin/python tools/check_chart.py
+
 clean:
-	rm -rf $(VENV) $(LOWEST) $(GPU_VENV) $(GPU_WHEELS) .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) .venv-chart $(LOWEST) $(GPU_VENV) $(GPU_WHEELS) .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 
 -include benchmarks/peers.mk

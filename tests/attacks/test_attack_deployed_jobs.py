@@ -37,8 +37,8 @@ from signed_jobs import ARGUMENTS, JOB, Authority, job, packed, signed
 from fedsight.deploy.flare.archives import check_archive
 from fedsight.deploy.flare.launching import check_no_code
 from fedsight.deploy.flare.orders import OrdersComponent
-from fedsight.deploy.membership import kits
 from fedsight.deploy.membership.kits import write_policies
+from fedsight.deploy.membership.retention import Keep
 from fedsight.deploy.server.job_definition import SERVER_CONFIG, SITE_CONFIG, server_config
 
 BIG = 4 << 20  # bytes
@@ -165,7 +165,7 @@ def test_a_server_fills_neither_the_memory_nor_the_disk_with_jobs(
     """One that an operator has signed is deployed again and again, under new identifiers."""
     archive = signed(job(tmp_path / "job"), authority)
     names = [f"{number:08x}{JOB[8:]}" for number in range(12)]
-    monkeypatch.setattr(kits, "MAX_JOBS", 3)
+    Keep(jobs=3).write(site.kit)
     monkeypatch.setattr(StartJobProcessor, "process", lambda *_: Order("", "started"))
 
     def run(number: int) -> str:

@@ -37,7 +37,7 @@ CONFIGS = [
 @pytest.mark.parametrize("block", CONFIGS)
 def test_a_config_in_a_guide_is_accepted(block: str, tmp_path: Path) -> None:
     table = tomllib.loads(block)
-    if table.keys() & {"contract", "delivery", "monitoring", "hooks"}:  # a site's file
+    if table.keys() & {"contract", "delivery", "monitoring", "hooks", "keep"}:  # a site's file
         table.setdefault("data", {"name": "folder", "path": "images"})
         parse_owner(table, tmp_path)
         return

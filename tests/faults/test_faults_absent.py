@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from command_line import done
-from loopback import Loopback, loopback
+from loopback import IPV6, Loopback, loopback
 from processes import DEPLOYED, wait_until
 
 from fedsight.coordinator.callbacks import Callback, Event, RoundEnded
@@ -22,7 +22,7 @@ QUORUM = {"rounds": 2, "evaluate_every": 2, "quorum": 2}
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
-    with loopback(tmp_path_factory.mktemp("federation"), 3) as made:
+    with loopback(tmp_path_factory.mktemp("federation"), 3, IPV6) as made:
         yield made
 
 
@@ -38,6 +38,10 @@ def test_doctors_find_nothing_wrong_in_a_federation_that_runs(three: Loopback) -
         assert {state for state, _ in states.values()} == {"ok"}, states
         assert states["TLS"][1] == "both ends accept each other"
         assert {"network", "keys", "free disk"} <= states.keys()
+        assert states["network"][1].endswith(f" answers ({IPV6})")
+    assert done("health", site, "--connected").out == "site site-00: works\n"
+    served = done("health", three.federation.folder).out
+    assert served == "server of the federation demo: works\n"
 
 
 def back(three: Loopback, name: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from fedsight.deploy.membership.kits import AUTHORITY, AUTHORITY_KEY
@@ -86,3 +86,22 @@ def give_kit(home: Path, name: str, role: str = "client", days: float = 100) -> 
     (startup / "client.key").chmod(0o600)
     (startup / "client.crt").write_bytes(certify(name, role, days))
     return startup
+
+
+def certificate_of_itself(folder: Path, name: str) -> Path:
+    """A certificate of `name` that vouches for itself, and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(
+        subject, subject, key.public_key(), 1, now - timedelta(1), now + timedelta(1)
+    ).add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    path = folder / f"{name}.pem"
+    signed = made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    path.write_bytes(private + signed)
+    return path

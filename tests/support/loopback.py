@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,24 @@ ROLES = {  # what tells processes of sites and servers apart: a part of the comm
 }
 
 
+def _ipv6() -> str:
+    """The loopback address of IPv6; a second one of IPv4 on a machine without IPv6."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as sock:
+        sock.bind(("::1", 0))
+        return "::1"
+    return "127.0.0.2"
+
+
+IPV6 = _ipv6()
+
+
 class Loopback:
     """The processes of a federation, which tests start and kill."""
 
-    def __init__(self, folder: Path, count: int, stack: contextlib.ExitStack) -> None:
-        self.federation, sites = demo.prepare(folder, count)
+    def __init__(
+        self, folder: Path, count: int, stack: contextlib.ExitStack, host: str = "localhost"
+    ) -> None:
+        self.federation, sites = demo.prepare(folder, count, host)
         self.sites = {site.name: site for site in sites}
         self.running = stack.enter_context(demo.all_ended())
         self.said: list[str] = []
@@ -114,9 +128,9 @@ def program_of(sites: int, **sections: Any) -> tuple[Program, Speed]:
 
 
 @contextlib.contextmanager
-def loopback(folder: Path, count: int) -> Iterator[Loopback]:
+def loopback(folder: Path, count: int, host: str = "localhost") -> Iterator[Loopback]:
     """A federation of `count` sites that is up and running."""
     with contextlib.ExitStack() as stack:
-        made = Loopback(folder, count, stack)
+        made = Loopback(folder, count, stack, host)
         made.start()
         yield made

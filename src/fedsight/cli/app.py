@@ -15,6 +15,7 @@ from fedsight.cli import (
     explain,
     faces,
     federation,
+    health,
     init,
     operators,
     plan,
@@ -54,6 +55,7 @@ app.command("algorithms")(catalogue.algorithms_command)
 app.command("tasks")(catalogue.tasks_command)
 app.command("console")(console.console_command)
 app.command("doctor")(doctor.doctor_command)
+app.command("health")(health.health_command)
 app.add_typer(data.app, name="data", cls=Group)
 app.add_typer(privacy.app, name="privacy", cls=Group)
 app.add_typer(faces.app, name="faces", cls=Group)

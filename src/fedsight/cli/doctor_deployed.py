@@ -25,14 +25,15 @@ from fedsight.deploy.findings import (
     site_certificate,
     tried,
 )
-from fedsight.deploy.membership import kits, overview, presence
+from fedsight.deploy.membership import hosts, kits, overview, presence
 from fedsight.deploy.membership.certificates import AUTHORITY_SOON, SOON, days_left, read
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder, Invitation
 from fedsight.deploy.membership.renewal import certified
-from fedsight.deploy.monitoring.settings import check, read_server
+from fedsight.deploy.monitoring.settings import check
 from fedsight.deploy.package import installed, stated
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server.server import RUNNING
+from fedsight.deploy.server.settings import read_server
 from fedsight.deploy.site.folder import SiteFolder, open_images
 from fedsight.deploy.site.owner import read_owner
 from fedsight.language.message import Text, message
@@ -69,7 +70,7 @@ def federation_findings(federation: FederationFolder) -> Iterator[Finding]:
     yield from certificate(message("server's certificate"), server / "server.crt", renew)
     yield from _certificates(federation, renew)
     yield disk(federation.folder)
-    yield from tried(message("monitoring"), lambda: read_server(federation.folder))
+    yield from tried(message("settings"), lambda: read_server(federation.folder))
     yield from _running_server(federation)
     if supervisor.is_running(federation.server_home):
         yield from _server(federation.invitation, operator, server / "server.crt")
@@ -118,15 +119,16 @@ def _server(invitation: Invitation, startup: Path, own: Path | None = None) -> I
     try:
         with socket.create_connection((host, port), CONNECT_TIMEOUT) as plain:
             address = plain.getpeername()[0]
-            said = {"host": host, "port": port, "address": address}
-            yield Finding(what, "ok", message("{host}:{port} answers ({address})", **said))
+            said = {"server": hosts.written(host, port), "address": address}
+            yield Finding(what, "ok", message("{server} answers ({address})", **said))
             yield from _tls(plain, host, startup, own)
     except socket.gaierror:
         value = message("the name {host} does not resolve", host=host)
         yield Finding(what, "bad", value, message("add it to the DNS or to /etc/hosts"))
     except OSError as error:
         why = error.strerror or str(error) or type(error).__name__
-        value = message("{host}:{port} does not answer: {why}", host=host, port=port, why=why)
+        server = hosts.written(host, port)
+        value = message("{server} does not answer: {why}", server=server, why=why)
         cure = message("start the server, and open the port in the firewalls on the way")
         yield Finding(what, "bad", value, cure)
 
@@ -150,7 +152,7 @@ def _tls(plain: socket.socket, host: str, startup: Path, own: Path | None) -> It
     shown = x509.load_der_x509_certificate(certificate)
     attributes = shown.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     names = [str(one.value) for one in attributes]
-    if host not in names:
+    if hosts.engine_name(host) not in names:
         value = message("the server's certificate is for {names}", names=", ".join(names))
         yield Finding(what, "bad", value, message("ask the operator for the invitation again"))
         return

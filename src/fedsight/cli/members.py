@@ -12,6 +12,7 @@ from rich.markup import escape
 from fedsight.cli.renewal import warnings
 from fedsight.cli.screen import share
 from fedsight.cli.tables import make_table, print_line, show
+from fedsight.deploy.membership import hosts
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.overview import SiteRow, sites
 from fedsight.deploy.membership.renewal import endings
@@ -35,7 +36,7 @@ def show_status(federation: FederationFolder) -> None:
         state = message("the server's process has ended and is being restarted")
     else:
         state = message("the server is running (process {n})", n=process)
-    address = f"{invitation.host}:{invitation.port}"
+    address = hosts.written(invitation.host, invitation.port)
     print_line(
         message(
             "Federation '{name}' at {address}; {state}",

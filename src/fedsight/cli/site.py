@@ -45,6 +45,7 @@ def init_command(
 
     Example: fedsight site init invitation.toml --name ward-3
     """
+    from fedsight.deploy.membership import hosts
     from fedsight.deploy.membership.federation import Invitation
     from fedsight.deploy.membership.requests import SigningRequest, check_name
     from fedsight.deploy.requirements import need_engine
@@ -57,7 +58,7 @@ def init_command(
     folder = dir or Path(name)
     if (folder / "identity.toml").is_file() and (site := SiteFolder.open(folder)).name == name:
         site.update_invitation(found)
-        address = f"{found.host}:{found.port}"
+        address = hosts.written(found.host, found.port)
         echo(
             message(
                 "'{site}' will connect to {address} at its next start", site=name, address=address

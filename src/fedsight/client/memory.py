@@ -55,6 +55,11 @@ class MemoryStore:
         make_folder(path.parent)
         write_atomically(path, save(dict(memory)))
 
+    def lacks(self, site: str, round: int) -> bool:
+        """Whether only later versions are there: what was remembered after `round` was removed."""
+        versions = self._versions(site)
+        return bool(versions) and min(versions) > round
+
     def prune(self, site: str, durable: int) -> None:
         """Remove versions that no run resumed from round `durable` or later can need."""
         old = [version for version in self._versions(site) if version <= durable]

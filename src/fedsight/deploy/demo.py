@@ -61,9 +61,9 @@ def prefork_process() -> AbstractContextManager[None]:
     return prefork.prefork_process([*imports, *supervisor.SERVER_MODULES, *supervisor.SITE_MODULES])
 
 
-def prepare(folder: Path, count: int) -> DemoFederation:
+def prepare(folder: Path, count: int, host: str = "localhost") -> DemoFederation:
     """Create a federation with `count` admitted sites in `folder`: keys, certificates, kits."""
-    federation = FederationFolder.create(folder / NAME, "localhost", free_port())
+    federation = FederationFolder.create(folder / NAME, host, free_port())
 
     def make_site(name: str) -> SiteFolder:
         request = SiteFolder.create(folder / name, name, federation.invitation)

@@ -11,6 +11,9 @@ from nvflare.apis.job_def import RunStatus
 
 from fedsight.core.errors import DeployError
 from fedsight.deploy.membership import kits
+from fedsight.deploy.membership.retention import Keep
+
+KEEP_JOBS = Keep().job_days * 86400
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
@@ -35,9 +38,9 @@ def test_only_folders_of_old_jobs_are_deleted(
     kits.clear_old_jobs(tmp_path)
     assert (tmp_path / old).exists()
     now = kits.time.time()
-    monkeypatch.setattr(kits.time, "time", lambda: now + kits.KEEP_JOBS + 60)
+    monkeypatch.setattr(kits.time, "time", lambda: now + KEEP_JOBS + 60)
     (tmp_path / new).mkdir()
-    os.utime(tmp_path / new, (now + kits.KEEP_JOBS, now + kits.KEEP_JOBS))
+    os.utime(tmp_path / new, (now + KEEP_JOBS, now + KEEP_JOBS))
     kits.clear_old_jobs(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {new, "startup", "local", "transfer"}
 
@@ -57,14 +60,14 @@ def test_a_server_keeps_the_record_of_a_job_that_has_not_ended(
         meta = json.dumps({"status": status}) if len(status) > 1 else status
         (tmp_path / "jobs" / name / "meta").write_text(meta)
     if why == "age":
-        later = kits.time.time() + kits.KEEP_JOBS + 60
+        later = kits.time.time() + KEEP_JOBS + 60
         monkeypatch.setattr(kits.time, "time", lambda: later)
     else:
-        monkeypatch.setattr(kits, "MAX_JOBS", 0)
+        Keep(jobs=0).write(tmp_path)
     kits.clear_old_jobs(tmp_path)
     going = {RunStatus.SUBMITTED, RunStatus.APPROVED, RunStatus.DISPATCHED, RunStatus.RUNNING}
     for home in (tmp_path, tmp_path / "jobs"):
-        kept = {path.name for path in home.iterdir()} - {"jobs"}
+        kept = {path.name for path in home.iterdir()} - {"jobs", "keep.json"}
         assert kept == {names[status] for status in going}
 
 
@@ -77,7 +80,7 @@ def test_a_job_that_goes_on_for_weeks_keeps_its_folder(
             (home / name).mkdir(parents=True)
             (home / name / "log.txt").touch()
     now = kits.time.time()
-    later = now + kits.KEEP_JOBS + 60
+    later = now + KEEP_JOBS + 60
     monkeypatch.setattr(kits.time, "time", lambda: later)
     for home in (tmp_path, tmp_path / "jobs"):
         os.utime(home / going / "log.txt", (later, later))

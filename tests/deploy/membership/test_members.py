@@ -26,7 +26,7 @@ from fedsight.deploy.membership.federation import (
 from fedsight.deploy.membership.kits import write_policies
 from fedsight.deploy.membership.operator_folder import OperatorFolder, act_as
 from fedsight.deploy.membership.renewal import renew
-from fedsight.deploy.membership.requests import SigningRequest, check_host, check_name
+from fedsight.deploy.membership.requests import SigningRequest, check_name
 from fedsight.deploy.site.folder import SiteFolder
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.owner import TEMPLATE, read_owner, write_owner
@@ -228,33 +228,6 @@ def test_a_federation_is_created_completely_or_not_at_all(
     with pytest.raises(DeployError, match="failed"):
         FederationFolder.create(tmp_path / "wards", "localhost", 1)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("host", "why"),
-    [
-        ("https://fl.example.org", "is an address of a web page"),
-        ("fl.example.org/fed", "is an address of a web page"),
-        ("fl.example.org:8002", "has a port"),
-        ("2001:db8::7", "is an IPv6 address, which the deployment engine cannot use"),
-        ("::1", "is an IPv6 address"),
-        ("", "cannot be the name or address of a machine"),
-        ("fl example", "cannot be the name or address of a machine"),
-        ("-fl", "cannot be the name or address of a machine"),
-        ("f" * 254, "cannot be the name or address of a machine"),
-    ],
-)
-def test_a_host_is_a_name_or_an_address_of_a_machine(tmp_path: Path, host: str, why: str) -> None:
-    with pytest.raises(DeployError) as caught:
-        FederationFolder.create(tmp_path / "wards", host, 8002)
-    assert why in caught.value.cause
-    assert caught.value.cure
-    assert not (tmp_path / "wards").exists()
-
-
-@pytest.mark.parametrize("host", ["localhost", "fl.example.org", "10.0.0.7", "a", "fl-1"])
-def test_names_and_addresses_are_accepted(host: str) -> None:
-    check_host(host)
 
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path, pair: Pair) -> None:
@@ -525,6 +498,14 @@ def test_all_of_an_owners_settings_are_written_for_jobs(tmp_path: Path) -> None:
         "contract": {"sites": 5, "epsilon": 2.0, "require": ["local_dp"]},
         "secure": {"cohort": 20, "threshold": 10, "neighbours": 9, "survivors": 15},
         "delivery": {"choose": False, "alone": True},
+        "keep": {
+            "job_days": 30.0,
+            "jobs": 20,
+            "log_size": 1.5,
+            "logs": 9,
+            "audit_size": 8.0,
+            "memory_rounds": 5,
+        },
         "speed": {"threads": 3},
         "monitoring": {"port": 9465, "log": "json"},
         "hooks": {"command": ["/bin/true", "-x"], "events": ["run_ended"], "lost_after": 5.0},

@@ -14,8 +14,8 @@ from fedsight.deploy.monitoring.settings import (
     HookSettings,
     MonitoringSettings,
     check,
-    read_server,
 )
+from fedsight.deploy.server.settings import read_server
 from fedsight.deploy.site.owner import TEMPLATE, parse_owner, tables
 
 

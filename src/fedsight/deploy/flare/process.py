@@ -20,7 +20,7 @@ from nvflare.fuel.f3.drivers import socket_conn
 from nvflare.fuel.f3.streaming import byte_receiver
 from nvflare.fuel.sec import audit
 
-from fedsight.deploy.flare import reading
+from fedsight.deploy.flare import addresses, reading
 from fedsight.deploy.flare.records import BoundedAuditor
 from fedsight.deploy.flare.routes import SERVER, Gate
 from fedsight.deploy.flare.streams import BoundedTask
@@ -40,6 +40,7 @@ def set_limits() -> None:
     _replace(cell, "_is_server_job_cell", _never)
     _replace(byte_receiver, "RxTask", BoundedTask)
     _replace(audit, "Auditor", BoundedAuditor)
+    addresses.use_both_kinds()
     home = os.environ.get("FEDSIGHT_HOME")
     permitted = Permitted(Path(home).parent) if home else dict
     if home:

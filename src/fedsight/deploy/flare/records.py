@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from nvflare.fuel.sec.audit import Auditor
@@ -10,14 +11,19 @@ from nvflare.fuel.utils.log_utils import BaseFormatter
 
 from fedsight.core.files import trim
 from fedsight.core.text import printable
+from fedsight.deploy.membership.retention import MEGABYTE, Keep
 
 MAX_TEXT = 120  # characters of a text in the audit log
-MAX_AUDIT_BYTES = 1 << 20  # of the audit log; then older lines are dropped
 MAX_RECORD = 10_000  # characters of a record in a log file, which is rotated by its size
 
 
 class BoundedAuditor(Auditor):
     """FLARE's audit log with lines of bounded length, of which it keeps the newest."""
+
+    def __init__(self, audit_file_name: str) -> None:
+        super().__init__(audit_file_name)
+        keep = Keep.of_kit(Path(os.environ.get("FEDSIGHT_HOME", ""), "kit"))
+        self._most = int(keep.audit_size * MEGABYTE)
 
     def add_event(self, user: object, action: object, ref: object = "", msg: object = "") -> str:
         """Record an order; returns the identifier of the entry."""
@@ -36,8 +42,8 @@ class BoundedAuditor(Auditor):
 
     def _trim(self) -> None:
         with self._lock:
-            if self.audit_file is not None and self.audit_file.tell() > MAX_AUDIT_BYTES:
-                trim(Path(self.audit_file.name), MAX_AUDIT_BYTES)
+            if self.audit_file is not None and self.audit_file.tell() > self._most:
+                trim(Path(self.audit_file.name), self._most)
 
 
 class BoundedFormatter(BaseFormatter):

@@ -20,7 +20,8 @@ from typing import Any
 
 from nvflare.fuel.f3.drivers.driver_params import DriverParams
 
-TRAFFIC_FILE = "traffic.json"  # in the server's folder
+from fedsight.deploy.membership.presence import TRAFFIC_FILE
+
 INTERVAL = 1.0  # seconds between two writings of it
 _ACKED, _END = 120, 136  # of bytes_acked and bytes_received in the kernel's struct tcp_info
 

@@ -25,13 +25,12 @@ from fedsight.core.files import (
     write_atomically,
 )
 from fedsight.core.text import is_printable, printable
-from fedsight.deploy.membership import certificates, kits
+from fedsight.deploy.membership import certificates, hosts, kits
 from fedsight.deploy.membership.certificates import CERTIFICATE_DAYS
 from fedsight.deploy.membership.operators import FOLDER, REVOKED, Operator, operators, read_revoked
 from fedsight.deploy.membership.requests import (
     SigningRequest,
     certificate_in,
-    check_host,
     check_name,
     is_operators,
 )
@@ -109,16 +108,17 @@ class FederationFolder:
         Raises DeployError if the folder is not empty or its name is invalid.
         """
         check_name(folder.name, "the federation")
-        check_host(host)
+        host = hosts.checked_host(host)
         check_empty(folder, "choose another name")
         make_folder(folder.resolve().parent)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.resolve().parent) as scratch:
             made = Path(scratch) / folder.name
             kits.make_private(made)
-            fingerprint = kits.make_authority(made, folder.name, host, port)
+            name = hosts.engine_name(host)
+            fingerprint = kits.make_authority(made, folder.name, name, port)
             invitation = Invitation(folder.name, host, port, fingerprint)
             self = cls(made, invitation)
-            self._make_kit(host, "server", made / "server")
+            self._make_kit(name, "server", made / "server")
             for part in ("admitted", FOLDER, "runs", "server/sites"):
                 make_folder(made / part)
             self._make_kit(OPERATOR, "lead", made / "operator")

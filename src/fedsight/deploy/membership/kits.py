@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from fedsight.core.errors import DeployError
 from fedsight.core.files import json_object, make_folder, refuse_readable, write_atomically
+from fedsight.deploy.membership.retention import MEGABYTE, Keep
 from fedsight.deploy.processes import spawn
 
 Role = Literal["server", "client", "lead", "member"]
@@ -34,8 +35,6 @@ AUTHORITY, AUTHORITY_KEY = "rootCA.pem", "rootCA.key"  # certificate and key of 
 MAX_SITES = 1000
 HEARTBEAT_INTERVAL = 2  # seconds
 CONNECTION_TIMEOUT = 20  # seconds without a heartbeat until the server drops a site's connection
-KEEP_JOBS = 7 * 86400  # seconds that the folder of a finished job is kept, with its log
-MAX_JOBS = 200  # folders of finished jobs that are kept
 JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PERSISTORS = "nvflare.app_common.state_persistors.storage_state_persistor"
 
@@ -118,9 +117,13 @@ def unpack(signed: Path, requested: Path, fingerprint: str, kit: Path) -> None:
     kit.chmod(0o700)
 
 
-def write_policies(kit: Path, side: Literal["server", "site"]) -> None:
-    """Write the policies of a kit; called at every start, so that no others apply."""
-    kit = kit.resolve()
+def write_policies(kit: Path, side: Literal["server", "site"], keep: Keep | None = None) -> None:
+    """Write the policies of a kit, and what it keeps (`keep`; None stands for the defaults).
+
+    Called at every start, so that no others apply.
+    """
+    kit, keep = kit.resolve(), keep or Keep()
+    keep.write(kit)
     local = kit / "local"
     make_folder(local)
     make_folder(kit / "transfer")
@@ -137,7 +140,7 @@ def write_policies(kit: Path, side: Literal["server", "site"]) -> None:
     _write(
         local / "resources.json", _server_resources(kit) if side == "server" else _site_resources()
     )
-    _write(local / "log_config.json", _logging_config())
+    _write(local / "log_config.json", _logging_config(keep))
     for stale in local.glob("*.default"):
         stale.unlink()
 
@@ -174,18 +177,20 @@ def check_keys_private(folder: Path) -> None:
 
 
 def clear_old_jobs(kit: Path, live: Collection[str] = ()) -> None:
-    """Delete what FLARE has kept of jobs that ended long ago, and of all but the newest MAX_JOBS.
+    """Delete what FLARE has kept of jobs that ended long ago, and of all but the newest ones, as
+    the kit's `Keep` says.
 
     `live` are the identifiers of jobs that may be running. A server's own are those without an end
     in FLARE's record, which may lie untouched for as long as a job takes.
     """
     live = {*live, *_unfinished(kit / "jobs")}
-    before = time.time() - KEEP_JOBS
+    keep = Keep.of_kit(kit)
+    before = time.time() - keep.job_days * 86400
     for home in (kit, kit / "jobs"):  # a server keeps what was submitted, too
         kept = [path for path in home.glob("*-*-*-*-*") if JOB_ID.fullmatch(path.name)]
         ended = {path: _last_change(path) for path in kept if path.name not in live}
         for place, path in enumerate(sorted(ended, key=ended.__getitem__, reverse=True)):
-            if place >= MAX_JOBS or ended[path] < before:
+            if place >= keep.jobs or ended[path] < before:
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -289,7 +294,7 @@ def _allow(*classes: str) -> dict[str, Any]:
     }
 
 
-def _logging_config() -> dict[str, Any]:
+def _logging_config(keep: Keep) -> dict[str, Any]:
     """Two rotating log files; FLARE's default is five logs, one of them on the console."""
 
     def file(name: str, level: str) -> dict[str, Any]:
@@ -299,8 +304,8 @@ def _logging_config() -> dict[str, Any]:
             "formatter": "plain",
             "filename": name,
             "mode": "a",
-            "maxBytes": 5_000_000,
-            "backupCount": 3,
+            "maxBytes": int(keep.log_size * MEGABYTE),
+            "backupCount": keep.logs,
         }
 
     formatter = {

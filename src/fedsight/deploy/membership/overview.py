@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fedsight.deploy.membership import hosts
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.presence import Presence, State, presences
 from fedsight.deploy.membership.renewal import endings
@@ -68,7 +69,7 @@ def sites(federation: FederationFolder) -> Sites:
     invitation = federation.invitation
     return Sites(
         federation.name,
-        f"{invitation.host}:{invitation.port}",
+        hosts.written(invitation.host, invitation.port),
         supervisor.is_running(federation.server_home),
         tuple(_row(name, found.get(name), revoked.get(name, "")) for name in names),
     )

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from fedsight.core.text import printable
 from fedsight.deploy.membership.kits import HEARTBEAT_INTERVAL
 
+TRAFFIC_FILE = "traffic.json"  # in the server's folder: `deploy/flare/traffic.py` writes it
 HEARTBEAT_TIMEOUT = 4 * HEARTBEAT_INTERVAL  # seconds without a heartbeat until a site is offline
 # A site that comes back may start the next job at once so often in RESTART_WINDOW seconds; then it
 # has to stay for FIRST_WAIT seconds first, and for twice as long each time.

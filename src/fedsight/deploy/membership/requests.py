@@ -33,8 +33,6 @@ OPERATOR_RULE = (
 )
 _OPERATOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*\.[A-Za-z]{2,}")
 MAX_OPERATOR = 64  # characters of a name in a certificate (RFC 5280, appendix A.1)
-_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
-MAX_HOST = 253  # characters of a name (RFC 1035)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may need gigabytes to unpack
 # What reading a file that is not such an archive may raise.
 _READ_ERRORS = (
@@ -65,25 +63,6 @@ def check_operator_name(name: str) -> None:
 def is_operators(name: str) -> bool:
     """Whether a name is an operator's; no site's has this sign."""
     return "@" in name
-
-
-def check_host(host: str) -> None:
-    """Raise DeployError unless `host` is a name or an IPv4 address at which sites can reach a
-    server. FLARE writes it before a colon and a port."""
-    if "://" in host or "/" in host:
-        cause = f"'{printable(host, 80)}' is an address of a web page, not of a machine"
-        raise DeployError(cause, "give only the name, for example fl.example.org; --port is extra")
-    if host.count(":") == 1:
-        cause = f"'{printable(host, 80)}' has a port"
-        raise DeployError(cause, "give the name alone, and the port with --port")
-    if ":" in host:
-        raise DeployError(
-            f"'{printable(host, 80)}' is an IPv6 address, which the deployment engine cannot use",
-            "give a name that resolves to an IPv4 address of this machine, or that address",
-        )
-    if not _HOST.fullmatch(host) or len(host) > MAX_HOST:
-        cause = f"'{printable(host, 80)}' cannot be the name or address of a machine"
-        raise DeployError(cause, "use letters, digits, - and ., for example fl.example.org")
 
 
 @dataclass(frozen=True)

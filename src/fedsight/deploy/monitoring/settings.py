@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -13,7 +12,6 @@ from pydantic import Field
 
 from fedsight.core.errors import ConfigError, Problem
 from fedsight.core.settings import Settings
-from fedsight.program import config
 
 Side = Literal["server", "site"]
 LogFormat = Literal["text", "json"]
@@ -33,7 +31,6 @@ EVENTS: dict[Side, tuple[Event, ...]] = {
     "server": ("run_ended", "run_failed", "site_lost", "certificate_near_end"),
     "site": ("run_ended", "server_lost", "budget_near_end", "certificate_near_end"),
 }
-SETTINGS_FILE = "server.toml"  # in the federation's folder; a site has its sections in site.toml
 
 
 class MonitoringSettings(Settings):
@@ -97,36 +94,6 @@ class HookSettings(Settings):
     def tells(self, event: str) -> bool:
         """Whether the event is told."""
         return self.wanted and (self.events is None or event in self.events)
-
-
-@dataclass(frozen=True)
-class ServerSettings:
-    """All of `server.toml`, which need not be there."""
-
-    monitoring: MonitoringSettings = field(default_factory=MonitoringSettings)
-    hooks: HookSettings = field(default_factory=HookSettings)
-
-
-def read_server(folder: Path) -> ServerSettings:
-    """The settings of the server of the federation in `folder`; ConfigError names each problem."""
-    path = folder / SETTINGS_FILE
-    table = config.read(path) if path.exists() else {}
-    problems = config.unknown(table, ["monitoring", "hooks"], "")
-    made: dict[str, Settings] = {}
-    kinds: dict[str, type[Settings]] = {"monitoring": MonitoringSettings, "hooks": HookSettings}
-    for section, kind in kinds.items():
-        try:
-            made[section] = config.section(section, kind, table.get(section, {}), folder)
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    monitoring, hooks = made["monitoring"], made["hooks"]
-    assert isinstance(monitoring, MonitoringSettings)
-    assert isinstance(hooks, HookSettings)
-    found = ServerSettings(monitoring, hooks)
-    check("server", found.monitoring, found.hooks)
-    return found
 
 
 def check(side: Side, monitoring: MonitoringSettings, hooks: HookSettings) -> None:

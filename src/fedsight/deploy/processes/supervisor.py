@@ -35,6 +35,7 @@ FLARE_ENVIRONMENT = {
     # arrives, up to 4 GiB by default. Ours are a header and a piece or a binding, 32 MiB at most.
     "NVFLARE_STREAMING_MAX_BLOB_SIZE": str(64 << 20),
 }
+LISTEN_VARIABLE = "FEDSIGHT_LISTEN"  # the only address on which a server is to listen, or none
 FLARE_ENTRY = "fedsight.deploy.flare.process"  # sets limits, then runs a module of FLARE's
 MAX_OUTPUT_BYTES = 1 << 20  # of what a process prints; then older lines are dropped
 TRIM_INTERVAL = 5.0  # seconds
@@ -88,6 +89,7 @@ class Supervisor:
         self._home = home
         self._imports = imports
         self._farewell = farewell
+        self.environment: dict[str, str] = {}  # besides this process's own
         self._output = folder / "process.txt"
         self._trimmed = 0.0
         self._pid: int | None = None
@@ -140,6 +142,7 @@ class Supervisor:
         """Raises OSError or StoreError on failure; the process may be running even then."""
         environment = {
             **os.environ,
+            **self.environment,
             "FEDSIGHT_HOME": str(self._home),
             spawn.ADDRESS_VARIABLE: forks.address,
         }
@@ -235,11 +238,13 @@ def process_id(home: Path) -> int | None:
     return pid
 
 
-def server(kit: Path, home: Path) -> Supervisor:
-    """The supervisor of the coordinator's FLARE process."""
+def server(kit: Path, home: Path, listen: str | None = None) -> Supervisor:
+    """The supervisor of the coordinator's FLARE process, which listens on the address `listen`."""
     arguments = ["-m", str(kit), "-s", "fed_server.json", "--set", "secure_train=true"]
     arguments += ["org=server", "config_folder=config"]
-    return Supervisor(FLARE_ENTRY, [SERVER_MODULES[0], *arguments], kit, home, SERVER_MODULES)
+    made = Supervisor(FLARE_ENTRY, [SERVER_MODULES[0], *arguments], kit, home, SERVER_MODULES)
+    made.environment[LISTEN_VARIABLE] = listen or ""
+    return made
 
 
 def site(kit: Path, home: Path, name: str, farewell: Farewell = lambda: True) -> Supervisor:

@@ -13,6 +13,8 @@ from typing import Any, TextIO
 
 from nvflare.fuel.flare_api.flare_api import new_secure_session
 
+from fedsight.deploy.flare import addresses
+
 ALLOWED_CALLS = ("submit_job", "get_job_meta", "list_jobs", "abort_job", "disable_client")
 COMMAND = "fedsight"  # of `deploy/flare/reading.py`, which the process of a session need not load
 LOGIN_TIMEOUT = 5.0  # seconds
@@ -34,6 +36,7 @@ def serve(kit: str, user: str, output: TextIO) -> None:
     def send(**answer: Any) -> None:
         print(json.dumps(answer, default=str), file=output, flush=True)
 
+    addresses.use_both_kinds()
     try:
         session = new_secure_session(username=user, startup_kit_location=kit, timeout=LOGIN_TIMEOUT)
     except Exception as error:  # FLARE does not document which exceptions it raises

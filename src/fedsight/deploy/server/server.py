@@ -12,16 +12,16 @@ from typing import Any
 
 from fedsight.core.errors import DeployError
 from fedsight.core.files import write_atomically
-from fedsight.deploy.membership import kits
+from fedsight.deploy.membership import hosts, kits
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.requests import is_operators
 from fedsight.deploy.monitoring.keeper import kept
 from fedsight.deploy.monitoring.lines import output, reporting
 from fedsight.deploy.monitoring.process import Job
-from fedsight.deploy.monitoring.settings import read_server
 from fedsight.deploy.package import installed
 from fedsight.deploy.processes import prefork, supervisor
 from fedsight.deploy.server.operator import OperatorSession, open_session
+from fedsight.deploy.server.settings import read_server
 
 CLEAR_INTERVAL = 3600.0  # seconds between looks for folders of old jobs
 RUNNING = "package.json"  # in the server's folder: the FedSight code that it was started with
@@ -40,6 +40,7 @@ def start(
     """
     home, settings = federation.server_home, read_server(federation.folder)
     kit, hooks = home / "kit", settings.hooks
+    listen = hosts.loopback_address(federation.invitation.host)
     monitoring = settings.monitoring.model_copy(update=dict(wanted or {}))
     party = {"federation": federation.name}
     out = output(monitoring.log, notify, party, home)
@@ -47,25 +48,25 @@ def start(
     whose = f"the server of federation '{federation.name}'"
     with reporting(out), supervisor.exclusive(home, whose):
         if port is not None and port != federation.invitation.port:
-            _check_port(port)
+            _check_port(port, listen)
             federation = federation.move_to_port(port)
             out.notice(
                 f"the server now uses port {port}: send the new {federation.folder}/"
                 "invitation.toml to the sites; they run `fedsight site init` with it again"
             )
         else:
-            _check_port(federation.invitation.port)
+            _check_port(federation.invitation.port, listen)
         kits.check_keys_private(federation.folder)
+        kits.write_policies(kit, "server", settings.keep)
         kits.clear_old_jobs(kit)
-        kits.write_policies(kit, "server")
         kits.write_disabled_sites(
             kit, sorted(name for name in federation.revoked() if not is_operators(name))
         )
         write_atomically(home / RUNNING, json.dumps(installed().table()).encode())
         invitation = federation.invitation
         with kept(job, monitoring, hooks, out) as keeper:
-            name, host, port = federation.name, invitation.host, invitation.port
-            out.notice(f"federation '{name}' listens on {host}:{port}", event="started")
+            address = hosts.written(invitation.host, invitation.port)
+            out.notice(f"federation '{federation.name}' listens on {address}", event="started")
             cleared = _JobsCleared(kit)
 
             def poll(forks: prefork.PreforkServer) -> None:
@@ -73,7 +74,7 @@ def start(
                 if keeper is not None:
                     keeper.poll(forks)
 
-            supervisor.server(kit, home).run(
+            supervisor.server(kit, home, listen).run(
                 lambda text: out.notice(text, event="process_ended", level="warning"), poll
             )
 
@@ -127,12 +128,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _check_port(port: int) -> None:
-    """Raise DeployError if the port is in use."""
-    with socket.socket() as probe:
+def _check_port(port: int, listen: str | None) -> None:
+    """Raise DeployError if the port is in use on the address `listen`, or on any."""
+    address = listen or hosts.wildcard()
+    with socket.socket(hosts.family(address)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("", port))
+            probe.bind((address, port))
         except OSError as error:
             raise DeployError(
                 f"the server cannot listen on port {port}: {error.strerror}",

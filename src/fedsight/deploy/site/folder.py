@@ -19,7 +19,7 @@ from fedsight.core.files import write_atomically
 from fedsight.data.single_draws import drawn_singly
 from fedsight.deploy import package
 from fedsight.deploy.declaration import check_classes
-from fedsight.deploy.membership import kits, presence
+from fedsight.deploy.membership import hosts, kits, presence
 from fedsight.deploy.membership.federation import (
     Invitation,
     check_empty,
@@ -150,8 +150,8 @@ class SiteFolder:
             job = Job("site", str(self.folder), party, hooks.table(), log, time.time())
             with reporting(out):
                 self._open(owner, out)
+                kits.write_policies(self.kit, "site", owner.keep)
                 kits.clear_old_jobs(self.kit)
-                kits.write_policies(self.kit, "site")
                 state.arrive(self.folder)
                 with kept(job, monitoring, hooks, out) as keeper:
                     self._serve(owner, keeper, out)
@@ -191,7 +191,8 @@ class SiteFolder:
         monitor = presence.ConnectionMonitor(
             self.folder, lambda text: out.notice(text, event="connection")
         )
-        out.notice(f"connecting to {self.invitation.host}:{self.invitation.port}", event="started")
+        address = hosts.written(self.invitation.host, self.invitation.port)
+        out.notice(f"connecting to {address}", event="started")
         maker = RecogniserMaker(self.folder, owner.delivery, out.private)
 
         def poll(forks: prefork.PreforkServer) -> None:

@@ -15,6 +15,7 @@ from fedsight.core.errors import ConfigError, DeployError, Problem
 from fedsight.core.files import write_atomically
 from fedsight.core.settings import Settings
 from fedsight.data.base import Source, sources
+from fedsight.deploy.membership.retention import Keep
 from fedsight.deploy.monitoring.settings import HookSettings, MonitoringSettings
 from fedsight.governance.contract import Contract
 from fedsight.privacy.secagg.client import Minimums
@@ -69,6 +70,14 @@ TEMPLATE = """\
 [delivery]
 # choose = true           # when a run ends, choose a recogniser for this site, and write it here
 # alone = false           # compare it with a model trained on this site's images alone
+
+[keep]
+# job_days = 7.0          # how long the folders of jobs that have ended are kept
+# jobs = 200              # how many of them at most
+# log_size = 5.0          # megabytes of kit/log.txt until the next one begins
+# logs = 3                # how many earlier ones are kept
+# audit_size = 1.0        # megabytes of the engine's audit log; older lines are dropped
+# memory_rounds = 0       # rounds back for which a run can go on from the coordinator's backup
 
 [speed]
 # threads = 1             # compute threads for training
@@ -162,6 +171,7 @@ class OwnerSettings:
     speed: SpeedSettings
     secure: SecAggLimits = field(default_factory=SecAggLimits)
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
+    keep: Keep = field(default_factory=Keep)
     monitoring: MonitoringSettings = field(default_factory=MonitoringSettings)
     hooks: HookSettings = field(default_factory=HookSettings)
     share: bool = False  # every site has the sample; this site takes its share of the split
@@ -212,6 +222,7 @@ def tables(owner: OwnerSettings) -> dict[str, Any]:
             "contract": owner.contract.table(),
             "secure": owner.secure.table(),
             "delivery": owner.delivery.table(),
+            "keep": owner.keep.table(),
             "speed": owner.speed.table(),
             "monitoring": owner.monitoring.table(),
             "hooks": owner.hooks.table(),
@@ -245,7 +256,7 @@ def parse_owner(table: dict[str, Any], base: Path) -> OwnerSettings:
     """
     kinds: dict[str, Any] = {"data": (sources, None), "contract": Contract}
     kinds |= {"secure": SecAggLimits, "delivery": DeliverySettings, "speed": SpeedSettings}
-    kinds |= {"monitoring": MonitoringSettings, "hooks": HookSettings}
+    kinds |= {"keep": Keep, "monitoring": MonitoringSettings, "hooks": HookSettings}
     problems = config.unknown(table, list(kinds), "")
     made: dict[str, Any] = {}
     if not table.get("data"):

@@ -24,6 +24,7 @@ from torch import Tensor
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.core.errors import ConfigError, EngineError, FedSightError, SiteError
+from fedsight.core.files import write_atomically
 from fedsight.core.types import Memory, Metrics, Reply
 from fedsight.data.contents import contents, stamp
 from fedsight.deploy.declaration import as_built_here, declare, open_site
@@ -55,6 +56,8 @@ from fedsight.program import coding, plugins, rules
 from fedsight.program.auto_codec import settled
 from fedsight.program.facts import Facts
 from fedsight.program.federation import Federation
+
+DURABLE = ".durable"  # beside what the site remembers: the coordinator's last checkpoint, as told
 
 
 def permitted(
@@ -90,6 +93,7 @@ class SiteTrainer:
         if setup.kept is not None:
             self.client.adopt(setup.kept)
         self.memory = MemoryStore(setup.memory)
+        self._rounds_kept = setup.owner.keep.memory_rounds
         self.name = setup.name
         images = self.federation.size(self.number)
         cost = charge(setup.program.privacy, self.federation.plan, images)
@@ -162,11 +166,31 @@ class SiteTrainer:
         self._checked = round
 
     def _memory(self, step: TrainStep) -> Memory:
-        """What the site remembers; rounds that the coordinator did not accept are forgotten."""
-        self.memory.rewind(step.accepted, self.name)
+        """What the site remembers; rounds that the coordinator did not accept are forgotten.
+
+        Raises SiteError if the coordinator goes back further than it had said it ever would, to a
+        round of which the site has nothing any more.
+        """
         # Never what this round uses: `durable` is not in the keys' binding.
-        self.memory.prune(self.name, min(step.durable, step.order.round - 1))
+        durable = min(step.durable, step.order.round - 1)
+        if self._goes_back(step.accepted, durable) and self.memory.lacks(self.name, step.accepted):
+            raise SiteError(
+                f"what this site kept in round {step.accepted} is gone: the coordinator was "
+                "restored from a backup that is older than its last checkpoint",
+                "start the run anew, or restore a newer backup; for next time, the site's owner "
+                "can set memory_rounds below [keep] in site.toml",
+            )
+        self.memory.rewind(step.accepted, self.name)
+        self.memory.prune(self.name, durable - self._rounds_kept)
         return self.memory.load(self.name, step.order.round)
+
+    def _goes_back(self, accepted: int, durable: int) -> bool:
+        """Whether the coordinator counts less than its checkpoint had, as it has said before."""
+        path = self.memory.folder / DURABLE
+        before = int(path.read_bytes()) if path.exists() else 0
+        if durable > before and path.parent.exists():
+            write_atomically(path, str(durable).encode())
+        return 0 < accepted < before
 
     def measure(self, step: MeasureStep) -> Metrics:
         """The sums over all test images of this site's view, added as the simulation adds them."""

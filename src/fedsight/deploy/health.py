@@ -1,0 +1,78 @@
+"""Whether a server or a site works, by its files and processes alone: quick, and without a port."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedsight.core.errors import DeployError
+from fedsight.deploy.membership import presence
+from fedsight.deploy.processes import spawn, supervisor
+from fedsight.deploy.site import state
+from fedsight.language.message import Text, message
+
+SILENCE = 30.0  # seconds for which the server's process may not have written its traffic
+
+
+@dataclass(frozen=True)
+class Health:
+    """A server or a site, and what is wrong with it; empty if nothing is."""
+
+    what: Text
+    fault: Text | str = ""
+
+
+def look(folder: Path, connected: bool) -> list[Health]:
+    """The health of what is in `folder`, or of all that is in the folders in it.
+
+    With `connected`, a site that the server does not answer is not well. Raises DeployError if
+    there is neither a federation nor a site.
+    """
+    found = [*_of(folder, connected)]
+    if not found and folder.is_dir():
+        found = [one for path in sorted(folder.iterdir()) for one in _of(path, connected)]
+    if not found:
+        raise DeployError(
+            f"there is neither a federation nor a site in {folder}",
+            "give its folder, for example: fedsight health /data/lyon",
+        )
+    return found
+
+
+def _of(folder: Path, connected: bool) -> Iterator[Health]:
+    if (folder / "admitted").is_dir() and (folder / "invitation.toml").is_file():
+        home = folder / "server"
+        what = message("server of the federation {name}", name=folder.resolve().name)
+        yield Health(what, _process(home) or _serving(home))
+    if (folder / "identity.toml").is_file():
+        what = message("site {name}", name=folder.resolve().name)
+        yield Health(what, _process(folder) or _site(folder, connected))
+
+
+def _process(home: Path) -> Text | str:
+    """What is wrong with the processes that run from `home`."""
+    if not supervisor.is_running(home):
+        return message("not running")
+    process = supervisor.process_id(home)
+    if process is None:
+        return message("its process has ended and is being restarted")
+    return message("its process is stopped") if spawn.is_stopped(process) else ""
+
+
+def _serving(home: Path) -> Text | str:
+    """Whether the server's process does anything: it writes a file every second."""
+    try:
+        silence = time.time() - (home / presence.TRAFFIC_FILE).stat().st_mtime
+    except OSError:
+        silence = SILENCE + 1
+    return message("its process does not respond") if silence > SILENCE else ""
+
+
+def _site(home: Path, connected: bool) -> Text | str:
+    if state.state_of(home) == "stopped":
+        return message("its trainer process is stopped")
+    if connected and not presence.is_answered(home):
+        return message("the server does not answer")
+    return ""
