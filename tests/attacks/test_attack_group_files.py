@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedsight.core.errors import ConfigError
+from fedsight.data.fetch.cache import fetch, fetched
+from fedsight.deploy.declaration import as_built_here, without_weights
 from fedsight.deploy.package import installed
 from fedsight.deploy.site import enforcement
-from fedsight.deploy.site.named_files import ELSEWHERE
+from fedsight.deploy.site.named_files import ELSEWHERE, named
+from fedsight.models.published import PUBLISHED
 from fedsight.program import networks, plugins, public
 from fedsight.program.config import check_elsewhere, parse
 from fedsight.program.program import Program, Speed
@@ -55,6 +59,47 @@ def proposed(site: AttackedSite, of: Program, **sections: Any) -> dict[str, Any]
     fields = {"run": "run1", "program": table, "fingerprint": of.fingerprint, "sites": 3}
     fields |= {"package": installed().table(), "revocations": None}
     return site.ask("propose", fields)[0]
+
+
+LITE = {"name": "timm", "architecture": "tf_efficientnet_lite0"}
+ONE, OTHER = "efficientnet-lite0", "efficientnet-lite1"
+
+
+@pytest.mark.parametrize(
+    ("model", "where"),
+    [
+        ({"name": "mobilenet_detector", "weights": "mobilenet-weights"}, "model.weights"),
+        ({**LITE, "weights": OTHER}, "model.weights"),
+        ({**LITE, "groups": [{"sites": [SITE], "weights": ONE}]}, "model.groups.0.weights"),
+        (
+            {**LITE, "weights": ONE, "groups": [{"sites": [SITE], "weights": OTHER}]},
+            "model.groups.0.weights",
+        ),
+        ({**LITE, "weights": ONE, "groups": [{"sites": [SITE], "lift": 8}]}, ""),
+    ],
+)
+def test_the_name_of_published_weights_is_a_file_for_any_other_network(
+    images: Path, model: dict[str, Any], where: str
+) -> None:
+    """Built as it comes, the detector opened a file of that name where the site's process began."""
+    found = [*named(program(images, model=model), images)]
+    assert found == ([where] if where else [])
+
+
+def test_damaged_weights_count_as_not_fetched(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = program(images, model={**LITE, "weights": ONE})
+    fetch(ONE, print)
+    assert as_built_here(of) == of
+    cache = tmp_path / "cache"
+    shutil.copytree(fetched(ONE), cache / ONE)
+    file = cache / ONE / PUBLISHED[ONE].file
+    data = bytearray(file.read_bytes())
+    data[-100] ^= 1
+    file.write_bytes(data)
+    monkeypatch.setenv("FEDSIGHT_CACHE", str(cache))
+    assert as_built_here(of) == without_weights(of)
 
 
 @pytest.fixture

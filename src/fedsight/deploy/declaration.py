@@ -18,7 +18,6 @@ from fedsight.core.errors import ConfigError, DataError, DeployError, Problem
 from fedsight.core.text import MAX_MESSAGE, is_printable, printable
 from fedsight.data.base import MAX_CHANNELS, PROGRAM_KEYS, Dataset, Part, Preprocess, Source
 from fedsight.data.by_site import Classes
-from fedsight.data.fetch.cache import is_here
 from fedsight.data.labelled import unlabelled
 from fedsight.data.partition import Groups
 from fedsight.data.single_draws import drawn_singly
@@ -26,6 +25,7 @@ from fedsight.deploy.remote_images import ImageSites, RemoteImages, remote_test_
 from fedsight.deploy.site.owner import OwnerSettings, allow_missing_classes
 from fedsight.engines.remote.messages import read_reason
 from fedsight.governance.contract import Release
+from fedsight.models.published import PUBLISHED
 from fedsight.program import auto_codec, labelling, looks, public
 from fedsight.program.federation import Federation, federate, of_source
 from fedsight.program.fitting import group_problems, integer_problems, lone_problems
@@ -152,10 +152,11 @@ def as_built_here(program: Program) -> Program:
     """The program with its published weights if they have been fetched here, else without weights.
 
     They are four files that this package knows by name and hash, in this machine's own cache: a
-    coordinator can name no other.
+    coordinator can name no other. One that is damaged counts as not fetched.
     """
     model = program.model
-    here = model.rebuildable and all(map(is_here, model.needs()))
+    files = [PUBLISHED.get(name) for name in model.needs()]
+    here = model.rebuildable and all(one is not None and one.is_here for one in files)
     return program if here else without_weights(program)
 
 

@@ -129,10 +129,16 @@ class Model(Settings, ABC):
         return self.weights is not None
 
     @property
+    def fits_published(self) -> bool:
+        """Whether it starts from published weights that are those of this network."""
+        known, given = self.published, (self.registered, getattr(self, "architecture", None))
+        return known is not None and given == (known.model, known.architecture)
+
+    @property
     def rebuildable(self) -> bool:
         """Whether others can build the same initial network: from the seed, and from published
         weights if it has any, where they have fetched them (`needs`)."""
-        return self.published is not None or bool(self == self.fresh())
+        return self.fits_published or bool(self == self.fresh())
 
     def grouped(self, number: int) -> Model:
         """The network of group `number`: this one with the group's settings, or the one it names.
@@ -301,8 +307,7 @@ class Model(Settings, ABC):
                 problems.append(Problem("model.norm", cause, cure))
             return problems
         if (known := self.published) is not None:
-            given = (self.registered, getattr(self, "architecture", None))
-            if given == (known.model, known.architecture):
+            if self.fits_published:
                 return []
             cause = f"the weights '{known.name}' are those of {known.architecture}"
             cure = (

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from fedsight.data.fetch.cache import fetched
+from fedsight.data.fetch.cache import cache, fetched, is_here
 
 Rename = Callable[[str], str | None]
 
@@ -38,6 +39,17 @@ class Published:
     std: tuple[float, float, float]
     size: int
     rename: Rename | None = None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the file has been fetched, and is as it was published."""
+        if not is_here(self.name):
+            return False
+        try:
+            digest = hashlib.sha256((cache() / self.name / self.file).read_bytes()).hexdigest()
+        except OSError:
+            return False
+        return digest.startswith(self.sha256)
 
     @property
     def path(self) -> Path:

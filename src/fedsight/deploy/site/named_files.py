@@ -70,10 +70,15 @@ def named(program: Program, home: Path) -> Iterator[str]:
         sections[f"model.groups.{number}"] = program.model.grouped(number)
     for section, settings in sections.items():
         if section not in NOT_OPENED:
-            if isinstance(settings, Model) and settings.published is not None:
-                # A name of a few that this package knows, whose files are in this machine's cache.
+            if isinstance(settings, Model) and _is_published(settings, program.model):
                 settings = settings.model_copy(update={"weights": None})
             yield from (where for where, path in _paths(settings, section) if path not in nowhere)
+
+
+def _is_published(model: Model, of_all: Model) -> bool:
+    """Whether a network starts from published weights, in this machine's cache: those of the
+    program's network, as a group may have no others."""
+    return model.fits_published and model.weights == of_all.weights
 
 
 def _paths(value: Any, where: str) -> Iterator[tuple[str, Path]]:
