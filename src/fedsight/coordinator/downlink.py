@@ -84,7 +84,8 @@ class Downlink:
         others = turn.orders * 4 * sum(value.numel() for value in order.shared.values())
         asked = {*map(federation.name, turn.clients), *turn.lost}
         lacking = len(outcome.whole & asked)
-        if now.round == 0 and not self._session.continues:
+        begins = now.round == 0 and not self._session.continues
+        if begins and self._session.program.opening() is None:
             known = federation.program.model.rebuildable
             others += (lacking if known else federation.population) * adopted_bytes(federation)
         whole = 4 * len(order.vector)

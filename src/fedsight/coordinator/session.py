@@ -21,7 +21,7 @@ class Session:
 
     The coordinator's noise and the cohorts of protected runs are drawn from `secret`, or from the
     program's seed if it is None, as in a simulation. `continues`: the sites have taken part under
-    another program of the run, and have what does not travel.
+    another program of the run before, and have what does not travel.
     """
 
     federation: Federation
