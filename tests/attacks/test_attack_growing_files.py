@@ -41,7 +41,7 @@ def day(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 class NaiveRefusals(Refusals):
     """As it was: a line for each refusal, as long as the coordinator likes."""
 
-    def record(self, kind: str, why: str, asked: Asked = Asked()) -> None:
+    def record(self, kind: str, why: str, asked: Asked = Asked(), *_: Any, **__: Any) -> None:
         """Write it down."""
         self._log.write("refused", what=kind, why=why)
 

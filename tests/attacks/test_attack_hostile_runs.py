@@ -139,6 +139,7 @@ def test_weights_that_are_not_numbers_are_refused(
     theirs: Path, home: Path, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights(theirs, lambda tensor: torch.full_like(tensor, value))
+    (theirs / "trust.json").unlink()  # which would be refused first, as another model's
     image = torch.zeros(1, 1, 8, 8)
     with pytest.raises(StoreError, match=r"model\.safetensors holds weights that are not finite"):
         fedsight.load(theirs).predict(image)

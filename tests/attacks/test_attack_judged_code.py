@@ -23,6 +23,7 @@ from fedsight.deploy.site.enforcement import ContractEnforcement
 from fedsight.deploy.site.folder import SiteFolder
 from fedsight.language.message import text_in
 from fedsight.program import config
+from fedsight.program.program import Program
 
 Judge = Callable[..., Finding]
 PLUGIN = (Path(__file__).parents[1] / "runs" / "parts" / "algorithm.py").read_text()
@@ -54,9 +55,10 @@ def judge(tmp_path: Path, site_images: Path) -> Judge:
 def test_code_runs_where_the_program_is_built_before_the_contract_is_asked(
     judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def weak(site: SiteFolder, enforcement: ContractEnforcement, path: Path) -> None:
+    def weak(site: SiteFolder, enforcement: ContractEnforcement, path: Path) -> Program:
         program, _ = config.load(path)
         enforcement.check_program(program, doctor_program.ENOUGH)
+        return program
 
     monkeypatch.setattr(doctor_program, "_judge", weak)
     assert judge({}).state == "ok"

@@ -27,6 +27,7 @@ from fedsight.core.errors import ConfigError, DeployError, Problem
 from fedsight.core.text import is_printable, printable, printable_lines
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
+from fedsight.deploy.server import views
 from fedsight.deploy.site.log import SiteLog
 from fedsight.governance.ledger import Ledger
 from fedsight.runs.progress import Screen
@@ -63,8 +64,8 @@ REFUSED = {"event": "refused", "what": EVIL, "why": EVIL}
 def printed(folder: FederationFolder) -> None:
     """Every command that prints what others chose."""
     members.show_status(folder)
-    members.show_history(folder)
-    members.show_rounds(folder, "first")
+    members.show_history(views.history_table(folder))
+    members.show_rounds(views.rounds_table(folder, "first"))
     members.show_log([LINE, REFUSED])
     members.show_departures({EVIL: []})
     ledger.show_ledger(Ledger(folder.folder), folder.folder)

@@ -339,7 +339,7 @@ def test_published_weights_are_not_sent_to_sites_that_have_fetched_them(
             if not fetched:
                 elsewhere.setenv("FEDSIGHT_CACHE", str(tmp_path / "empty"))
             link = places.sit(fresh=places.names)
-            found, absent, _ = propose(program, f"fetched{fetched}", link, {})
+            found, absent, *_ = propose(program, f"fetched{fetched}", link, {})
         federation = gather(program, found)
         counted = Counted(link, "kept", "vector")
         send_kept(federation, counted, absent)

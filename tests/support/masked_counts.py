@@ -91,7 +91,7 @@ class Sites:
         """Begin a run of some of the sites."""
         seats = {name: self.places.seats[name] for name in sites}
         link = link or LocalLink(seats)
-        found, absent, _ = propose(of, run, link, {})
+        found, absent, *_ = propose(of, run, link, {})
         assert absent == {}, absent
         noised = [site for site, declared in found.items() if declared.figures == "noised"]
         told: dict[str, Any] = {"withheld": withheld(found), "tests": masked_tests(found)}

@@ -60,9 +60,9 @@ def no_option(error: Any) -> Text | None:
 
 
 def _near_option(name: str, options: list[str]) -> str | None:
-    """The option that `name` is nearly the name of, or begins with its letter if it is a letter."""
+    """The option that `name` is nearly the name of; for a letter, the shortest that begins so."""
     if len(name) == 2:
-        return next((one for one in options if one.startswith(f"-{name}")), None)
+        return min((one for one in options if one.startswith(f"-{name}")), key=len, default=None)
     return closest(name, options)
 
 

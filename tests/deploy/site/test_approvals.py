@@ -77,7 +77,7 @@ def test_the_server_learns_that_something_was_decided_and_nothing_else(
     folder = tmp_path / "sites"
 
     def beat() -> presence.Presence:
-        heartbeat = presence.Heartbeat("t", "p", None, "", "", approvals.mark(home))
+        heartbeat = presence.Heartbeat("t", "p", decided=approvals.mark(home))
         found = presence.Heartbeat.decode(heartbeat.encode())
         presence.record(folder, "lyon", "p", None)
         presence.record_decision(folder, "lyon", found.decided)

@@ -17,7 +17,8 @@ def test_a_spot_without_its_mark_is_as_the_pixels_around_it(height: int, width: 
         x = torch.full((1, 3, height, width), 0.25)
         x[:, :, top:bottom, left:right] = 9.0
         gone = spots.removed(x, torch.tensor([number]))
-        assert torch.allclose(gone, torch.full_like(x, 0.25))
+        # The mean of up to 40,000 pixels is that of float32.
+        assert torch.allclose(gone, torch.full_like(x, 0.25), rtol=1e-4)
 
 
 def test_nothing_outside_a_spot_changes() -> None:
