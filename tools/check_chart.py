@@ -100,9 +100,9 @@ def problems() -> Iterator[str]:
 
 def _stuck(document: dict[str, Any]) -> Iterator[str]:
     """What would keep an upgrade from replacing a pod that is not ready."""
-    if document["kind"] == "StatefulSet":
-        if document["spec"].get("podManagementPolicy") != "Parallel":
-            yield "an upgrade would wait for a pod that is not ready"
+    parallel = document.get("spec", {}).get("podManagementPolicy") == "Parallel"
+    if document["kind"] == "StatefulSet" and not parallel:
+        yield "an upgrade would wait for a pod that is not ready"
 
 
 def _unsafe(document: dict[str, Any]) -> Iterator[str]:

@@ -94,7 +94,9 @@ def test_an_update_left_alone_where_sums_were_limited(
     assert bool(values(sent).any()), "one site's update, without a mask"
 
 
-@pytest.mark.parametrize("clause", ["figures_noise", "figures_lists", "evaluations", "sums", "lists"])
+@pytest.mark.parametrize(
+    "clause", ["figures_noise", "figures_lists", "evaluations", "sums", "lists"]
+)
 def test_ours_are_refused_by_name(attack: Attack, images: Path, clause: str) -> None:
     contract = next(one for one in clauses(images) if clause in one)
     table = {"data": {"name": "folder", "path": str(images)}, "contract": contract}
