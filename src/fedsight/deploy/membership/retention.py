@@ -43,7 +43,12 @@ class Keep(Settings):
 
 
 class SiteKeep(Keep):
-    """What a site keeps: also of what algorithms leave there. `[keep]` of site.toml."""
+    """What a site keeps of jobs, of the engine's logs, and of what algorithms leave there: `[keep]`
+    of site.toml. That of server.toml has the same settings but for `memory_rounds`.
+
+    Runs, models, the ledger, the log of what left the site and the federation's history are never
+    removed.
+    """
 
     # rounds before the coordinator's last checkpoint for which the site still has what algorithms
     # keep, so that a run can go on from an older backup of the coordinator
