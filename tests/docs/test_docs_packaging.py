@@ -154,8 +154,8 @@ def test_the_chart_starts_what_the_image_holds() -> None:
     ):
         accept(words)
         template = text(f"{CHART}/templates/{side}.yaml")
-        assert all(word in template for word in words if "/data" not in word)
         assert "\n  podManagementPolicy: Parallel\n" in template, "or an upgrade waits for ever"
+        assert all(word in template for word in words if "/data" not in word)
     for command in re.findall(r"command: \[fedsight, (.+)\]", helpers):
         accept([re.sub(r"\{\{.*?\}\}", "/data/x", word) for word in command.split(", ")])
     values = yaml.safe_load(text(f"{CHART}/values.yaml"))
