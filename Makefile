@@ -31,14 +31,17 @@ SPREAD := --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 test test-fast test-lowest: export PYTHONDONTWRITEBYTECODE =
 
 # Runs and ledgers wait for the disk with each file that they write. Where there is a file system in
-# memory, and room in it, the tests' folders are there.
-MEMORY = $(shell test -w /dev/shm && df -Pk /dev/shm | awk 'NR == 2 && $$4 > 4000000 {print $$6}')
+# memory with 8 GB of room, and as much memory is available, the tests' folders are there.
+MEMORY = $(shell test -w /dev/shm && \
+  awk '/^MemAvailable:/ {room = $$2 > 8000000} END {exit !room}' /proc/meminfo && \
+  df -Pk /dev/shm | awk 'NR == 2 && $$4 > 8000000 {print $$6}')
 test test-fast test-lowest: export PYTEST_DEBUG_TEMPROOT = $(MEMORY)
 
 # mypy computes on one core for long where nothing is kept of the last time, so it does beside the tests.
+# A background process does not notice Ctrl-C: it is ended by hand.
 test: $(READY) browser  ## lint, and the whole test suite
 	rm -f .coverage .coverage.*
-	{ $(LINT); } & lint=$$!; \
+	{ $(LINT); } & lint=$$!; trap 'kill $$lint 2>/dev/null; exit 130' INT TERM; \
 	  $(BIN)/python -m pytest -n $(TESTERS) $(SPREAD) $(if $(COVERAGE),--cov --cov-report=); tests=$$?; \
 	  wait $$lint || { echo "What lint has found is above, or comes again with: make lint"; exit 1; }; \
 	  exit $$tests
@@ -64,7 +67,8 @@ $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[all,dev]'
 	touch $@
 
-LINT = $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
+# `exec`: who started it in the background can end mypy by the number that the shell knows.
+LINT = $(BIN)/ruff check && $(BIN)/ruff format --check && exec $(BIN)/mypy
 lint: $(READY)
 	$(LINT)
 

@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """The processes that run tests inherit the address of the one that forks for all of them."""
     if config.getoption("measure"):
-        config.pluginmanager.register(durations.Measurement())
+        config.pluginmanager.register(durations.Measurement(config))
     # The networks are tiny: a second compute thread only waits for the first, and does so busily.
     # Processes that tests start read the variable; the engines set the number for themselves.
     torch.set_num_threads(1)

@@ -30,16 +30,21 @@ BOTH: dict[str, Any] = {
         "nodeSelector": {"disk": "local"},
         "tolerations": [{"key": "fl", "operator": "Exists"}],
         "storage": {"size": "1Gi", "className": "local-path"},
+        "metrics": {"port": 9464, "from": [{"namespaceSelector": {}}]},
+        "hooks": {"cidrs": ["203.0.113.9/32"]},
     },
     "site": {
         "enabled": True,
         "settings": '[data]\nname = "folder"\npath = "/images"\n',
         "images": {"hostPath": {"path": "/srv/images"}},
         "runtimeClassName": "nvidia",
+        "metrics": {"port": 9465},
+        "hooks": {"cidrs": ["203.0.113.9/32"], "port": 8443},
         "resources": {"limits": {"nvidia.com/gpu": 1}},
     },
     "image": {"repository": "example.org/fedsight", "digest": "sha256:" + "0" * 64},
     "imagePullSecrets": [{"name": "key"}],
+    "probes": {"startupFailures": 600},
 }
 CASES: dict[str, dict[str, Any]] = {
     "nothing": {},
@@ -57,6 +62,8 @@ REFUSED: dict[str, dict[str, Any]] = {
     "port": {"server": {"port": 0}},
     "name": {"site": {"name": "../lyon"}},
     "digest": {"image": {"digest": "sha256:1"}},
+    "host in upper case": {"server": {"host": "FL.example.org"}},
+    "host that is an address": {"server": {"host": "203.0.113.7"}},
     "address": {"site": {"server": {"cidrs": ["fl.example.org"]}}},
 }
 
@@ -82,13 +89,20 @@ def problems() -> Iterator[str]:
                     kubernetes_validate.validate(document, version, strict=True)
                 except kubernetes_validate.ValidationError as error:
                     yield f"{what} ({version}): {error.message}"
-            yield from (f"{what}: {why}" for why in _unsafe(document))
+            yield from (f"{what}: {why}" for why in (*_unsafe(document), *_stuck(document)))
     for name, values in REFUSED.items():
         try:
             list(documents(values))
         except helm_python.errors.HelmError:
             continue
         yield f"{name}: was not refused"
+
+
+def _stuck(document: dict[str, Any]) -> Iterator[str]:
+    """What would keep an upgrade from replacing a pod that is not ready."""
+    parallel = document.get("spec", {}).get("podManagementPolicy") == "Parallel"
+    if document["kind"] == "StatefulSet" and not parallel:
+        yield "an upgrade would wait for a pod that is not ready"
 
 
 def _unsafe(document: dict[str, Any]) -> Iterator[str]:

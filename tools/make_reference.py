@@ -40,7 +40,7 @@ from fedsight.data.by_site import Form
 from fedsight.data.partition import Split, splits
 from fedsight.data.public import Public
 from fedsight.data.shift import Shift
-from fedsight.deploy.membership.retention import Keep
+from fedsight.deploy.membership.retention import SiteKeep
 from fedsight.deploy.monitoring.metrics import METRICS, prefix
 from fedsight.deploy.monitoring.settings import HookSettings, MonitoringSettings
 from fedsight.deploy.site.owner import DeliverySettings, SecAggLimits, SpeedSettings
@@ -741,7 +741,7 @@ def _site() -> Iterator[str]:
         ("contract", Contract),
         ("secure", SecAggLimits),
         ("delivery", DeliverySettings),
-        ("keep", Keep),
+        ("keep", SiteKeep),
         ("speed", SpeedSettings),
         ("monitoring", MonitoringSettings),
         ("hooks", HookSettings),

@@ -64,6 +64,7 @@ def clauses(images: Path) -> list[dict[str, Any]]:
     return [
         {"figures_noise": 50.0},
         {"figures_lists": 1},
+        {"figures": "none", "evaluations": 5},
         {"sums": 1},
         {"lists": 1, "programs": named},
     ]
@@ -93,7 +94,9 @@ def test_an_update_left_alone_where_sums_were_limited(
     assert bool(values(sent).any()), "one site's update, without a mask"
 
 
-@pytest.mark.parametrize("clause", ["figures_noise", "figures_lists", "sums", "lists"])
+@pytest.mark.parametrize(
+    "clause", ["figures_noise", "figures_lists", "evaluations", "sums", "lists"]
+)
 def test_ours_are_refused_by_name(attack: Attack, images: Path, clause: str) -> None:
     contract = next(one for one in clauses(images) if clause in one)
     table = {"data": {"name": "folder", "path": str(images)}, "contract": contract}
@@ -110,6 +113,7 @@ def test_what_they_need_beside_them_is_accepted() -> None:
     Contract(figures="noised", figures_noise=50.0)
     Contract(figures="masked", figures_lists=2)
     Contract(require=("secure_aggregation",), sums=1, lists=1)
+    Contract(epsilon=8.0, sums=1, lists=1)
     Contract(require=("distributed_dp",), min_noise_multiplier=1.0, sums=1)
     assert Contract(figures="noised").noise_of_figures == 5.0
 

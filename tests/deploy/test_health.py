@@ -57,9 +57,12 @@ def fault(folder: Path, connected: bool = False) -> str:
 
 
 def test_a_site_is_well_while_its_processes_are(site: Path, process: int) -> None:
-    assert fault(site) == "not running"
-    (site / "process.pid").write_text("999999999")
+    (site / "process.pid").write_text(str(process))
+    assert fault(site) == "not running", "a number left over from before"
     with supervisor.exclusive(site, "the site"):
+        assert fault(site) == "", "it opens its images, and must not be killed for that"
+        assert fault(site, connected=True) == "it is still starting"
+        (site / "process.pid").write_text("999999999")
         assert fault(site) == "its process has ended and is being restarted"
         (site / "process.pid").write_text(str(process))
         assert fault(site) == ""
@@ -73,8 +76,8 @@ def test_a_site_is_well_while_its_processes_are(site: Path, process: int) -> Non
 
 
 def test_a_site_may_be_well_without_a_server(site: Path, process: int) -> None:
-    (site / "process.pid").write_text(str(process))
     with supervisor.exclusive(site, "the site"):
+        (site / "process.pid").write_text(str(process))
         assert fault(site) == ""
         assert fault(site, connected=True) == "the server does not answer"
         presence.record_answer(site)
@@ -82,8 +85,8 @@ def test_a_site_may_be_well_without_a_server(site: Path, process: int) -> None:
 
 
 def test_a_stopped_trainer_is_a_fault(site: Path, process: int) -> None:
-    (site / "process.pid").write_text(str(os.getpid()))
     with supervisor.exclusive(site, "the site"), state.at_work(site, process, "training"):
+        (site / "process.pid").write_text(str(os.getpid()))
         os.kill(process, signal.SIGSTOP)
         wait_until(lambda: spawn.is_stopped(process))
         assert fault(site) == "its trainer process is stopped"
@@ -92,8 +95,9 @@ def test_a_stopped_trainer_is_a_fault(site: Path, process: int) -> None:
 def test_a_server_that_does_nothing_is_not_well(federation: Path, process: int) -> None:
     home = federation / "server"
     assert fault(federation) == "not running"
-    (home / "process.pid").write_text(str(process))
     with supervisor.exclusive(home, "the server"):
+        assert fault(federation) == "", "it has not started its process yet"
+        (home / "process.pid").write_text(str(process))
         assert fault(federation) == "its process does not respond"
         (home / presence.TRAFFIC_FILE).touch()
         assert fault(federation) == ""
@@ -102,13 +106,29 @@ def test_a_server_that_does_nothing_is_not_well(federation: Path, process: int) 
         assert fault(federation) == "its process does not respond"
 
 
+def test_a_full_disk_ends_no_server(
+    federation: Path, process: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restart would not free it, and would cost the run in progress its round."""
+    home = federation / "server"
+    with supervisor.exclusive(home, "the server"):
+        (home / "process.pid").write_text(str(process))
+        assert fault(federation) == "its process does not respond"
+        monkeypatch.setattr(health, "FULL", 1 << 62)
+        assert fault(federation) == ""
+        assert fault(federation, connected=True) == "its disk is full"
+
+
 def test_all_that_is_in_a_folder_has_to_be_well(
-    tmp_path: Path, site: Path, federation: Path, process: int
+    tmp_path: Path, site: Path, federation: Path, process: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(DeployError, match="neither a federation nor a site"):
         health.look(tmp_path / "nothing", False)
-    (site / "process.pid").write_text(str(process))
+    monkeypatch.setattr(os, "access", lambda path, mode: path.name != "lost+found")
+    (tmp_path / "lost+found" / "admitted").mkdir(parents=True)
+    (tmp_path / "lost+found" / "identity.toml").touch()
     with supervisor.exclusive(site, "the site"):
+        (site / "process.pid").write_text(str(process))
         assert done("health", site).out == "site lyon: works\n"
         both = cli("health", tmp_path)
         assert both.code == 1

@@ -134,6 +134,18 @@ def test_the_totals_are_written_for_the_coordinator(line: Any, tmp_path: Path) -
     assert TRAFFIC_FILE == COUNTED
 
 
+def test_what_cannot_be_written_is_a_sign_of_life_still(tmp_path: Path) -> None:
+    meter = Meter()
+    meter.write(tmp_path)
+    file = tmp_path / TRAFFIC_FILE
+    before = file.read_text()
+    os.utime(file, (0, 0))
+    file.with_suffix(".partial").mkdir()  # which fails as a full disk does
+    meter.write(tmp_path)
+    assert file.read_text() == before
+    assert time.time() - file.stat().st_mtime < 60
+
+
 def said(folder: Path, run: str, **sites: list[int]) -> None:
     table = {"run": run, "time": time.time() + 60, "sites": sites}
     (folder / COUNTED).write_text(json.dumps(table))

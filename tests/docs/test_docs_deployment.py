@@ -14,6 +14,7 @@ import pytest
 from command_line import commands, done
 from docpages import accept, blocks, text, typed
 
+from fedsight.deploy.membership.retention import Keep
 from fedsight.deploy.site.owner import parse_owner
 from fedsight.program.config import parse
 
@@ -47,14 +48,16 @@ MADE_LATER = (
 
 
 def test_the_files_of_the_page_are_valid(tmp_path: Path) -> None:
-    config, owner, delivery, keep = (tomllib.loads(block) for block in blocks(PAGE, "toml"))
+    config, owner, delivery, keep, memory = (tomllib.loads(block) for block in blocks(PAGE, "toml"))
     program, speed = parse(config, tmp_path)
     problems = [*program.check(), *speed.check()]
     assert [problem for problem in problems if not problem.where.startswith("data.")] == []
     found = parse_owner(owner, tmp_path)
     found.contract.check_program(program)
     assert not found.share
-    assert parse_owner({**owner, **delivery, **keep}, tmp_path) == found  # it shows the defaults
+    defaults = {"keep": keep["keep"] | memory["keep"]}
+    assert parse_owner({**owner, **delivery, **defaults}, tmp_path) == found
+    assert Keep(**keep["keep"]) == Keep(), "a server's too"
     assert program.rounds.quorum is not None
     # what the page says of the classes
     assert ", ".join(config["data"]["classes"]) in blocks(PAGE, "toml")[1]

@@ -49,7 +49,15 @@ class Measurement:
     """The plugin of `pytest --measure`: notes the computing time of each test, in this process and
     in those that it has started."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: pytest.Config) -> None:
+        """UsageError for a run in which not all tests of a file take part, or not in this process:
+        the others' entries would be lost."""
+        options = ("markexpr", "keyword", "deselect", "maxfail", "lf")
+        part = any(config.getoption(name, None) for name in options)
+        if part or any("::" in name for name in config.args):
+            raise pytest.UsageError("--measure takes whole files: no ::, -m, -k, -x or the like")
+        if config.getoption("numprocesses", None) or hasattr(config, "workerinput"):
+            raise pytest.UsageError("--measure takes one process: leave out -n")
         self.seconds: dict[str, float] = defaultdict(float)
 
     @pytest.hookimpl(wrapper=True)
@@ -61,8 +69,10 @@ class Measurement:
         finally:
             self.seconds[name_of(item)] += _computed() - began
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
         """Write down the slow ones, in place of those of the same files."""
+        if exitstatus != pytest.ExitCode.OK:  # tests that failed may have ended early
+            return
         files = {file_of(name) for name in self.seconds}
         kept = {name: s for name, s in measured().items() if file_of(name) not in files}
         slow = {name: round(s, 2) for name, s in self.seconds.items() if s >= SLOW}

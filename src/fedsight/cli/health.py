@@ -24,7 +24,11 @@ def health_command(
     ] = Path(),
     connected: Annotated[
         bool,
-        typer.Option("--connected", help="A site that the server does not answer is not well."),
+        typer.Option(
+            "--connected",
+            help="A site that the server does not answer is not well; nor is what is still "
+            "starting, or has a full disk.",
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from fedsight.deploy.site import state
 from fedsight.language.message import Text, message
 
 SILENCE = 30.0  # seconds for which the server's process may not have written its traffic
+FULL = 1 << 20  # bytes of free disk below which it is full
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,15 @@ class Health:
 def look(folder: Path, connected: bool) -> list[Health]:
     """The health of what is in `folder`, or of all that is in the folders in it.
 
-    With `connected`, a site that the server does not answer is not well. Raises DeployError if
-    there is neither a federation nor a site.
+    With `connected`, what is well but cannot work now is not well either: while it starts, while
+    the disk is full, and a site that the server does not answer. A restart would mend none of
+    these. Raises DeployError if there is neither a federation nor a site.
     """
     found = [*_of(folder, connected)]
     if not found and folder.is_dir():
-        found = [one for path in sorted(folder.iterdir()) for one in _of(path, connected)]
+        # a volume's lost+found is root's alone
+        within = [path for path in sorted(folder.iterdir()) if os.access(path, os.X_OK)]
+        found = [one for path in within for one in _of(path, connected)]
     if not found:
         raise DeployError(
             f"there is neither a federation nor a site in {folder}",
@@ -45,16 +51,20 @@ def _of(folder: Path, connected: bool) -> Iterator[Health]:
     if (folder / "admitted").is_dir() and (folder / "invitation.toml").is_file():
         home = folder / "server"
         what = message("server of the federation {name}", name=folder.resolve().name)
-        yield Health(what, _process(home) or _serving(home))
+        yield Health(what, _process(home, connected) or _serving(home))
     if (folder / "identity.toml").is_file():
         what = message("site {name}", name=folder.resolve().name)
-        yield Health(what, _process(folder) or _site(folder, connected))
+        yield Health(what, _process(folder, connected) or _site(folder, connected))
 
 
-def _process(home: Path) -> Text | str:
-    """What is wrong with the processes that run from `home`."""
+def _process(home: Path, connected: bool) -> Text | str:
+    """What is wrong with the processes that run from `home`, and with its disk."""
     if not supervisor.is_running(home):
         return message("not running")
+    if connected and _is_full(home):
+        return message("its disk is full")
+    if supervisor.is_starting(home):
+        return message("it is still starting") if connected else ""
     process = supervisor.process_id(home)
     if process is None:
         return message("its process has ended and is being restarted")
@@ -63,11 +73,17 @@ def _process(home: Path) -> Text | str:
 
 def _serving(home: Path) -> Text | str:
     """Whether the server's process does anything: it writes a file every second."""
+    if supervisor.is_starting(home) or _is_full(home):  # on a full disk it may be unable to
+        return ""
     try:
         silence = time.time() - (home / presence.TRAFFIC_FILE).stat().st_mtime
     except OSError:
         silence = SILENCE + 1
     return message("its process does not respond") if silence > SILENCE else ""
+
+
+def _is_full(home: Path) -> bool:
+    return shutil.disk_usage(home).free < FULL
 
 
 def _site(home: Path, connected: bool) -> Text | str:

@@ -98,6 +98,12 @@ class Contract(Settings):
     sites: int = Field(1, ge=1)  # minimum number of sites in a round, as the coordinator reports it
     rounds: int | None = Field(None, ge=1)  # maximum number of rounds; None: any number
     require: Protections = ()  # protections that a program must have
+    # the owner's name for the images that epsilon is spent on; names that look the same are equal
+    data_set: Annotated[str, AfterValidator(_normalised), Field(min_length=1)] = "images"
+    # what all updates of the data set may cost together, over all runs; None: no limit
+    epsilon: float | None = Field(None, gt=0)
+    delta: float = Field(1e-5, gt=0, lt=1)  # the delta that epsilon refers to
+    trust_coordinator_noise: bool = False  # whether noise that the coordinator promises counts
     # how often one round of a run may be trained or measured, with other content or again; and a
     # run may ask a hundred times as often for the numbers of images, as it does with every job
     attempts: int = Field(10, ge=1)
@@ -143,12 +149,6 @@ class Contract(Settings):
     # whether the server learns between runs how many images the site has, and the classes' names;
     # None: only if epsilon is not set
     announce: bool | None = None
-    # the owner's name for the images that epsilon is spent on; names that look the same are equal
-    data_set: Annotated[str, AfterValidator(_normalised), Field(min_length=1)] = "images"
-    # what all updates of the data set may cost together, over all runs; None: no limit
-    epsilon: float | None = Field(None, gt=0)
-    delta: float = Field(1e-5, gt=0, lt=1)  # the delta that epsilon refers to
-    trust_coordinator_noise: bool = False  # whether noise that the coordinator promises counts
     # least noise multiplier that a program's mechanism must state; None: any
     min_noise_multiplier: float | None = Field(None, gt=0, le=MOST_NOISE, validate_default=True)
 
@@ -167,13 +167,29 @@ class Contract(Settings):
     @field_validator("sums", "lists")
     @classmethod
     def _bounds_sums(cls, value: int | None, info: ValidationInfo) -> int | None:
-        """A bound on sums protects nothing while a program may send updates one by one."""
+        """A bound on sums protects nothing while a program may send updates one by one as they are.
+
+        With epsilon it may not: each is noised or masked, and sums of masked ones are bounded.
+        """
         require = info.data.get("require")  # None: it is not one itself
-        if value is not None and require is not None and not MASKED & {*require}:
+        free = require is not None and not MASKED & {*require}
+        if value is not None and free and info.data.get("epsilon", 0) is None:
             raise ValueError(
                 f"contract.{info.field_name} limits sums of masked updates, and nothing says that "
                 "updates must be masked: write require = ['secure_aggregation'], or leave "
                 f"contract.{info.field_name} out"
+            )
+        return value
+
+    @field_validator("evaluations")
+    @classmethod
+    def _limits_figures(cls, value: int | None, info: ValidationInfo) -> int | None:
+        """Nothing is counted where nothing leaves."""
+        if value is not None and info.data.get("figures") == "none":
+            raise ValueError(
+                "contract.evaluations limits how many sets of figures leave, and with figures = "
+                "'none' none do: write figures = 'exact', 'noised' or 'masked', or leave "
+                "contract.evaluations out"
             )
         return value
 

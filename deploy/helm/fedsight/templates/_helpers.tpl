@@ -59,23 +59,23 @@ securityContext:
     drop: [ALL]
 {{- end }}
 
-{{/* The probes of a folder; the arguments are a list: the folder, an option of the readiness. */}}
+{{/* The probes of a folder; the arguments are a list: root, the folder. */}}
 {{- define "fedsight.probes" -}}
 startupProbe:
   exec:
-    command: [fedsight, health, {{ index . 0 | quote }}]
+    command: [fedsight, health, {{ index . 1 | quote }}]
   periodSeconds: 10
   timeoutSeconds: 20
-  failureThreshold: 60
+  failureThreshold: {{ (index . 0).Values.probes.startupFailures }}
 livenessProbe:
   exec:
-    command: [fedsight, health, {{ index . 0 | quote }}]
+    command: [fedsight, health, {{ index . 1 | quote }}]
   periodSeconds: 30
   timeoutSeconds: 20
   failureThreshold: 3
 readinessProbe:
   exec:
-    command: [fedsight, health, {{ index . 0 | quote }}, --connected]
+    command: [fedsight, health, {{ index . 1 | quote }}, --connected]
   periodSeconds: 30
   timeoutSeconds: 20
   failureThreshold: 2
@@ -93,4 +93,38 @@ readinessProbe:
     resources:
       requests:
         storage: {{ .size | quote }}
+{{- end }}
+
+{{/* A rule of a NetworkPolicy for who reads metrics; the arguments are a list: the port, from. */}}
+{{- define "fedsight.metrics" -}}
+- ports:
+    - protocol: TCP
+      port: {{ index . 0 }}
+  {{- with index . 1 }}
+  from:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+
+{{/* A rule for connections to addresses; the arguments are a list: the addresses, the port. */}}
+{{- define "fedsight.to" -}}
+- to:
+    {{- range index . 0 }}
+    - ipBlock:
+        cidr: {{ . | quote }}
+    {{- end }}
+  ports:
+    - protocol: TCP
+      port: {{ index . 1 }}
+{{- end }}
+
+{{/* A rule for questions to the DNS. */}}
+{{- define "fedsight.dns" -}}
+- to:
+    {{- toYaml .Values.networkPolicy.dns.to | nindent 4 }}
+  ports:
+    - protocol: UDP
+      port: {{ .Values.networkPolicy.dns.port }}
+    - protocol: TCP
+      port: {{ .Values.networkPolicy.dns.port }}
 {{- end }}

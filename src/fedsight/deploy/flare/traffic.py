@@ -77,9 +77,12 @@ class Meter:
         partial = path.with_suffix(".partial")
         now = time.time()
         table = {"run": self.run, "time": now, "sites": self.totals()}
-        with contextlib.suppress(OSError):  # a full disk: the next time, perhaps
+        try:
             partial.write_text(json.dumps(table), encoding="utf-8")
             partial.replace(path)  # no fsync: the next one comes soon
+        except OSError:  # a full disk: the next time, perhaps
+            with contextlib.suppress(OSError):
+                path.touch()  # which needs no room: `health` goes by the time of the file
 
     def keep_writing(self, folder: Path) -> None:
         """Write the totals once a second, until the process ends."""

@@ -15,7 +15,7 @@ MEGABYTE = 1_000_000  # bytes
 
 
 class Keep(Settings):
-    """What is kept of jobs and of the engine's logs: `[keep]` of site.toml, and of server.toml.
+    """What is kept of jobs and of the engine's logs: `[keep]` of server.toml and of site.toml.
 
     Runs, models, the ledger, the log of what left the site and the federation's history are never
     removed.
@@ -28,10 +28,6 @@ class Keep(Settings):
     # megabytes of the engine's audit log; then older lines are dropped, down to half as many
     audit_size: float = Field(1.0, ge=0.1, le=1000)
 
-    # at a site: rounds before the coordinator's last checkpoint for which it still has what
-    # algorithms keep, so that a run can go on from an older backup of the coordinator
-    memory_rounds: int = Field(0, ge=0)
-
     @classmethod
     def of_kit(cls, kit: Path) -> Keep:
         """The settings with which the process of a kit was started; the defaults if none say."""
@@ -42,4 +38,18 @@ class Keep(Settings):
 
     def write(self, kit: Path) -> None:
         """Put the settings in force for the processes that run from a kit."""
-        write_atomically(kit / KEPT, json.dumps(self.table()).encode())
+        table = self.model_dump(mode="json", include=set(Keep.model_fields))
+        write_atomically(kit / KEPT, json.dumps(table).encode())
+
+
+class SiteKeep(Keep):
+    """What a site keeps of jobs, of the engine's logs, and of what algorithms leave there: `[keep]`
+    of site.toml. That of server.toml has the same settings but for `memory_rounds`.
+
+    Runs, models, the ledger, the log of what left the site and the federation's history are never
+    removed.
+    """
+
+    # rounds before the coordinator's last checkpoint for which the site still has what algorithms
+    # keep, so that a run can go on from an older backup of the coordinator
+    memory_rounds: int = Field(0, ge=0)

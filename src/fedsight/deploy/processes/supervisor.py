@@ -35,6 +35,7 @@ FLARE_ENVIRONMENT = {
     # arrives, up to 4 GiB by default. Ours are a header and a piece or a binding, 32 MiB at most.
     "NVFLARE_STREAMING_MAX_BLOB_SIZE": str(64 << 20),
 }
+PROCESS_FILE = "process.pid"  # in the folder of a site or server: the number of its process
 LISTEN_VARIABLE = "FEDSIGHT_LISTEN"  # the only address on which a server is to listen, or none
 FLARE_ENTRY = "fedsight.deploy.flare.process"  # sets limits, then runs a module of FLARE's
 MAX_OUTPUT_BYTES = 1 << 20  # of what a process prints; then older lines are dropped
@@ -149,7 +150,7 @@ class Supervisor:
         spec = spawn.ProcessSpec(self.module, self.arguments, environment, str(self._folder))
         with self._output.open("ab") as output:
             self._pid = forks.start(spec, output.fileno())
-        write_atomically(self._home / "process.pid", str(self._pid).encode())
+        write_atomically(self._home / PROCESS_FILE, str(self._pid).encode())
 
     def _watch(self, forks: prefork.PreforkServer, poll: Poll) -> int | None:
         while not self._stop_requested:
@@ -211,10 +212,13 @@ class Supervisor:
 def exclusive(home: Path, what: str) -> Iterator[None]:
     """Ensure that `what` runs once from `home`; DeployError if it is running already.
 
-    Two processes with one identity would take each other's messages.
+    Two processes with one identity would take each other's messages. Until the process of `what`
+    is started, `process_id` knows none: an earlier number may be another process's by now.
     """
     cause = f"{what} is already running from the folder {home}"
     with locks.hold(home / ".lock", LOCK_TIMEOUT, DeployError(cause, "end it first")):
+        with contextlib.suppress(OSError):  # where it cannot be removed, it cannot be written
+            (home / PROCESS_FILE).unlink()
         yield
 
 
@@ -223,10 +227,18 @@ def is_running(home: Path) -> bool:
     return locks.held(home / ".lock")
 
 
+def is_starting(home: Path) -> bool:
+    """Whether the supervisor for `home` is running and has not started its process yet.
+
+    A site opens all its images first, which takes as long as it takes.
+    """
+    return is_running(home) and not (home / PROCESS_FILE).exists()
+
+
 def process_id(home: Path) -> int | None:
     """The ID of the process that the supervisor for `home` runs; None if there is none now."""
     try:
-        pid = int((home / "process.pid").read_text())
+        pid = int((home / PROCESS_FILE).read_text())
     except (OSError, ValueError):
         return None
     try:

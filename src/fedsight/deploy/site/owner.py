@@ -15,7 +15,7 @@ from fedsight.core.errors import ConfigError, DeployError, Problem
 from fedsight.core.files import write_atomically
 from fedsight.core.settings import Settings
 from fedsight.data.base import Source, sources
-from fedsight.deploy.membership.retention import Keep
+from fedsight.deploy.membership.retention import SiteKeep
 from fedsight.deploy.monitoring.settings import HookSettings, MonitoringSettings
 from fedsight.governance.contract import Contract
 from fedsight.privacy.secagg.client import Minimums
@@ -171,7 +171,7 @@ class OwnerSettings:
     speed: SpeedSettings
     secure: SecAggLimits = field(default_factory=SecAggLimits)
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
-    keep: Keep = field(default_factory=Keep)
+    keep: SiteKeep = field(default_factory=SiteKeep)
     monitoring: MonitoringSettings = field(default_factory=MonitoringSettings)
     hooks: HookSettings = field(default_factory=HookSettings)
     share: bool = False  # every site has the sample; this site takes its share of the split
@@ -256,7 +256,7 @@ def parse_owner(table: dict[str, Any], base: Path) -> OwnerSettings:
     """
     kinds: dict[str, Any] = {"data": (sources, None), "contract": Contract}
     kinds |= {"secure": SecAggLimits, "delivery": DeliverySettings, "speed": SpeedSettings}
-    kinds |= {"keep": Keep, "monitoring": MonitoringSettings, "hooks": HookSettings}
+    kinds |= {"keep": SiteKeep, "monitoring": MonitoringSettings, "hooks": HookSettings}
     problems = config.unknown(table, list(kinds), "")
     made: dict[str, Any] = {}
     if not table.get("data"):
