@@ -177,7 +177,7 @@ class FederationFolder:
                 f"{request} is the request of an operator, '{found.name}'",
                 "use: fedsight federation operator add",
             )
-        if found.name == self.invitation.host:
+        if found.name in ((host := self.invitation.host), hosts.engine_name(host)):
             cause = f"'{found.name}' is the server's own name"
             raise DeployError(cause, "choose another name for the site")
         return self._sign_request(found, request, days)
