@@ -39,7 +39,8 @@ from fedsight.deploy.membership.revocations import Revocations
 OPERATOR = "operator@fedsight.local"
 MAX_INVITATION_BYTES = 16 << 10
 MAX_TEXT = 253  # characters of a text in an invitation, like a host's name (RFC 1035)
-EVENT_BYTES = 1 << 20  # of events.jsonl; then older lines about absent sites are dropped
+EVENT_BYTES = 1 << 20  # of events.jsonl; then older lines about what sites did are dropped
+_BY_SITES = (b'"event": "absent"', b'"event": "certificate taken"')
 LOCK_TIMEOUT = 20.0  # seconds to wait for another process that writes an event or revokes
 
 
@@ -364,8 +365,8 @@ class FederationFolder:
         busy = StoreError(f"another process is writing {path}", "end the process that hangs")
         with locks.hold(self.folder / ".events.lock", LOCK_TIMEOUT, busy):
             append_line(path, {"time": _now(), "event": event, **facts})
-            # Sites choose how often they are absent; what operators did stays.
-            trim(path, EVENT_BYTES, lambda line: b'"event": "absent"' not in line)
+            # Sites choose how often these happen; what operators did stays.
+            trim(path, EVENT_BYTES, lambda line: not any(one in line for one in _BY_SITES))
 
     def events(self) -> list[dict[str, Any]]:
         """The federation's history."""
