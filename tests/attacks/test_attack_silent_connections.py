@@ -52,6 +52,11 @@ def served(
     server.server_close()
 
 
+def connect(served: Any, source: str) -> socket.socket:
+    """A connection from one of this machine's addresses, of which it has many."""
+    return socket.create_connection(served.address, 10, source_address=(source, 0))
+
+
 def joins(served: Any, patience: float) -> bool:
     """Whether a site gets through."""
     with socket.create_connection(served.address, patience) as plain:
@@ -74,7 +79,8 @@ def test_silent_connections_keep_nobody_out_and_are_closed(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(addresses, "HANDSHAKE_TIMEOUT", 0.5)
-    silent = [socket.create_connection(served.address) for _ in range(50)]
+    sources = [f"127.0.1.{n}" for n in range(6)]
+    silent = [connect(served, one) for one in sources for _ in range(8)]
     try:
         assert joins(served, 10.0)
         assert served.names == ["north"]
@@ -84,6 +90,45 @@ def test_silent_connections_keep_nobody_out_and_are_closed(
     finally:
         for one in silent:
             one.close()
+
+
+@pytest.mark.parametrize("weak", [True, False])
+@pytest.mark.parametrize("served", [DualStackServer], indirect=True)
+def test_silent_connections_of_one_address_keep_nobody_else_out(
+    served: Any, weak: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is room for a number of them, which one machine must not take."""
+    monkeypatch.setattr(addresses, "MAX_HANDSHAKES", 20)
+    if weak:
+        monkeypatch.setattr(addresses, "MAX_FROM_ONE", 1000)
+    silent = [connect(served, "127.0.0.2") for _ in range(40)]
+    try:
+        for one in silent[20 if weak else 8 :]:
+            assert one.recv(1) == b"", "it was not refused"
+        if weak:
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                joins(served, 10.0)
+        else:
+            assert joins(served, 10.0)
+        assert caplog.text.count("too many TLS handshakes at a time") == (5 if weak else 6)
+    finally:
+        for one in silent:
+            one.close()
+
+
+@pytest.mark.parametrize("served", [DualStackServer], indirect=True)
+def test_connections_without_a_certificate_fill_no_log(
+    served: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server's log keeps the newest lines, and others' would be gone."""
+    caplog.set_level("INFO")
+    for _ in range(40):
+        with socket.create_connection(served.address, 10) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            plain.recv(100)
+            assert plain.recv(100) == b""
+    lines = [one.getMessage() for one in caplog.records]
+    assert [int(line.split()[1]) for line in lines] == [1, 2, 4, 8, 16, 32]
 
 
 @pytest.mark.parametrize("served", [DualStackServer], indirect=True)
