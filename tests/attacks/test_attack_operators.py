@@ -34,6 +34,7 @@ from signed_jobs import ARGUMENTS, JOB, OPERATOR, Authority, job, packed, sign, 
 from fedsight.core.errors import DeployError
 from fedsight.deploy.flare import archives, components
 from fedsight.deploy.flare.archives import check_archive
+from fedsight.deploy.flare.launching import check_submitter
 from fedsight.deploy.flare.reading import READERS, ReadersFilter
 from fedsight.deploy.flare.routes import CERTIFIED, TO_SERVER, UPLOADS, Gate
 from fedsight.deploy.membership import revocations
@@ -341,3 +342,12 @@ def test_the_gate_passes_what_each_may_send(who: str) -> None:
     allowed = {"lead": routes, "reader": routes - UPLOADS}.get(who, set())
     assert UPLOADS
     assert passed == allowed
+
+
+def test_a_job_that_waited_does_not_start_after_its_operator_was_revoked(tmp_path: Path) -> None:
+    meta = {"submitter_name": ANNA}
+    check_submitter(meta, tmp_path)
+    (tmp_path / "revoked.json").write_text(f'{{"{ANNA}": "left"}}')
+    with pytest.raises(RuntimeError, match=f"{ANNA}, who has submitted the job, was revoked"):
+        check_submitter(meta, tmp_path)
+    check_submitter({"submitter_name": OPERATOR}, tmp_path)
