@@ -204,8 +204,10 @@ class FederationFolder:
         with self._admitting():
             for known in self.operators():
                 if known != found.name and known.lower() == found.name.lower():
-                    who = f"'{known}', who could be mistaken for '{found.name}'"
-                    raise DeployError(f"there is an operator {who}", "choose another name")
+                    raise DeployError(
+                        f"there is an operator '{known}', who could be mistaken for '{found.name}'",
+                        "choose another name",
+                    )
             return self._sign_request(found, request, days)
 
     def operators(self) -> dict[str, Operator]:
