@@ -36,6 +36,7 @@ from fedsight.deploy.membership.federation import OPERATOR
 
 MALLORY = "mallory"
 ADDRESS = f"_admin_{uuid.uuid4()}"  # FLARE's name of a session, which the sender chooses
+PEER = DriverParams.PEER_CN.value
 SAID = sorted(route for route in TO_SERVER if route.origin == "operator")
 
 
@@ -58,8 +59,10 @@ def said(route: Route, certified: object) -> Message:
         b"",
     )
     assert channel == STREAM_CHANNEL or not streamed
-    props = {} if certified is None else {DriverParams.PEER_CN.value: certified}
-    found.set_prop(MessagePropKey.ENDPOINT, Endpoint(ADDRESS, conn_props=props))
+    # Another operator has taken the same address since; its messages are not this one's.
+    found.set_prop(MessagePropKey.ENDPOINT, Endpoint(ADDRESS, conn_props={PEER: OPERATOR}))
+    if certified is not None:
+        found.set_prop(MessagePropKey.COMMON_NAME, certified)
     return found
 
 

@@ -18,19 +18,25 @@ from typing import Any
 
 import pytest
 from authorities import authority as keys
-from authorities import give, show
+from authorities import give, give_kit, show
+from nvflare.fuel.f3.message import Message
 from nvflare.fuel.hci.conn import Connection
+from nvflare.fuel.hci.proto import InternalCommands
 from nvflare.fuel.hci.reg import CommandModule, CommandModuleSpec, CommandSpec
 from nvflare.fuel.hci.server.constants import ConnProps
+from nvflare.fuel.hci.server.login import LoginModule
 from nvflare.fuel.hci.server.reg import CommandFilter, ServerCommandRegister
+from nvflare.fuel.hci.server.sess import Session, SessionManager
 from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE, NVFLARE_SUBMITTER_CRT_FILE
+from nvflare.private.fed.utils.identity_utils import IdentityAsserter
 from signed_jobs import ARGUMENTS, JOB, OPERATOR, Authority, job, packed, sign, signed
 
 from fedsight.core.errors import DeployError
 from fedsight.deploy.flare import archives, components
 from fedsight.deploy.flare.archives import check_archive
-from fedsight.deploy.flare.reading import ReadersFilter
-from fedsight.deploy.flare.routes import TO_SERVER, UPLOADS, Gate
+from fedsight.deploy.flare.launching import check_submitter
+from fedsight.deploy.flare.reading import READERS, ReadersFilter
+from fedsight.deploy.flare.routes import CERTIFIED, TO_SERVER, UPLOADS, Gate
 from fedsight.deploy.membership import revocations
 from fedsight.deploy.membership.kits import AUTHORITY_KEY
 from fedsight.deploy.membership.operators import Permitted
@@ -193,25 +199,107 @@ class Commands(CommandModule):
         self.done.append(args[0])
 
 
+def may() -> dict[str, bool]:
+    """The operators that the server knows: ANNA was revoked, BEN only reads."""
+    return {OPERATOR: False, BEN: True}
+
+
+class BySession(CommandFilter):
+    """The weakened build: the role in the session decides, whoever is connected."""
+
+    def pre_command(self, conn: Any, args: list[str]) -> bool:
+        return args[0] in READERS or conn.get_prop(ConnProps.USER_ROLE) == "lead"
+
+
 @pytest.mark.parametrize("weak", [True, False])
-@pytest.mark.parametrize("role", ["member", "client", "", "org_admin", "super"])
+@pytest.mark.parametrize("role", ["member", "client", "", "org_admin", "super", "lead"])
 def test_who_may_only_read_gives_no_commands(role: str, weak: bool) -> None:
     register, commands = ServerCommandRegister(app_ctx=None), Commands()
-    register.add_filter(CommandFilter() if weak else ReadersFilter())
+    register.add_filter(CommandFilter() if weak else ReadersFilter(may))
     register.register_module(commands)
     register.finalize()
     asked = ["speed server server 1 64", "abort_job x", "submit_job x", "all.abort_job x"]
     for words in (*asked, "fedsight status"):
         connection = Connection()
-        connection.set_props({ConnProps.USER_NAME: BEN, ConnProps.USER_ROLE: role})
+        request = Message({CERTIFIED: BEN})
+        props = {ConnProps.USER_NAME: BEN, ConnProps.USER_ROLE: role, ConnProps.REQUEST: request}
+        connection.set_props(props)
         register.process_command(connection, words)
     assert commands.done == ([*(w.split()[0] for w in asked), "fedsight"] if weak else ["fedsight"])
 
 
-def test_an_operator_who_may_start_jobs_gives_commands() -> None:
-    connection = Connection()
-    connection.set_props({ConnProps.USER_NAME: ANNA, ConnProps.USER_ROLE: "lead"})
-    assert ReadersFilter().pre_command(connection, ["abort_job", "x"])
+@pytest.fixture(scope="module")
+def identity(tmp_path_factory: pytest.TempPathFactory) -> IdentityAsserter:
+    """The server's, which signs the tokens of its sessions."""
+    startup = give_kit(tmp_path_factory.mktemp("server"), "localhost", "server")
+    return IdentityAsserter(str(startup / "client.key"), str(startup / "client.crt"))
+
+
+@pytest.mark.parametrize("weak", [True, False])
+@pytest.mark.parametrize("connected", [BEN, OPERATOR])
+def test_a_token_of_a_revoked_operator_is_of_no_use_over_anothers_connection(
+    identity: IdentityAsserter, connected: str, weak: bool
+) -> None:
+    """FLARE signs a token when an operator logs in, and asks nothing but that signature later."""
+    from test_attack_operator_session import SAID, said
+
+    sessions = SessionManager(None)
+    sessions.shutdown()
+    old = Session("s", ANNA, "lyon", "lead", "", "default").make_token(identity)
+    own = Session("t", connected, "oslo", "lead", "", "default").make_token(identity)
+    gate = Gate("server", may)
+    (command,) = [route for route in SAID if route.topic == "command"]
+
+    def give_command(token: str, words: str) -> list[str]:
+        register, commands = ServerCommandRegister(app_ctx=None), Commands()
+        register.add_filter(LoginModule(sessions))
+        register.add_filter(BySession() if weak else ReadersFilter(may))
+        register.register_module(commands)
+        register.finalize()
+        message = said(command, connected)
+        message.set_header(CERTIFIED, ANNA)  # the sender writes what it likes
+        assert gate.refuse(message) is None
+        connection = Connection()
+        connection.request = {"data": [{"type": "token", "data": token}]}
+        hci = SimpleNamespace(get_id_asserter=lambda: identity)
+        # FLARE makes this of a stream's headers: its note of the certificate is gone.
+        request = Message(message.headers)
+        connection.set_props({ConnProps.HCI_SERVER: hci, ConnProps.REQUEST: request})
+        register.process_command(connection, words)
+        return commands.done
+
+    assert give_command(old, "abort_job x") == (["abort_job"] if weak else [])
+    assert give_command(old, "fedsight status") == (["fedsight"] if weak else [])
+    assert give_command(own, "fedsight status") == ["fedsight"]
+    assert give_command(own, "abort_job x") == (
+        ["abort_job"] if weak or connected == OPERATOR else []
+    )
+
+
+@pytest.mark.parametrize("weak", [True, False])
+def test_nobody_logs_in_with_a_certificate_that_is_not_the_connections(weak: bool) -> None:
+    """FLARE has the name signed and nothing that changes, so a log-in can be said again."""
+    decide = BySession() if weak else ReadersFilter(may)
+
+    def logs_in(name: str, connected: str) -> bool:
+        connection = Connection()
+        connection.set_prop(ConnProps.REQUEST, Message({CERTIFIED: connected}))
+        return bool(decide.pre_command(connection, [InternalCommands.CERT_LOGIN, name]))
+
+    assert logs_in(OPERATOR, OPERATOR)
+    assert logs_in(BEN, BEN)
+    assert [logs_in(ANNA, BEN), logs_in(OPERATOR, BEN), logs_in(ANNA, ANNA)] == [weak] * 3
+
+
+def test_a_jobs_files_come_without_a_request_and_from_who_may_start_jobs() -> None:
+    """FLARE hands the command over without it; the gate hears files of no others."""
+
+    def passes(name: str) -> bool:
+        connection = Connection()
+        connection.set_props({ConnProps.USER_NAME: name, ConnProps.USER_ROLE: "lead"})
+        return bool(ReadersFilter(may).pre_command(connection, ["submit_job", "x"]))
+
+    assert [passes(OPERATOR), passes(ANNA), passes(BEN)] == [True, False, False]
 
 
 def record(folder: Path, name: str, read_only: bool) -> None:
@@ -254,3 +342,12 @@ def test_the_gate_passes_what_each_may_send(who: str) -> None:
     allowed = {"lead": routes, "reader": routes - UPLOADS}.get(who, set())
     assert UPLOADS
     assert passed == allowed
+
+
+def test_a_job_that_waited_does_not_start_after_its_operator_was_revoked(tmp_path: Path) -> None:
+    meta = {"submitter_name": ANNA}
+    check_submitter(meta, tmp_path)
+    (tmp_path / "revoked.json").write_text(f'{{"{ANNA}": "left"}}')
+    with pytest.raises(RuntimeError, match=f"{ANNA}, who has submitted the job, was revoked"):
+        check_submitter(meta, tmp_path)
+    check_submitter({"submitter_name": OPERATOR}, tmp_path)

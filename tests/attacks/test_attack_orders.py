@@ -37,7 +37,6 @@ from nvflare.fuel.f3.cellnet.defs import (
 )
 from nvflare.fuel.f3.cellnet.registry import Registry
 from nvflare.fuel.f3.drivers import socket_conn
-from nvflare.fuel.f3.drivers.driver_params import DriverParams
 from nvflare.fuel.f3.endpoint import Endpoint
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import (
@@ -122,8 +121,8 @@ def message(
         }
     known[StreamHeaderKey.STREAM_ID] = 7
     found = Message({**known, **headers}, b"")
-    props = {DriverParams.PEER_CN.value: CERTIFIED if sender == OPERATOR else sender}
-    found.set_prop(MessagePropKey.ENDPOINT, Endpoint(sender, conn_props=props))
+    found.set_prop(MessagePropKey.ENDPOINT, Endpoint(sender))
+    found.set_prop(MessagePropKey.COMMON_NAME, CERTIFIED if sender == OPERATOR else sender)
     return found
 
 

@@ -10,6 +10,7 @@ With real processes: `test_a_running_site_gets_its_renewed_certificate` in `test
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import authorities
 import pytest
 from nvflare.private.admin_defs import Message as Order
-from nvflare.private.admin_defs import MsgHeader, ReturnCode
+from nvflare.private.admin_defs import MsgHeader, ReturnCode, ok_reply
 
 from fedsight.core.errors import DeployError
 from fedsight.deploy.flare import updates
@@ -185,3 +186,143 @@ def test_a_certificate_of_another_role_is_not_renewed_as_a_sites(
     with pytest.raises(DeployError, match=r"'anna@lyon.example' in the role 'lead'"):
         renew(federation)
     assert certificates.days_left(certificates.read(path)) < 10
+
+
+class Sites:
+    """FLARE's way to the sites, at the server; each order is answered as `answer` says."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        self.sent: list[tuple[str, dict[str, Any]]] = []
+
+    def send_request_to_client(self, order: Order, token: str, timeout: float) -> Any:
+        self.sent.append((token, order.body))
+        return self.answer(token)
+
+
+def taken(token: str = "") -> Any:
+    return SimpleNamespace(reply=ok_reply())
+
+
+class AtOnce:
+    """Threads that have ended when they have begun."""
+
+    def __init__(self, target: Any, args: Any, daemon: bool) -> None:
+        self.start = lambda: target(*args)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that the server's updates go by."""
+    now = [1000.0]
+    monkeypatch.setattr(updates, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    threads = SimpleNamespace(Thread=AtOnce, Semaphore=threading.Semaphore)
+    monkeypatch.setattr(updates, "threading", threads)
+    return now
+
+
+def ends(federation: FederationFolder, name: str = "oslo") -> str:
+    path = federation.folder / "admitted" / f"{name}.crt"
+    return certificates.read(path).not_valid_after_utc.isoformat()
+
+
+OLD = "2000-01-01T00:00:00+00:00"
+
+
+def history(federation: FederationFolder) -> list[str]:
+    return [one["event"] for one in federation.events() if one["event"] == "certificate taken"]
+
+
+@pytest.mark.parametrize("weak", [True, False])
+def test_a_site_that_goes_back_and_forth_fills_no_history(
+    federation: FederationFolder, clock: list[float], weak: bool
+) -> None:
+    """It answers that it has the certificate, and says the opposite with its next heartbeat."""
+    sender, sites = Updates(federation.folder), Sites(taken)
+    for turn in range(20):
+        clock[0] += 60
+        if weak:
+            sender._taken.clear()
+        said = OLD if turn % 2 == 0 else ends(federation)
+        sender.offer("oslo", "t", Heartbeat(certificate=said), sites)
+        assert turn or not history(federation), "before it has said so"
+    assert len(sites.sent) == 10
+    assert len(history(federation)) == (10 if weak else 1)
+
+
+def test_what_sites_do_gives_way_in_the_history(
+    federation: FederationFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedsight.deploy.membership.federation.EVENT_BYTES", 2000)
+    for _ in range(100):
+        federation.log_event("certificate taken", site="oslo")
+    assert (federation.folder / "events.jsonl").stat().st_size < 2500
+    assert federation.events()[0]["event"] == "revoked"
+
+
+@pytest.mark.parametrize("weak", [True, False])
+def test_sites_that_do_not_answer_are_asked_less_and_less(
+    federation: FederationFolder, clock: list[float], weak: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes one of the few slots until the answer is given up; four could hold them all."""
+    if weak:
+        monkeypatch.setattr(updates, "MAX_INTERVAL", updates.OFFER_INTERVAL)
+
+    def late(token: str) -> None:
+        clock[0] += updates.ANSWER_TIMEOUT
+
+    sender, sites = Updates(federation.folder), Sites(late)
+    until = clock[0] + 7200
+    while clock[0] < until:
+        clock[0] += 1
+        sender.offer("oslo", "t", Heartbeat(certificate=OLD), sites)
+    assert len(sites.sent) > 300 if weak else len(sites.sent) < 12
+    sites.answer = taken
+    clock[0] += updates.MAX_INTERVAL
+    for _ in range(3):  # it answers again
+        sender.offer("oslo", "t", Heartbeat(certificate=OLD), sites)
+        clock[0] += updates.OFFER_INTERVAL
+    assert [token for token, _ in sites.sent[-3:]] == ["t"] * 3
+
+
+def test_a_slot_is_free_again_whatever_goes_wrong(
+    federation: FederationFolder, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, sites = Updates(federation.folder), Sites(taken)
+    with monkeypatch.context() as broken:
+        broken.setattr(AtOnce, "__init__", lambda self, **_: setattr(self, "start", None))
+        for _ in range(2 * updates.MAX_AT_ONCE):
+            clock[0] += 60
+            with pytest.raises(TypeError):
+                sender.offer("oslo", "t", Heartbeat(certificate=OLD), sites)
+    clock[0] += 60
+    sender.offer("oslo", "t", Heartbeat(certificate=OLD), sites)
+    assert len(sites.sent) == 1
+
+
+def test_a_broken_half_of_an_update_does_not_keep_the_other_one(
+    federation: FederationFolder, startup: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    federation.sign_revocations()
+    sender = Updates(federation.folder)
+    said = Heartbeat(certificate=OLD, revocations="other")
+    path = federation.folder / "admitted" / "oslo.crt"
+    path.write_text("-----BEGIN CERTIFICATE-----\n")
+    assert list(sender.lacking("oslo", said)) == ["revocations"]
+    assert "oslo.crt cannot be read" in caplog.text
+    path.write_bytes(made("oslo"))
+    (federation.folder / "revocations.json").write_text("{")
+    assert list(sender.lacking("oslo", said)) == ["certificate"]
+    # And at the site.
+    answer = order(startup, {"certificate": made().decode(), "revocations": 7})
+    assert "list of revocations is invalid" in answer
+    assert certificates.days_left(certificates.read(startup / "client.crt")) == 299
+    home = startup.parent.parent
+    shown = Revocations.signed(1, ["oslo"], federation.folder / "ca" / "rootCA.key").table()
+    answer = order(startup, {"certificate": "x", "revocations": shown})
+    assert "not a renewal" in answer
+    assert Revocations.read(home).names == ("oslo",)
+    assert "expected a number" in (both := order(startup, {"certificate": "x", "revocations": {}}))
+    assert "not a renewal" in both
+    (startup / "client.crt").write_text("")
+    assert updates.held(home) == ("", Revocations.read(home).digest)

@@ -358,14 +358,19 @@ def test_a_running_site_gets_its_renewed_certificate_and_the_list_of_revocations
     wait_until(
         lambda: Revocations.read(home).lacking(connected.federation.revocations) == [], DEPLOYED
     )
+
+    def taken() -> list[str]:
+        events = connected.federation.events()
+        return [one["site"] for one in events if one["event"] == "certificate taken"]
+
+    wait_until(lambda: "site-00" in taken(), DEPLOYED)  # with its next heartbeat
     killed = time.time()
     for folder in (connected.server, home):
         connected.kill(folder, "parent")
     wait_until(lambda: came(connected, "site-00") > killed, DEPLOYED)
     shown = ssl.get_server_certificate(("localhost", connected.federation.invitation.port))
     assert certificates.days_left(x509.load_pem_x509_certificate(shown.encode())) == 949
-    taken = [e for e in connected.federation.events() if e["event"] == "certificate taken"]
-    assert [event["site"] for event in taken].count("site-00") == 1
+    assert taken().count("site-00") == 1
 
 
 def test_a_site_refuses_the_job_of_an_operator_on_its_list_whatever_the_server_says(

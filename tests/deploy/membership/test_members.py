@@ -7,6 +7,7 @@ import re
 import stat
 import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,53 @@ def test_a_name_belongs_to_one_key(tmp_path: Path, pair: Pair) -> None:
     host = SiteFolder.create(tmp_path / "host", "localhost", federation.invitation)
     with pytest.raises(DeployError, match="server's own name"):
         federation.admit(host)
+
+
+@pytest.mark.parametrize("weak", [True, False])
+def test_of_two_requests_at_once_a_name_belongs_to_one_key(
+    tmp_path: Path, pair: Pair, weak: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one process signs, another one admits the same name for another key."""
+    federation, name = pair[0], f"twins-{weak}".lower()
+    first, second = (
+        SiteFolder.create(tmp_path / which, name, federation.invitation) for which in "ab"
+    )
+    monkeypatch.setattr("fedsight.deploy.membership.federation.LOCK_TIMEOUT", 0.0)
+    if weak:
+        monkeypatch.setattr(FederationFolder, "_admitting", lambda self: nullcontext())
+    approve = kits.approve
+
+    def meanwhile(*arguments: Any) -> None:
+        monkeypatch.setattr(kits, "approve", approve)
+        if weak:
+            federation.admit(second)
+        else:
+            with pytest.raises(StoreError, match="another process is admitting members"):
+                federation.admit(second)
+        approve(*arguments)
+
+    monkeypatch.setattr(kits, "approve", meanwhile)
+    signed = federation.admit(first)
+    assert signed.is_file()
+    assert (tmp_path / "b" / signed.name).exists() == weak
+    if not weak:
+        with pytest.raises(DeployError, match="with another key"):
+            federation.admit(second)
+    for path in (federation.folder / "admitted").glob(f"{name}.*"):
+        path.unlink()  # other tests have this federation, too
+
+
+def test_who_cannot_be_recorded_gets_no_certificate(
+    tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = pair[0]
+    request = SiteFolder.create(tmp_path / "lost", "lost", federation.invitation)
+    (federation.folder / "admitted" / "lost.crt").mkdir()
+    with pytest.raises(StoreError, match=r"lost\.crt"):
+        federation.admit(request)
+    assert not list(tmp_path.rglob("*.signed.zip"))
+    assert not federation.is_admitted("lost")
+    (federation.folder / "admitted" / "lost.crt").rmdir()
 
 
 def test_an_operator_is_admitted_in_the_role_that_both_sides_state(

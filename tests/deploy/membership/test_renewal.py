@@ -12,17 +12,18 @@ import pytest
 from fedsight.core.errors import DeployError
 from fedsight.deploy.membership import certificates
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder, Invitation
+from fedsight.deploy.membership.hosts import engine_name
 from fedsight.deploy.membership.renewal import Ending, endings, renew
 
 
-@pytest.fixture
-def federation(tmp_path: Path) -> FederationFolder:
+@pytest.fixture(params=["localhost"])
+def federation(tmp_path: Path, request: pytest.FixtureRequest) -> FederationFolder:
     """A federation with two sites and two operators, whose certificates end in 10 days."""
     folder = tmp_path / "wards"
     for part in ("admitted", "operators"):
         (folder / part).mkdir(parents=True)
     authorities.give(folder)
-    server = authorities.give_kit(folder / "server", "localhost", "server", 10)
+    server = authorities.give_kit(folder / "server", engine_name(request.param)[:64], "server", 10)
     (server / "client.crt").rename(server / "server.crt")
     authorities.give_kit(folder / "operator", OPERATOR, "lead", 10)
     members = {"admitted/lyon": "client", "admitted/oslo": "client"}
@@ -36,18 +37,22 @@ def federation(tmp_path: Path) -> FederationFolder:
         path.with_name(f"{path.name}.crt").write_bytes(crt)
     own = folder / "operators" / f"{OPERATOR}.crt"
     own.write_bytes((folder / "operator" / "kit" / "startup" / "client.crt").read_bytes())
-    return FederationFolder(folder, Invitation("wards", "localhost", 1, "x"))
+    return FederationFolder(folder, Invitation("wards", request.param, 1, "x"))
 
 
 def days(federation: FederationFolder) -> dict[str, int]:
     return {one.name: one.days for one in endings(federation)}
 
 
+HOSTS = ["localhost", "2001:db8::7", f"{'a' * 60}.example.org"]
+
+
+@pytest.mark.parametrize("federation", HOSTS, indirect=True)
 def test_all_are_renewed_for_the_same_keys(federation: FederationFolder) -> None:
     ring = {one: path.read_bytes() for one in ("*.key",) for path in federation.folder.rglob(one)}
     old = certificates.read(federation.folder / "admitted" / "lyon.crt")
     names = [one.name for one in renew(federation)]
-    assert names == ["localhost", "anna@lyon.example", OPERATOR, "lyon", "oslo"]
+    assert names == [federation.invitation.host, "anna@lyon.example", OPERATOR, "lyon", "oslo"]
     assert days(federation) == {"wards": 999, **dict.fromkeys(names, 824)}
     new = certificates.read(federation.folder / "admitted" / "lyon.crt")
     assert new.public_key() == old.public_key()
@@ -69,6 +74,27 @@ def test_some_are_renewed_and_others_are_not_found(federation: FederationFolder)
     }
     with pytest.raises(DeployError, match="'rome' has no certificate of this federation"):
         renew(federation, ["rome"])
+
+
+@pytest.mark.parametrize("behind", ["admitted/oslo.crt", "operator/kit/startup/client.crt"])
+def test_nothing_is_written_if_one_would_not_end_later(
+    federation: FederationFolder, behind: str
+) -> None:
+    name, role = ("oslo", "client") if "oslo" in behind else (OPERATOR, "lead")
+    (federation.folder / behind).write_bytes(authorities.certify(name, role, 200))
+    before = {path: path.read_bytes() for path in federation.folder.rglob("*.crt")}
+    with pytest.raises(DeployError, match=f"valid for at least as long already: {name}") as caught:
+        renew(federation, days=150)
+    assert "give more --days" in caught.value.cure
+    assert {path: path.read_bytes() for path in before} == before
+    assert not federation.events()
+    assert len(renew(federation, days=250)) == 5
+
+
+def test_the_operators_kit_may_be_elsewhere(federation: FederationFolder) -> None:
+    shutil.rmtree(federation.folder / "operator")
+    assert len(renew(federation)) == 5
+    assert set(days(federation).values()) == {999, 824}
 
 
 def test_without_the_authoritys_key_nothing_changes(federation: FederationFolder) -> None:

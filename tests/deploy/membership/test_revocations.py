@@ -15,6 +15,7 @@ from site_runs import Runs, owner
 from site_services import SITES, Places
 
 from fedsight.core.errors import DeployError
+from fedsight.deploy.membership import revocations
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
 from fedsight.deploy.membership.kits import AUTHORITY, AUTHORITY_KEY
 from fedsight.deploy.membership.revocations import OutdatedError, Revocations, accept
@@ -77,6 +78,17 @@ def test_a_list_is_what_the_authority_signed(tmp_path: Path) -> None:
 def test_what_is_no_list_is_refused(table: Any, tmp_path: Path) -> None:
     with pytest.raises(DeployError, match="list of revocations is invalid"):
         accept(tmp_path, tmp_path / "none", table)
+
+
+def test_no_list_is_signed_that_no_site_would_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authorities.give(tmp_path)
+    key = tmp_path / "ca" / AUTHORITY_KEY
+    monkeypatch.setattr(revocations, "MAX_NAMES", 3)
+    assert Revocations.of(Revocations.signed(1, "abc", key).table()).names == ("a", "b", "c")
+    with pytest.raises(DeployError, match="at most 3 names, and this one would have 4"):
+        Revocations.signed(1, "abcd", key)
 
 
 def test_a_site_keeps_the_longest_list_and_refuses_any_that_lacks_one_on_it(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ connects tries all addresses of a name, IPv4 first.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import socket
 import threading
+from collections import Counter
 from typing import Any
 
 from nvflare.fuel.f3.drivers import tcp_driver
@@ -18,12 +20,12 @@ from nvflare.fuel.f3.drivers.driver_params import DriverParams
 from nvflare.fuel.f3.drivers.net_utils import get_ssl_context
 from nvflare.fuel.f3.drivers.socket_conn import SocketConnection
 
-from fedsight.deploy.membership.hosts import family, host_of, loopback_address, wildcard
+from fedsight.deploy.membership.hosts import connected, family, host_of, wildcard
 from fedsight.deploy.processes.supervisor import LISTEN_VARIABLE
 
-CONNECT_TIMEOUT = 10.0  # seconds for an address to answer, if there is another one
 HANDSHAKE_TIMEOUT = 20.0  # seconds for who has connected to begin, and complete, the TLS handshake
-MAX_HANDSHAKES = 200  # at a time; further connections are closed
+MAX_HANDSHAKES = 200  # unfinished at a time; further connections are closed
+MAX_FROM_ONE = 8  # of these, from one address; of IPv6 from one /64, all of which one machine has
 log = logging.getLogger(__name__)
 _HOST, _PORT = DriverParams.HOST.value, DriverParams.PORT.value
 
@@ -36,6 +38,56 @@ def use_both_kinds() -> None:
     ):
         getattr(holder, name)
         setattr(holder, name, value)
+
+
+class Handshakes:
+    """The TLS handshakes that are not completed yet, and what is said of those that fail.
+
+    Whoever can reach the port makes as many connections as they like without a certificate: the log
+    has a line for the 1st, the 2nd, the 4th and so on.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: Counter[str] = Counter()  # by network
+        self._said: Counter[str] = Counter()  # by text
+
+    def begin(self, address: str) -> bool:
+        """Whether a connection from this address may make its handshake; then `end` follows."""
+        place = network_of(address)
+        with self._lock:
+            if self._open.get(place, 0) < MAX_FROM_ONE and self._open.total() < MAX_HANDSHAKES:
+                self._open[place] += 1
+                return True
+        text = "refused %d connections: too many TLS handshakes at a time; the last one: %s"
+        self.count(logging.WARNING, text, address)
+        return False
+
+    def end(self, address: str) -> None:
+        """A handshake is over, whether it was completed or not."""
+        place = network_of(address)
+        with self._lock:
+            self._open[place] -= 1
+            if not self._open[place]:
+                del self._open[place]
+
+    def count(self, level: int, text: str, *facts: object) -> None:
+        """Write a text with a number and facts the first time, and whenever the number doubles."""
+        with self._lock:
+            self._said[text] += 1
+            count = self._said[text]
+        if not count & (count - 1):
+            log.log(level, text, count, *facts)
+
+
+def network_of(address: str) -> str:
+    """The addresses that count as one: an IPv4 address, or the /64 of an IPv6 address."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            return str(found.ipv4_mapped)
+        return str(ipaddress.ip_network((found, 64), strict=False))
+    return str(found)
 
 
 class DualStackServer(tcp_driver.TcpStreamServer):
@@ -51,7 +103,7 @@ class DualStackServer(tcp_driver.TcpStreamServer):
         if not params[_HOST]:
             params[_HOST] = os.environ.get(LISTEN_VARIABLE) or wildcard()
         self.address_family = family(params[_HOST])
-        self._handshakes = threading.BoundedSemaphore(MAX_HANDSHAKES)
+        self._handshakes = Handshakes()
         super().__init__(driver, connector)
         if self.ssl_context:
             self.socket.do_handshake_on_connect = False  # of the connections that it accepts
@@ -69,18 +121,19 @@ class DualStackServer(tcp_driver.TcpStreamServer):
 
     def _shaken(self, request: Any, client_address: Any) -> bool:
         """Make the handshake; whether it was completed."""
-        if not self._handshakes.acquire(blocking=False):
-            log.warning("refused %s: too many TLS handshakes at a time", client_address[0])
+        address = client_address[0]
+        if not self._handshakes.begin(address):
             return False
         try:
             request.settimeout(HANDSHAKE_TIMEOUT)
             request.do_handshake()
             request.settimeout(None)
         except OSError as error:
-            log.info("no TLS handshake with %s: %s", client_address[0], error)
+            text = "closed %d connections without a TLS handshake; the last one: %s (%s)"
+            self._handshakes.count(logging.INFO, text, address, error)
             return False
         finally:
-            self._handshakes.release()
+            self._handshakes.end(address)
         return True
 
 
@@ -99,26 +152,3 @@ def connect(driver: Any, connector: Any) -> None:
     driver.add_connection(connection)
     connection.read_loop()
     driver.close_connection(connection)
-
-
-def connected(host: str, port: int) -> socket.socket:
-    """A connection to the first address of the host that answers; OSError if none does.
-
-    Where processes of one machine connect to each other, only 127.0.0.1 is tried for `localhost`:
-    there they listen, and on the other address anybody could.
-    """
-    own = loopback_address(host)
-    found = socket.getaddrinfo(own or host, port, type=socket.SOCK_STREAM)
-    found.sort(key=lambda one: one[0] != socket.AF_INET)
-    for place, (kind, _, _, _, address) in enumerate(found):
-        sock = socket.socket(kind, socket.SOCK_STREAM)
-        try:
-            sock.settimeout(CONNECT_TIMEOUT if place + 1 < len(found) else None)
-            sock.connect(address)
-            sock.settimeout(None)
-            return sock
-        except OSError:
-            sock.close()
-            if place + 1 == len(found):
-                raise
-    raise OSError(f"the name {host} has no address")

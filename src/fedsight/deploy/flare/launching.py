@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from nvflare.utils.job_launcher_utils import get_credential_env
 
 from fedsight.core.text import printable
 from fedsight.deploy.membership.kits import JOB_ID
+from fedsight.deploy.membership.operators import read_revoked
 from fedsight.deploy.processes import spawn
 from fedsight.deploy.processes.supervisor import FLARE_ENTRY
 
@@ -61,6 +63,13 @@ def check_no_code(job_meta: dict[str, Any], fl_ctx: FLContext) -> None:
         raise RuntimeError(f"job {job} has code of its own, which never runs here")
 
 
+def check_submitter(job_meta: dict[str, Any], federation: Path) -> None:
+    """Raise RuntimeError if the operator who has submitted a job was revoked while it waited."""
+    name = str(job_meta.get(JobMetaKey.SUBMITTER_NAME))
+    if name in read_revoked(federation):
+        raise RuntimeError(f"{printable(name, 80)}, who has submitted the job, was revoked")
+
+
 class _Launcher(ProcessJobLauncher):
     """Starts the process of a job as FLARE would, but forked from the prefork process."""
 
@@ -81,3 +90,8 @@ class SiteLauncher(_Launcher, ClientProcessJobLauncher):
 
 class ServerLauncher(_Launcher, ServerProcessJobLauncher):
     """Starts jobs at the server."""
+
+    def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> _JobProcess:
+        """As at a site; RuntimeError also if the job's submitter was revoked."""
+        check_submitter(job_meta, Path(os.environ["FEDSIGHT_HOME"]).parent)
+        return super().launch_job(job_meta, fl_ctx)

@@ -44,7 +44,7 @@ def set_limits() -> None:
     home = os.environ.get("FEDSIGHT_HOME")
     permitted = Permitted(Path(home).parent) if home else dict
     if home:
-        reading.install(Path(home).parent)
+        reading.install(Path(home).parent, permitted)
     begin = core_cell.CoreCell.start
 
     def start(self: Any) -> None:

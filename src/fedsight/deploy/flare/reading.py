@@ -1,13 +1,16 @@
 """What operators see of a federation from other machines, and all that those see who only read.
 
 FLARE lets every session use commands that take no right: one has the server allocate as much as it
-is told. So a session whose certificate has another role than `lead` can log in, read, and log out.
+is told. So a session of an operator who only reads can log in, read, and log out. And FLARE ties a
+session to no connection: whoever has another operator's certificate or token could use it over
+their own. So a session's name has to be the one in the certificate of the connection.
 """
 
 from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,10 @@ from nvflare.fuel.hci.server.constants import ConnProps
 from nvflare.fuel.hci.server.reg import CommandFilter
 
 from fedsight.core.errors import FedSightError
+from fedsight.deploy.flare.routes import CERTIFIED
 from fedsight.deploy.membership.federation import FederationFolder
 
 COMMAND = "fedsight"
-ROLE = "lead"  # of operators who may do more than read
 READERS = frozenset(
     {
         *(COMMAND, InternalCommands.CERT_LOGIN, InternalCommands.LOGOUT),
@@ -32,12 +35,29 @@ MAX_ARGUMENT = 512  # hexadecimal digits of a run's name
 
 
 class ReadersFilter(CommandFilter):
-    """Refuses every command but those of READERS to who may only read."""
+    """Refuses commands in sessions of other operators than the connection's, and every command but
+    those of READERS to who may only read."""
+
+    def __init__(self, operators: Callable[[], Mapping[str, bool]]) -> None:
+        """`operators`: who may open sessions now, and whether only to read."""
+        self._operators = operators
 
     def pre_command(self, conn: Any, args: list[str]) -> bool:
         """Called by FLARE before a command, once it knows whose session it is."""
-        # Logging in comes before that, and checking a session shows nothing of it.
-        if args[0] in READERS or conn.get_prop(ConnProps.USER_ROLE) == ROLE:
+        if args[0] == InternalCommands.CHECK_SESSION:  # comes before that, and shows nothing of it
+            return True
+        name = conn.get_prop(ConnProps.USER_NAME)
+        if args[0] == InternalCommands.CERT_LOGIN:  # there is no session yet
+            name = args[1] if len(args) == 2 else None
+        # A command that comes with a job's files has no request; the gate lets only those send
+        # files who may start jobs.
+        request = conn.get_prop(ConnProps.REQUEST)
+        own = request is None or request.get_header(CERTIFIED) == name
+        reads = self._operators().get(str(name)) if own else None
+        if reads is None:
+            conn.append_error("this is not the session of an operator who is connected")
+            return False
+        if args[0] in READERS or not reads:
             return True
         conn.append_error("this operator may only read")
         return False
@@ -78,16 +98,16 @@ class Reading(CommandModule):
         conn.append_string(answer)
 
 
-def install(federation: Path) -> None:
-    """Have FLARE's server in this process offer the command, and limit who only reads, from its
-    first session on."""
+def install(federation: Path, operators: Callable[[], Mapping[str, bool]]) -> None:
+    """Have FLARE's server in this process offer the command, and limit sessions as `ReadersFilter`
+    does, from the first one on."""
     begin = hci.AdminServer.__init__
 
     def limited(self: Any, cell: Any, cmd_reg: Any, *args: Any, **named: Any) -> None:
         if cmd_reg is not None:  # None: no sessions at all
             cmd_reg.register_module(Reading(federation))
             # Behind the first one, which knows whose session it is.
-            cmd_reg.filters.insert(1, ReadersFilter())
+            cmd_reg.filters.insert(1, ReadersFilter(operators))
         begin(self, cell, cmd_reg, *args, **named)
 
     hci.AdminServer.__init__ = limited

@@ -24,7 +24,6 @@ from nvflare.fuel.f3.cellnet.defs import (
     ReturnCode,
 )
 from nvflare.fuel.f3.cellnet.utils import make_reply
-from nvflare.fuel.f3.drivers.driver_params import DriverParams
 from nvflare.fuel.f3.endpoint import Endpoint
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import (
@@ -41,6 +40,9 @@ from fedsight.deploy.flare.streams import is_sound
 from fedsight.deploy.membership.kits import JOB_ID
 
 SERVER = "server"  # FLARE's address of the server; its jobs' begin with it
+# A header in which the gate notes the name in the certificate of the connection that a message came
+# over: FLARE's own note of it is lost where a message comes in chunks.
+CERTIFIED = "fedsight_certified"
 MAX_SHOWN = 120  # characters of an address or a topic in the log
 MAX_SENDERS = 4096  # whose refused messages are counted
 _JOB_ADDRESS = re.compile(rf"(.+)\.({JOB_ID.pattern})")
@@ -140,6 +142,7 @@ class Gate:
         """None if the message may pass; otherwise a refusal, and FLARE drops the message."""
         endpoint = message.get_prop(MessagePropKey.ENDPOINT)
         sender = str(endpoint.name)
+        message.set_header(CERTIFIED, certified_as(message))  # whatever the sender has written
         if _root(sender) == self._own:  # of this machine: itself, its jobs, and what they relay
             return None
         if self._is_known(message, endpoint) and is_sound(message):
@@ -152,7 +155,7 @@ class Gate:
         sender = str(endpoint.name)
         reads: bool | None = False
         if is_valid_admin_client_name(sender):
-            reads = self._operators().get(str(certified_as(endpoint)))
+            reads = self._operators().get(str(certified_as(message)))
             if reads is None:  # not an operator
                 return False
         origin = message.get_header(MessageHeaderKey.ORIGIN)
@@ -203,9 +206,13 @@ def route(message: Message, origin: str, goal: str) -> Route | None:
     return Route(origin, goal, *parts) if all(isinstance(part, str) for part in parts) else None
 
 
-def certified_as(endpoint: Endpoint) -> object:
-    """The name in the certificate at the other end of a connection; None if it has none."""
-    return endpoint.conn_props.get(DriverParams.PEER_CN.value)
+def certified_as(message: Message) -> object:
+    """The name in the certificate at the other end of the connection that a message came over; None
+    if it has none.
+
+    The properties of the endpoint would be those of whoever took its name last.
+    """
+    return message.get_prop(MessagePropKey.COMMON_NAME)
 
 
 def _root(address: str) -> str:

@@ -39,7 +39,8 @@ from fedsight.deploy.membership.revocations import Revocations
 OPERATOR = "operator@fedsight.local"
 MAX_INVITATION_BYTES = 16 << 10
 MAX_TEXT = 253  # characters of a text in an invitation, like a host's name (RFC 1035)
-EVENT_BYTES = 1 << 20  # of events.jsonl; then older lines about absent sites are dropped
+EVENT_BYTES = 1 << 20  # of events.jsonl; then older lines about what sites did are dropped
+_BY_SITES = (b'"event": "absent"', b'"event": "certificate taken"')
 LOCK_TIMEOUT = 20.0  # seconds to wait for another process that writes an event or revokes
 
 
@@ -177,10 +178,11 @@ class FederationFolder:
                 f"{request} is the request of an operator, '{found.name}'",
                 "use: fedsight federation operator add",
             )
-        if found.name == self.invitation.host:
+        if found.name in ((host := self.invitation.host), hosts.engine_name(host)):
             cause = f"'{found.name}' is the server's own name"
             raise DeployError(cause, "choose another name for the site")
-        return self._sign_request(found, request, days)
+        with self._admitting():
+            return self._sign_request(found, request, days)
 
     def add_operator(self, request: Path, read_only: bool, days: int = CERTIFICATE_DAYS) -> Path:
         """Sign the request of another operator; returns the signed file, which goes back.
@@ -199,15 +201,24 @@ class FederationFolder:
                 f"'{found.name}' asks to {asks}, and that is not what you want to permit",
                 "add or leave out --read-only; or let them make another request, in another folder",
             )
-        for known in self.operators():
-            if known != found.name and known.lower() == found.name.lower():
-                cause = f"there is an operator '{known}', who could be mistaken for '{found.name}'"
-                raise DeployError(cause, "choose another name")
-        return self._sign_request(found, request, days)
+        with self._admitting():
+            for known in self.operators():
+                if known != found.name and known.lower() == found.name.lower():
+                    raise DeployError(
+                        f"there is an operator '{known}', who could be mistaken for '{found.name}'",
+                        "choose another name",
+                    )
+            return self._sign_request(found, request, days)
 
     def operators(self) -> dict[str, Operator]:
         """All operators that were ever admitted, by name; StoreError if a record is broken."""
         return operators(self.folder)
+
+    def _admitting(self) -> IO[bytes]:
+        """The lock under which a request is checked, signed and recorded: of two processes that
+        admit the same name at once, both would find that no key has it yet."""
+        busy = StoreError(f"another process is admitting members of {self.folder}", "try again")
+        return locks.hold(self.folder / ".admitted.lock", LOCK_TIMEOUT, busy)
 
     def _sign_request(self, found: SigningRequest, request: Path, days: int) -> Path:
         name = found.name
@@ -238,9 +249,14 @@ class FederationFolder:
             raise DeployError(f"the authority's key {key} is not here", cure)
         certificates.check_days(self.authority, days)
         signed = request.resolve().with_name(f"{name}.signed.zip")
-        with found.file() as checked:
-            kits.approve(self.folder, checked, signed, days)
-        self._record(found, certificate_in(signed, name), days)
+        with (
+            tempfile.TemporaryDirectory(prefix=".new-", dir=signed.parent) as scratch,
+            found.file() as checked,
+        ):
+            answer = Path(scratch) / signed.name
+            kits.approve(self.folder, checked, answer, days)
+            self._record(found, certificate_in(answer, name), days)
+            answer.replace(signed)  # nobody has a certificate that is not recorded
         who = {"site": name} if found.is_site else {"operator": name, "role": found.role}
         self.log_event("admitted", **who, days=days, request=found.fingerprint)
         return signed
@@ -364,8 +380,8 @@ class FederationFolder:
         busy = StoreError(f"another process is writing {path}", "end the process that hangs")
         with locks.hold(self.folder / ".events.lock", LOCK_TIMEOUT, busy):
             append_line(path, {"time": _now(), "event": event, **facts})
-            # Sites choose how often they are absent; what operators did stays.
-            trim(path, EVENT_BYTES, lambda line: b'"event": "absent"' not in line)
+            # Sites choose how often these happen; what operators did stays.
+            trim(path, EVENT_BYTES, lambda line: not any(one in line for one in _BY_SITES))
 
     def events(self) -> list[dict[str, Any]]:
         """The federation's history."""

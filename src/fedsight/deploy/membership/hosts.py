@@ -17,6 +17,8 @@ from fedsight.core.text import printable
 
 MAX_HOST = 253  # characters of a name (RFC 1035)
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+# Seconds for an address to answer, if there is another one; an operator's log-in waits for 5.
+CONNECT_TIMEOUT = 2.0
 _LITERAL = ".ipv6-literal.net"
 _EXAMPLE = "for example fl.example.org"
 
@@ -77,6 +79,30 @@ def wildcard() -> str:
 def family(address: str) -> socket.AddressFamily:
     """The kind of an address."""
     return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def connected(host: str, port: int, patience: float | None = None) -> socket.socket:
+    """A connection to the first address of the host that answers; OSError if none does.
+
+    `patience`: seconds for the last address; otherwise as many as the system waits. Where processes
+    of one machine connect to each other, only 127.0.0.1 is tried for `localhost`: there they
+    listen, and on the other address anybody could.
+    """
+    own = loopback_address(host)
+    found = socket.getaddrinfo(own or host, port, type=socket.SOCK_STREAM)
+    found.sort(key=lambda one: one[0] != socket.AF_INET)
+    for place, (kind, _, _, _, address) in enumerate(found):
+        sock = socket.socket(kind, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(CONNECT_TIMEOUT if place + 1 < len(found) else patience)
+            sock.connect(address)
+            sock.settimeout(patience)
+            return sock
+        except OSError:
+            sock.close()
+            if place + 1 == len(found):
+                raise
+    raise OSError(f"the name {host} has no address")
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

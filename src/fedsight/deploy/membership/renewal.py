@@ -20,8 +20,10 @@ from fedsight.core.files import write_atomically
 from fedsight.deploy.membership import certificates
 from fedsight.deploy.membership.certificates import AUTHORITY_SOON, CERTIFICATE_DAYS, SOON
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder
+from fedsight.deploy.membership.hosts import engine_name
 from fedsight.deploy.membership.operators import FOLDER
 
+CRT = "client.crt"  # of a kit
 Kind = Literal["authority", "server", "operator", "site"]
 _ROLES = {"server": ("server",), "operator": ("lead", "member"), "site": ("client",)}
 
@@ -95,7 +97,8 @@ def renew(
     """Renew the certificates of these members, or of all; returns whose.
 
     All are signed before the first one is written. Raises DeployError for a name that was revoked
-    or never admitted, without the authority's key, and if they would outlive its certificate.
+    or never admitted, without the authority's key, if they would outlive its certificate, and if a
+    certificate that is there would not end before its renewal.
     """
     known = {one.name: one for one in certified(federation)}
     for name in names:
@@ -107,13 +110,30 @@ def renew(
             raise DeployError(cause, f"those who have one are: {', '.join(known)}")
     chosen = [known[name] for name in dict.fromkeys(names)] or list(known.values())
     ca = federation.folder / "ca"
-    signed = [(one, certificates.renewed(_own(one), ca, days)) for one in chosen]
+    olds = [_own(one) for one in chosen]
+    signed = [
+        (one, certificates.renewed(old, ca, days)) for one, old in zip(chosen, olds, strict=True)
+    ]
+    startup = federation.folder / "operator" / "kit" / "startup"  # may be on another machine
+    kit = [(one, data) for one, data in signed if one.name == OPERATOR and (startup / CRT).exists()]
+    _check_later([(*new, old) for new, old in zip(signed, olds, strict=True)])
+    _check_later([(*new, certificates.read(startup / CRT)) for new in kit])
     for one, data in signed:
         write_atomically(one.path, data)
-        if one.name == OPERATOR:
-            certificates.take(federation.folder / "operator" / "kit" / "startup", data)
         federation.log_event("renewed", **{one.kind: one.name}, days=days)
+    for _, data in kit:
+        certificates.take(startup, data)
     return chosen
+
+
+def _check_later(found: Sequence[tuple[Certified, bytes, x509.Certificate]]) -> None:
+    """Raise DeployError if a renewal ends no later than what it renews: nobody would take it."""
+    late = [one.name for one, data, old in found if not certificates.ends_later(data, old)]
+    if late:
+        raise DeployError(
+            f"these certificates are valid for at least as long already: {', '.join(late)}",
+            "give more --days, or the names of those that are to be renewed",
+        )
 
 
 def _own(member: Certified) -> x509.Certificate:
@@ -121,8 +141,9 @@ def _own(member: Certified) -> x509.Certificate:
     a renewal would have the same."""
     found = certificates.read(member.path)
     name, role = certificates.name_of(found), certificates.role_of(found)
+    due = engine_name(member.name) if member.kind == "server" else member.name
     # FLARE cuts a long name of a server (RFC 5280, appendix A.1).
-    if member.name[:64] != name or role not in _ROLES[member.kind]:
+    if due[:64] != name or role not in _ROLES[member.kind]:
         raise DeployError(
             f"{member.path} is the certificate of '{name}' in the role '{role}'",
             "restore the file from a backup",

@@ -76,8 +76,17 @@ class Revocations:
 
     @classmethod
     def signed(cls, number: int, names: Iterable[str], key: Path) -> Revocations:
-        """A list with the signature of the authority whose key is in the file `key`."""
+        """A list with the signature of the authority whose key is in the file `key`.
+
+        Raises DeployError without the key, and for more names than `of` would read.
+        """
         found = cls(number, tuple(sorted(names)))
+        if len(found.names) > MAX_NAMES:
+            raise DeployError(
+                f"a list of revocations has at most {MAX_NAMES:,} names, and this one would have "
+                f"{len(found.names):,}",
+                "create a new federation; its members join it as they joined this one",
+            )
         try:
             private = serialization.load_pem_private_key(key.read_bytes(), None)
         except (OSError, ValueError, TypeError) as error:

@@ -14,6 +14,7 @@ from fedsight.core.errors import DeployError
 from fedsight.core.files import write_atomically
 from fedsight.deploy.membership import hosts, kits
 from fedsight.deploy.membership.federation import FederationFolder
+from fedsight.deploy.membership.operators import GLANCE
 from fedsight.deploy.membership.requests import is_operators
 from fedsight.deploy.monitoring.keeper import kept
 from fedsight.deploy.monitoring.lines import output, reporting
@@ -107,14 +108,20 @@ def disable_site(federation: FederationFolder, site: str) -> bool:
 
 def end_jobs(federation: FederationFolder, operator: str) -> int | None:
     """End the jobs that a revoked operator has started; returns how many, None if the server is not
-    running. It opens no session for them any more."""
+    running. It opens no session for them any more.
+
+    The server may have heard them for a moment after the revocation, so it is asked again.
+    """
     if not supervisor.is_running(federation.server_home):
         return None
     with _session(federation) as session:
-        jobs = session.jobs_of(operator)
-        for job in jobs:
-            session.abort(job)
-    return len(jobs)
+        ended: set[str] = set()
+        for pause in (0.0, GLANCE):
+            time.sleep(pause)
+            for job in {*session.jobs_of(operator)} - ended:
+                session.abort(job)
+                ended.add(job)
+    return len(ended)
 
 
 def _session(federation: FederationFolder) -> AbstractContextManager[OperatorSession]:
