@@ -157,8 +157,8 @@ class CalibrationRules:
         return lambda found: mask(payload(kind, found, classes))
 
     def instead(self, step: SumStep, work: Callable[..., Answer]) -> Answer:
-        """That of a protected site that fails: none, or zeros, masked or with noise, which `work`
-        makes."""
+        """That of a protected site that fails: none, or those that `work` makes without the
+        images, masked or with noise."""
         if not (isinstance(step, CalibrateStep) and (step.masked or step.noised)):
             return Answer(withheld(step.round, FAILED))
         return work(replace(step, blank=True))
