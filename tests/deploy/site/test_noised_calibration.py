@@ -145,7 +145,8 @@ def test_by_class_there_are_none_and_by_site_each_has_its_own(sites: Sites, imag
 def test_what_fails_does_not_show(
     sites: Sites, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A site that protects its images then sends as many images, all in the last bin, so that no threshold is too low."""
+    """A site that protects its images then sends as many images, all in the last bin, so that
+    no threshold is too low."""
     for site in TESTS:
         sites.owner(site, require=["local_dp"], min_noise_multiplier=0.5, **LITTLE)
     honest = SiteTrainer.count

@@ -153,7 +153,7 @@ class CalibrationRules:
         kind = FitSums if step.temperature is None else CountSums
         own, digest = parts(kind, classes, images), sums_digest(sent, step.temperature)
         told = table if isinstance(table, dict) else {}
-        mask = self._secagg.masked(Sums(step.round, digest, own, told))
+        mask = self._secagg.masked(Sums(step.round, digest, own, told, self._contract.sum_policy))
         return lambda found: mask(payload(kind, found, classes))
 
     def instead(self, step: SumStep, work: Callable[..., Answer]) -> Answer:
