@@ -152,7 +152,7 @@ def test_a_masked_site_is_summed_only_with_sites_of_the_same_rule(
     assert not found.any(), "the sum is of the others alone"
 
 
-@pytest.mark.parametrize("claimed", ["masked, lists 1", "exact"])
+@pytest.mark.parametrize("claimed", ["masked:1", "exact"])
 def test_a_site_masks_nothing_under_another_rule_than_its_own(
     sites: Sites, images: Path, monkeypatch: pytest.MonkeyPatch, claimed: str
 ) -> None:

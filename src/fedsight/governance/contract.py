@@ -441,7 +441,7 @@ class Contract(Settings):
         """The owner's rule for masked sums over test images. A site takes part only in sums of
         sites with the same rule: what others release alone, or over more lists of sites, could be
         subtracted from the sum, and leave this site's own."""
-        return f"masked, lists {self.figures_lists or 1}" if self.release == "masked" else "exact"
+        return f"masked:{self.figures_lists or 1}" if self.release == "masked" else "exact"
 
     @property
     def most_evaluations(self) -> int | None:

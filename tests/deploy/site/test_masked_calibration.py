@@ -21,6 +21,8 @@ from fedsight.evaluation.trust.masked import trusted_masked
 from fedsight.evaluation.trust.measure import NOISED, Trusted, trusted
 from fedsight.evaluation.trust.remote import ALL_MADE_UP, NO_SITE
 from fedsight.governance.ledger import Ledger
+from fedsight.privacy.secagg import messages as m
+from fedsight.privacy.secagg.shares import SHARE
 from fedsight.program.federation import federate
 from fedsight.program.program import Program, Speed
 
@@ -185,6 +187,24 @@ def test_one_drop_out_does_not_end_masked_sums_over_one_list(sites: Sites, image
         found = sites.measured(federation, engine, vector).summary["sets"]
         assert found["without"] == {"west": OFF_LIST}
         assert found["coverage"] == known
+
+
+def test_a_site_whose_shares_contradict_the_others_is_told(sites: Sites, images: Path) -> None:
+    """It is in the sum all the same, so nothing else would say it."""
+
+    def lie(kind: str, header: dict[str, Any], text: str, data: bytes) -> tuple[Any, Any]:
+        if kind != "unmask":
+            return text, data
+        found = bytearray(data)
+        found[m.MARK + m.DIGEST + m.NUMBER + m.KIND + SHARE - 1] ^= 1  # about the first site
+        return text, bytes(found)
+
+    link = FaultyLink(LocalLink(sites.places.seats), "east", lie)
+    federation, engine = sites.join(program(images), "doubt1", link=link)
+    found = sites.measured(federation, engine, vector_of(federation))
+    told = found.doubting(engine.site_sums.doubts).summary["sets"]
+    assert "east" in told["doubts"]
+    assert "without" not in told
 
 
 def test_repeated_attempts_count_as_one_set_of_figures(sites: Sites, images: Path) -> None:
