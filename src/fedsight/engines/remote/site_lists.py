@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 from fedsight.core.errors import SiteError
 from fedsight.engines.remote.messages import read_reason
@@ -42,18 +42,15 @@ def lists_without(sites: int) -> list[list[int]]:
 def read_lists(fields: Mapping[str, Any]) -> list[list[str]]:
     """The lists of names in a question that has `sites`, and `lists` as `lists_without` makes them;
     SiteError if they are not such."""
-    names, lists = fields.get("sites"), fields.get("lists")
-    if not (_is_list_of(str, names) and isinstance(lists, list) and len(lists) <= MOST_LISTS):
+    names: Any = fields.get("sites")
+    lists: Any = fields.get("lists")
+    right = isinstance(lists, list) and len(lists) <= MOST_LISTS
+    if not (right and _is_list_of(names, str) and all(_is_list_of(one, int) for one in lists)):
         raise SiteError(_UNREADABLE, _SAME_VERSION)
-    if not all(_is_list_of(int, gone) for gone in lists):
-        raise SiteError(_UNREADABLE, _SAME_VERSION)
-    return [
-        [name for place, name in enumerate(names) if place not in gone]
-        for gone in ({*gone} for gone in lists)
-    ]
+    return [[name for place, name in enumerate(names) if place not in gone] for gone in lists]
 
 
-def _is_list_of(kind: type, value: Any) -> TypeGuard[list[Any]]:
+def _is_list_of(value: Any, kind: type) -> bool:
     return isinstance(value, list) and all(type(one) is kind for one in value)
 
 
@@ -69,8 +66,9 @@ class Willing:
     @classmethod
     def read(cls, answer: Mapping[str, Any], site: str) -> Willing:
         """Those in a header; SiteError if they are not there."""
-        policy, lists = answer.get("policy"), answer.get("lists", [])
-        if not (isinstance(policy, str) and _is_list_of(int, lists)):
+        policy: Any = answer.get("policy")
+        lists: Any = answer.get("lists", [])
+        if not (isinstance(policy, str) and _is_list_of(lists, int)):
             cause = f"site '{site}' does not say with which sums it would help"
             raise SiteError(cause, _SAME_VERSION)
         return cls(read_reason(policy), frozenset(lists), read_reason(answer.get("refused", "")))
