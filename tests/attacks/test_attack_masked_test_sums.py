@@ -2,7 +2,8 @@
 
 On builds that lack one rule it gets them to the last bit: by a sum over all sites less one over all
 others, or by a model of which the others' sums are known. A third would tell by a refusal whether a
-number exceeds a bound, and a fourth whether a model overflows on an image.
+number exceeds a bound, a fourth whether a model overflows on an image. A fifth subtracts what the
+other owners release by themselves.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from fedsight.engines.remote import messages
 from fedsight.engines.remote import sums as asking
 from fedsight.engines.remote.key_exchange import Subject
 from fedsight.engines.remote.models import Model, digest_of
+from fedsight.engines.remote.site_lists import OTHER_RULE, Willing
 from fedsight.engines.remote.sums import SumQuestion
 from fedsight.evaluation.trust.answers import Answers
 from fedsight.evaluation.trust.sums import CountSums, parts, read
@@ -39,6 +41,7 @@ from fedsight.program.program import Program
 TARGET = "west"
 OTHERS = [site for site in TESTS if site != TARGET]
 HEAT = 1.0
+RULE = Contract(figures="masked").sum_policy
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +119,60 @@ def test_sites_help_with_sums_over_one_list_in_all_runs_of_all_programs(
     assert torch.equal(again, summed(sites, program(images), "all1")[0])  # type: ignore[arg-type]
 
 
+def less_exact(sites: Sites, images: Path) -> tuple[Tensor | None, dict[str, str]]:
+    """The masked sum over all less the sums of the others, whose owners let them leave alone."""
+    for site in OTHERS:
+        sites.owner(site, figures="exact")
+    whole, why = summed(sites, program(images), "mixed1")
+    _, engine = sites.join(program(images, {"name": "none"}), "alone1", OTHERS)
+    model = vector_of(federate(program(images))), ROUND
+    found: list[Tensor] = []
+    assert engine.add_up(model, question(), lambda at, count, one: found.append(one)) == {}
+    assert len(found) == len(OTHERS)
+    assert whole is not None
+    return whole - torch.stack(found).sum(0), why
+
+
+def test_without_one_rule_of_all_owners_exact_sums_tell_of_a_masked_site(
+    sites: Sites, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Contract, "sum_policy", "any")
+    found, why = less_exact(sites, images)
+    assert why == {}
+    assert found is not None
+    assert torch.equal(found, own(sites))
+
+
+def test_a_masked_site_is_summed_only_with_sites_of_the_same_rule(
+    sites: Sites, images: Path
+) -> None:
+    found, why = less_exact(sites, images)
+    assert why == {TARGET: OTHER_RULE}
+    assert found is not None
+    assert not found.any(), "the sum is of the others alone"
+
+
+@pytest.mark.parametrize("claimed", ["masked:1", "exact"])
+def test_a_site_masks_nothing_under_another_rule_than_its_own(
+    sites: Sites, images: Path, monkeypatch: pytest.MonkeyPatch, claimed: str
+) -> None:
+    """Whatever a coordinator says that the rule is, some site refuses: the target, or the others,
+    which then are not in the sum that the target has sent its share of."""
+    for site in OTHERS:
+        sites.owner(site, figures="exact")
+    monkeypatch.setattr(asking, "largest_group", sorted)
+    honest = Willing.read
+
+    def read(answer: Any, site: str) -> Willing:
+        return replace(honest(answer, site), policy=claimed)
+
+    monkeypatch.setattr(Willing, "read", read)
+    found, why = summed(sites, program(images), "claimed1")
+    refusing = {site for site in TESTS if "another rule" in why.get(site, "")}
+    assert refusing == ({TARGET} if claimed == "exact" else {*OTHERS})
+    assert (found is None) == (claimed != "exact")
+
+
 @dataclass
 class TwoModels:
     """A line that hands all but the target a model that knows nothing."""
@@ -188,7 +245,7 @@ def test_keys_for_sums_serve_no_training(sites: Sites, images: Path) -> None:
     federation, engine = sites.join(of, "keys1")
     vector = vector_of(federation)
     tests = {site: 3 * images for site, images in TESTS.items()}
-    attempt = asking._MaskedSum(Model(federation, ROUND, vector, None), question(), tests)
+    attempt = asking._MaskedSum(Model(federation, ROUND, vector, None), question(), tests, RULE)
     assert engine._exchange.begin(attempt.subject(federation), [*TESTS]) == {}
     client, table = sites.places.seats[TARGET]._secagg, engine._total.quantiser.table()
     with pytest.raises(SiteError, match="not made for round 2"):

@@ -119,9 +119,13 @@ def sums_digest(order: str, temperature: float | None) -> str:
     return digest.hexdigest()
 
 
-def sums_table(integers: Integers) -> dict[str, Any]:
-    """What keys for masked sums over test images are bound to in place of a quantiser."""
-    return {_SUMS: integers.table()}
+def sums_table(integers: Integers, policy: str) -> dict[str, Any]:
+    """What keys for masked sums over test images are bound to in place of a quantiser.
+
+    `policy` is the owners' rule for such sums (`Contract.sum_policy`), the same at all sites of the
+    sum: each sends nothing under keys that are bound to another than its own.
+    """
+    return {_SUMS: integers.table(), "policy": policy}
 
 
 def masks_sums(table: Mapping[str, Any]) -> bool:

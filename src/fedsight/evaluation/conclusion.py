@@ -147,7 +147,8 @@ def _trusted(run: Conclusion, final: Final, trained: loop.Trained) -> Trusted:
     model, federation = (trained.travelling, trained.checkpoint.round), final.federation
     if federation.program.privacy.protects and not federation.program.secure.masks:
         return trusted_noised(federation, partial(run.sums.noised_sums, model, BOUNDS, SHAPES))
-    return trusted_remote(federation, partial(run.sums.add_up, model), FitFile(run.store, model))
+    told = trusted_remote(federation, partial(run.sums.add_up, model), FitFile(run.store, model))
+    return told.doubting(run.sums.site_sums.doubts)
 
 
 def _generalisation(

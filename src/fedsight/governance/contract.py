@@ -130,8 +130,10 @@ class Contract(Settings):
     # None: "exact" if neither epsilon nor require is set, otherwise "none"
     figures: Release | None = None
     # over how many different lists of sites masked sums over the test images may be, in all runs
-    # together, where figures = "masked". With 1 no two of them can be subtracted; when a site joins
-    # or leaves for good, a higher number lets them be made again; None: 1
+    # together, where figures = "masked"; sites are only summed with those that have the same.
+    # With 1 no two sums can be subtracted. A higher number lets them be made again when sites join
+    # or leave, and if only one does, the difference of the two sums is that site's, exactly: so
+    # raise it when several have; None: 1
     figures_lists: int | None = Field(None, ge=1)
     # minimum number of test images that figures are summed over. Health authorities publish no
     # count of fewer than 11 people (US CMS; 1/0.09 of EMA's policy 0070).
@@ -449,6 +451,13 @@ class Contract(Settings):
     def release(self) -> Release:
         """How figures leave: as stated, or exactly if nothing is protected, or not at all."""
         return self.figures or ("none" if self.protected else "exact")
+
+    @property
+    def sum_policy(self) -> str:
+        """The owner's rule for masked sums over test images. A site takes part only in sums of
+        sites with the same rule: what others release alone, or over more lists of sites, could be
+        subtracted from the sum, and leave this site's own."""
+        return f"masked:{self.figures_lists or 1}" if self.release == "masked" else "exact"
 
     @property
     def most_evaluations(self) -> int | None:

@@ -303,8 +303,9 @@ class Ledger:
             raise DeployError(
                 f"contract.figures_lists: test images were summed over {len(known)} other "
                 f"{_lists(known)} of sites before, and {most} may be",
-                "sums over other sites could be subtracted from one another. Measure with the same "
-                "sites as before; the site's owner decides: see contract.figures_lists",
+                "the difference of two sums is, exactly, that of the sites that are in only one. "
+                "Measure with the same sites as before. If several have joined or left, the owners "
+                "of all sites may raise contract.figures_lists; if only one has, its sums come out",
             )
 
     def _remember(self, entry: LedgerEntry) -> None:

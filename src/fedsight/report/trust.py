@@ -91,6 +91,9 @@ def lines(run: Run) -> list[Text]:
     for site, reason in sorted(without.items()):
         told = {"site": site, "reason": known_phrase(reason)}
         found.append(message("Without site {site}: {reason}.", **told))
+    for site, reason in sorted(({} if sets is None else sets.doubts).items()):
+        told = {"site": site, "reason": known_phrase(reason)}
+        found.append(message("Site {site} may have falsified these sums: {reason}.", **told))
     return found
 
 
@@ -121,6 +124,13 @@ def _travelled(run: Run, found: SetsRecord | None) -> list[Text]:
                 images=images,
             )
         ]
+    told.append(
+        message(
+            "They count {images} one by one: where several belong together (such as a patient's), "
+            "little is promised of new groups' {images}.",
+            images=images,
+        )
+    )
     if found.missing:
         told.append(
             message(

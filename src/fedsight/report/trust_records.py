@@ -29,6 +29,7 @@ class TrustPart(Record):
     reason: str = ""
     by_site: dict[str, SiteTrustRecord] = Field(default_factory=dict)
     without: dict[str, str] = Field(default_factory=dict)  # why sites are not in it
+    doubts: dict[str, str] = Field(default_factory=dict)  # why sites in it may have cheated
     sums: str = ""  # how sites' sums travelled: exact, masked, noised; empty: none did
     missing: Count = None  # test images that the sums lack
     grouped: bool = False  # whether numbers of images are of groups

@@ -4,6 +4,7 @@ simulation without masks, bit for bit, and nothing of a single site is known."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from torch import Tensor
 
 from fedsight.client.memory import MemoryStore
 from fedsight.deploy.site.trainer_process import SiteTrainer
+from fedsight.engines.remote.site_lists import OFF_LIST
 from fedsight.evaluation.overall import Final
 from fedsight.evaluation.trust.masked import trusted_masked
 from fedsight.evaluation.trust.measure import NOISED, Trusted, trusted
 from fedsight.evaluation.trust.remote import ALL_MADE_UP, NO_SITE
 from fedsight.governance.ledger import Ledger
+from fedsight.privacy.secagg import messages as m
+from fedsight.privacy.secagg.shares import SHARE
 from fedsight.program.federation import federate
 from fedsight.program.program import Program, Speed
 
@@ -160,6 +164,47 @@ def test_a_site_that_goes_away_is_a_drop_out_and_the_others_are_summed(
     assert found["without"] == {"west": "site 'west': its disk is full"}
     known = sum(count for site, count in TESTS.items() if site != "west") * len(CLASSES)
     assert found["images"] + found["tested"] < known
+
+
+def test_one_drop_out_does_not_end_masked_sums_over_one_list(sites: Sites, images: Path) -> None:
+    """The list without the site that was lost is the one that the others help with from then on."""
+    for site in TESTS:
+        sites.owner(site, figures="masked", require=["secure_aggregation"])
+    link = LocalLink(sites.places.seats)
+
+    def refuse(kind: str, header: dict[str, Any], text: str, data: bytes) -> tuple[Any, Any]:
+        asked = kind == "calibrate" and "integers" in header and header["temperature"] is None
+        return ('{"error": "its disk is full"}' if asked else text), data
+
+    of = program(images)
+    federation, engine = sites.join(of, "lost1", link=FaultyLink(link, "west", refuse))
+    vector = vector_of(federation)
+    found = sites.measured(federation, engine, vector).summary["sets"]
+    assert found["without"] == {"west": "site 'west': its disk is full"}, "also of the second sum"
+    known = found["coverage"]
+    for run, seed in (("lost2", 0), ("lost3", 7)):
+        federation, engine = sites.join(replace(of, seed=seed), run)
+        found = sites.measured(federation, engine, vector).summary["sets"]
+        assert found["without"] == {"west": OFF_LIST}
+        assert found["coverage"] == known
+
+
+def test_a_site_whose_shares_contradict_the_others_is_told(sites: Sites, images: Path) -> None:
+    """It is in the sum all the same, so nothing else would say it."""
+
+    def lie(kind: str, header: dict[str, Any], text: str, data: bytes) -> tuple[Any, Any]:
+        if kind != "unmask":
+            return text, data
+        found = bytearray(data)
+        found[m.MARK + m.DIGEST + m.NUMBER + m.KIND + SHARE - 1] ^= 1  # about the first site
+        return text, bytes(found)
+
+    link = FaultyLink(LocalLink(sites.places.seats), "east", lie)
+    federation, engine = sites.join(program(images), "doubt1", link=link)
+    found = sites.measured(federation, engine, vector_of(federation))
+    told = found.doubting(engine.site_sums.doubts).summary["sets"]
+    assert "east" in told["doubts"]
+    assert "without" not in told
 
 
 def test_repeated_attempts_count_as_one_set_of_figures(sites: Sites, images: Path) -> None:

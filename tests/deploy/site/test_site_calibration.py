@@ -256,6 +256,7 @@ def test_each_answer_is_one_of_the_owners_sets_of_figures(sites: Places, images:
         ),
         ({"algorithm": {"name": "fedper"}}, {}, OWN),
         ({"trust": {"measured": False}}, {}, "trust.measured is false"),
+        ({}, {"counts": False}, "contract.counts"),
         ({}, {"figures": "noised"}, "these sums have no noise"),
         ({}, {"test_images": 91}, "the site has 90 test images"),
     ],

@@ -28,6 +28,12 @@ def sums(scores: torch.Tensor, multiplier: float) -> list[noised_sums.NoisedSums
     return found
 
 
+def failing(multiplier: float, count: int) -> noised_sums.NoisedSums:
+    """What a site sends whose measuring fails."""
+    made = noised_sums.noised(noised.nothing(count), noised.BOUNDS, multiplier)
+    return noised_sums.NoisedSums(made, noised_sums.deviation(noised.BOUNDS, multiplier))
+
+
 def envelope(sites: list[noised_sums.NoisedSums]) -> torch.Tensor:
     noise = noised.deviation_of(one.deviation[noised.SCORES] for one in sites)
     return noised.envelope(noised.added(sites, noised.SCORES), noise)
@@ -100,3 +106,28 @@ def test_the_histogram_is_kept_and_read_like_any_other() -> None:
 def test_where_noise_hides_all_there_is_no_threshold_within_the_scale() -> None:
     scores = drawn(40, 5)
     assert threshold(envelope(sums(scores, 20.0)), ASKED) == 1.0
+
+
+@pytest.mark.parametrize("multiplier", [0.1, 5.0])
+def test_a_site_whose_measuring_fails_does_not_lower_the_threshold(
+    multiplier: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = drawn(SITES * EACH, 2)
+    measured = sums(scores, multiplier)
+    site = len(scores) // 40  # few enough that its images leave some of the scale
+    limit = threshold(envelope(measured), ASKED)
+    with_blank = threshold(envelope([*measured, failing(multiplier, site)]), ASKED)
+    assert limit is not None
+    assert with_blank is not None
+    assert limit <= with_blank < 1
+    assert covered(with_blank, 2) >= ASKED
+    alone = threshold(envelope([failing(multiplier, EACH)]), ASKED)
+    assert alone == 1, "of its own images nothing is known"
+
+    def zeros(images: int) -> dict[str, Sum]:
+        return {name: Sum(np.zeros(noised.COARSE), images) for name in noised.BOUNDS}
+
+    monkeypatch.setattr(noised, "nothing", zeros)
+    many = [*measured, failing(multiplier, len(scores))]
+    lower = threshold(envelope(many), ASKED)
+    assert covered(lower, 2) < ASKED, "zeros say that none of its images lies beyond any edge"

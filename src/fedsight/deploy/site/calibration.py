@@ -40,6 +40,7 @@ HOTTEST = 2.0**OCTAVES
 PART_TOO_SMALL = "contract.test_images: one of the three parts of the test images has fewer images"
 UNNOISED = "contract.figures: beside updates with noise these sums leave only with noise (noised)"
 EXACT = "contract.figures: these sums have no noise, and only exact figures may leave without"
+COUNTED = "contract.counts: these sums would tell how many test images of each class there are"
 TRUSTING = f"{MASKED}, and secure.split_view = false trusts the coordinator with the masks"
 
 
@@ -93,7 +94,7 @@ class CalibrationRules:
         if self._noised:
             return "" if self._contract.release == "noised" else UNNOISED
         if self._contract.release == "exact":
-            return ""
+            return "" if self._masked or self._contract.tells_counts else COUNTED
         if self._contract.release != "masked":
             return EXACT
         if not self._masked:
@@ -153,12 +154,12 @@ class CalibrationRules:
         kind = FitSums if step.temperature is None else CountSums
         own, digest = parts(kind, classes, images), sums_digest(sent, step.temperature)
         told = table if isinstance(table, dict) else {}
-        mask = self._secagg.masked(Sums(step.round, digest, own, told))
+        mask = self._secagg.masked(Sums(step.round, digest, own, told, self._contract.sum_policy))
         return lambda found: mask(payload(kind, found, classes))
 
     def instead(self, step: SumStep, work: Callable[..., Answer]) -> Answer:
-        """That of a protected site that fails: none, or zeros, masked or with noise, which `work`
-        makes."""
+        """That of a protected site that fails: none, or those that `work` makes without the
+        images, masked or with noise."""
         if not (isinstance(step, CalibrateStep) and (step.masked or step.noised)):
             return Answer(withheld(step.round, FAILED))
         return work(replace(step, blank=True))

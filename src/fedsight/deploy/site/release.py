@@ -38,6 +38,7 @@ from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.peer_keys import UnrecordedKeysError
 from fedsight.deploy.site.refusals import is_power_of_ten
 from fedsight.deploy.site.trainer import AbandonedError
+from fedsight.engines.remote.site_lists import read_lists
 from fedsight.governance.charges import Charge
 from fedsight.governance.contract import Contract
 from fedsight.governance.entries import SUMS, EntryKind, LedgerEntry, canonical
@@ -154,6 +155,24 @@ class Release:
         """Raise DeployError if the contract does not permit a sum of the round over `sites`;
         `tests`: of what they counted over test images, not of updates."""
         self._ledger.check_sum(self._sum(round, sites, tests), self._sum_limit)
+
+    def summable(self, round: int, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The owner's rule for sums over test images, and with which of the lists of sites that
+        `fields` has this site would help now.
+
+        The answer has the places of these `lists`, and why the first of the others is `refused`.
+        It follows from the contract and the ledger: nothing is charged or recorded.
+        """
+        told: dict[str, Any] = {"policy": self.contract.sum_policy}
+        possible = []
+        for place, sites in enumerate(read_lists(fields)):
+            try:
+                self.check_sum(round, sites, tests=True)
+            except DeployError as error:
+                told.setdefault("refused", error.cause)
+            else:
+                possible.append(place)
+        return {**told, "lists": possible}
 
     def record_sum(self, round: int, sites: Iterable[str], tests: bool = False) -> None:
         """Record that the site helps to unmask the sum of the round over `sites`.

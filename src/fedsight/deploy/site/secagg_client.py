@@ -60,13 +60,15 @@ class Protection:
 @dataclass(frozen=True)
 class Sums:
     """Sums over test images that are to be masked: of the model after a `round`, by the `digest` of
-    what they are of (`sums_digest`); this site's `own` parts, and the coordinator's `table` of all.
+    what they are of (`sums_digest`); this site's `own` parts, and the coordinator's `table` of all;
+    and the owner's rule for such sums (`policy`).
     """
 
     round: int
     digest: str
     own: PartSpecs
     table: Mapping[str, Any]
+    policy: str
 
 
 class SiteSecAgg:
@@ -158,7 +160,13 @@ class SiteSecAgg:
             raise _other_integers()
         integers = Integers.of(_with_bounds(about.own, about.table, terms), terms)
         made_for = binding.round, binding.order, dict(binding.quantiser)
-        if made_for != (about.round, about.digest, sums_table(integers)):
+        if masks_sums(binding.quantiser) and binding.quantiser.get("policy") != about.policy:
+            raise SiteError(
+                "the keys of secure aggregation were made for sites whose owners have another rule "
+                "in contract.figures and contract.figures_lists",
+                "the coordinator confuses its sites, or is malicious: ask the operator",
+            )
+        if made_for != (about.round, about.digest, sums_table(integers, about.policy)):
             raise SiteError(
                 "the keys of secure aggregation were not made for these sums over test images",
                 "the coordinator confuses its questions, or is malicious: ask the operator",

@@ -300,16 +300,18 @@ class SiteService(TrainerHolder):
         order = Order(round, model)
         question = self._question(of, order, step.accepted, fields, *about, keys=rules.keys)
         if fields.get("ready") is True:  # it is asked before there are keys
-            return self._ready(question), b""
+            return self._ready(question, fields), b""
         answer = rules.answering(step, order_digest(order, self._kept), fields)
         work = lambda: self._measured(question, (step, answer), rules, joined)  # noqa: E731
         return self._start(kind, (question,), work, fields)
 
-    def _ready(self, question: Question) -> dict[str, Any]:
+    def _ready(self, question: Question, fields: dict[str, Any]) -> dict[str, Any]:
         """Whether sums may leave, as far as it is known before they are computed."""
+        release = self._enforcement.release
         told: dict[str, Any] = {"ready": True}
         try:
-            self._enforcement.release.check_question(question)
+            release.check_question(question)
+            told |= release.summable(question.round, fields)
         except DeployError as error:
             told = withheld(question.round, error.cause)
         return {**told, "ticket": 0, "done": True}

@@ -155,8 +155,9 @@ class CalibrateStep:
     Without a `temperature` these are the losses of a part of them (`FitSums`), and with it
     histograms of two others (`CountSums`). No sums are of fewer than `least` images. In a `masked`
     sum an image whose answer is not finite counts like one of which the model knows nothing, so no
-    model can make the sums fail; `blank` are those of a site whose measuring fails: zeros. With
-    `noised` it is answered by histograms of all test images, to which noise will be added.
+    model can make the sums fail. With `noised` it is answered by histograms of all test images, to
+    which noise will be added. `blank` are those of a site whose measuring fails: zeros in a masked
+    sum, and with `noised` all images in the last bin.
     """
 
     round: int

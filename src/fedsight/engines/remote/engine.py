@@ -106,7 +106,7 @@ class RemoteEngine:
         self._exchange = Exchange(federation, record.id, self._converse_briefly, record.recognise)
         asking = Asking(self._converse_briefly, self._asked, self._askable, self._why_absent)
         known = Declared(record.tests, record.noised, self.withheld)
-        self._sums = SiteSums(federation, self._exchange, asking, known)
+        self.site_sums = SiteSums(federation, self._exchange, asking, known)
         self._proven: set[str] = set()  # the numbers of a reply that are known to be what they must
         self._held: dict[str, int] = {}  # the round of the model that each site holds
         self._whole: set[str] = set()  # those that were sent all of a model since the last round
@@ -357,14 +357,18 @@ class RemoteEngine:
         """Have `take` add up whole numbers about the final model, its vector after a round: those
         of each view, or, in a program with secure aggregation, of all sites together. Returns why
         others have sent none, by site."""
-        return self._sums.add_up(Model(self.federation, model[1], model[0], None), question, take)
+        return self.site_sums.add_up(
+            Model(self.federation, model[1], model[0], None), question, take
+        )
 
     def noised_sums(
         self, model: tuple[Tensor, int], bounds: Bounds, shapes: messages.Shapes
     ) -> Noised:
         """Sums with noise about the final model, its vector after a round, by site. They have these
         shapes, and an image's share these bounds. And why others have sent none."""
-        return self._sums.noised(Model(self.federation, model[1], model[0], None), bounds, shapes)
+        return self.site_sums.noised(
+            Model(self.federation, model[1], model[0], None), bounds, shapes
+        )
 
     def _why_unmeasured(
         self, missing: Iterable[int | None], problems: Mapping[str, str]

@@ -24,6 +24,13 @@ from fedsight.engines.remote.conversation import Talk
 from fedsight.engines.remote.figures import read_noised
 from fedsight.engines.remote.key_exchange import Converse, Exchange, Subject
 from fedsight.engines.remote.models import Model
+from fedsight.engines.remote.site_lists import (
+    OTHER_RULE,
+    Willing,
+    agreed,
+    largest_group,
+    lists_without,
+)
 from fedsight.privacy.noised_sums import Bounds, NoisedSums
 from fedsight.privacy.secagg.integers import Integers
 from fedsight.privacy.secagg.masks import WideResidues
@@ -103,6 +110,10 @@ class SiteSums:
         self._federation, self._exchange, self._asking = federation, exchange, asking
         self._known, self._tests, self._withheld = known, known.tests, known.withheld
         self._lock = threading.Lock()
+        # Of the first question: the sites in its sum, and why others were not. Only the first are
+        # asked the second, or a site lost between them would count another list of sites.
+        self._summed: tuple[list[str], dict[str, str]] | None = None
+        self.doubts: dict[str, str] = {}  # sites whose shares contradict each other, and why
 
     def add_up(self, model: Model, question: SumQuestion, take: replies.Take) -> dict[str, str]:
         """See `RemoteEngine.add_up`."""
@@ -164,24 +175,63 @@ class SiteSums:
     def _masked(self, model: Model, question: SumQuestion, take: replies.Take) -> dict[str, str]:
         names = map(self._federation.name, range(self._federation.population))
         why = {site: self._why_unmasked(site) for site in names if site not in self._tests}
-        number = next(_numbers)
-
-        def willing(talk: Talk) -> None:
-            self._answer(talk, model, {**self._header(model, question, number), "ready": True})
-
-        why |= self._asking.converse(sorted(self._tests), willing)
+        if question.temperature is None:
+            self._summed = None
+        elif self._summed:
+            sites, gone = self._summed
+            absent = self._asking.why_absent
+            left = [site for site in self._tests if site not in sites]
+            why |= {site: gone.get(site) or absent(site) for site in left}
         for _ in range(ATTEMPTS):
-            left = {site: self._tests[site] for site in sorted(self._tests) if site not in why}
-            attempt = _MaskedSum(model, question, left)
+            sites, policy = self._agreed(model, question, why)
+            if not sites:
+                return why
+            tests = {site: self._tests[site] for site in sites}
+            attempt = _MaskedSum(model, question, tests, policy)
             try:
                 self._collect(attempt)
                 take(None, *attempt.total())
             except SiteError as error:
                 failed = error.cause
             else:
-                return {**why, **attempt.problems}
+                why |= attempt.problems
+                if question.temperature is None:
+                    self._summed = attempt.accepted, why
+                return why
             why |= attempt.problems
         return {**dict.fromkeys(self._tests, failed), **why}
+
+    def _agreed(
+        self, model: Model, question: SumQuestion, why: dict[str, str]
+    ) -> tuple[list[str], str]:
+        """The most sites that would all help with a sum over one another, and the rule for it that
+        their owners have; `why` others are not in it is added."""
+        while True:
+            sites = [site for site in sorted(self._tests) if site not in why]
+            found, refused = self._willing(model, question, sites)
+            group = largest_group(found)
+            why |= {**refused, **{site: OTHER_RULE for site in found if site not in group}}
+            if not group:
+                return [], ""
+            if group == sites:  # else they were asked about lists with others on them
+                left, more = agreed(sites, found)
+                why |= more
+                return left, found[group[0]].policy
+
+    def _willing(
+        self, model: Model, question: SumQuestion, sites: list[str]
+    ) -> tuple[dict[str, Willing], dict[str, str]]:
+        """What these sites say before there are keys, and why others of them say nothing."""
+        found = dict[str, Willing]()
+        told = {**self._header(model, question, next(_numbers)), "ready": True}
+        told |= {"sites": sites, "lists": lists_without(len(sites))}
+
+        def ask(talk: Talk) -> None:
+            one = Willing.read(self._answer(talk, model, told), talk.site)
+            with self._lock:
+                found[talk.site] = one
+
+        return found, self._asking.converse(sites, ask)
 
     def _why_unmasked(self, site: str) -> str:
         """Why a site has not declared that it sends masked sums."""
@@ -208,7 +258,8 @@ class SiteSums:
         attempt.problems |= self._exchange.begin(subject, [*attempt.tests])
         asked = [site for site in attempt.tests if site not in attempt.problems]
         attempt.problems |= self._asking.converse(asked, one)
-        self._exchange.finish(attempt.accepted, np.empty(0, np.uint32), attempt.words)
+        doubts = self._exchange.finish(attempt.accepted, np.empty(0, np.uint32), attempt.words)
+        self.doubts |= doubts
 
     def _answer(
         self,
@@ -227,10 +278,13 @@ class SiteSums:
 
 
 class _MaskedSum:
-    """One attempt at a masked sum over sites with so many test images each (`tests`)."""
+    """One attempt at a masked sum over sites with so many test images each (`tests`), whose owners
+    have the same rule for such sums (`policy`)."""
 
-    def __init__(self, model: Model, question: SumQuestion, tests: Mapping[str, int]) -> None:
-        self.model, self.question, self.tests = model, question, tests
+    def __init__(
+        self, model: Model, question: SumQuestion, tests: Mapping[str, int], policy: str
+    ) -> None:
+        self.model, self.question, self.tests, self.policy = model, question, tests, policy
         parts = question.parts(max(tests.values(), default=0))
         self.integers = Integers.of(parts, len(tests))
         self.words: WideResidues = np.zeros(self.integers.length, np.uint64)
@@ -241,7 +295,7 @@ class _MaskedSum:
         """What its keys are made for."""
         order = order_digest(Order(self.model.round, self.model.vector), adopted(federation))
         digest = sums_digest(order, self.question.temperature)
-        return Subject(self.model.round, digest, sums_table(self.integers))
+        return Subject(self.model.round, digest, sums_table(self.integers, self.policy))
 
     def add(self, site: str, data: bytearray) -> None:
         """Add what a site sent."""

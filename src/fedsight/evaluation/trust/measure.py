@@ -68,6 +68,13 @@ class Trusted:
         told: dict[str, Any] = {"reason": reason, **({"without": dict(without)} if without else {})}
         return cls({part: dict(told) for part in PARTS}, {}, {})
 
+    def doubting(self, doubts: Mapping[str, str]) -> Trusted:
+        """The same, with why sites in the masked sums may have cheated, by name."""
+        if not doubts:
+            return self
+        told = {part: {**one, "doubts": dict(doubts)} for part, one in self.summary.items()}
+        return Trusted(told, self.facts, self.tensors)
+
 
 def why_not(federation: Federation, local: bool) -> str | None:
     """Why nothing of this is measured; None if it is. `local`: the images are on this machine."""

@@ -44,8 +44,13 @@ def counted(answers: Answers, method: str) -> dict[str, Sum]:
 
 
 def nothing(images: int) -> dict[str, Sum]:
-    """The same of a site whose measuring fails."""
-    return {name: Sum(np.zeros(COARSE), images) for name in BOUNDS}
+    """The same of a site whose measuring fails: all images are in the last bin.
+
+    Zeros would say that no image lies beyond any edge, and thresholds would be too low.
+    """
+    counts = np.zeros(COARSE)
+    counts[-1] = images
+    return {name: Sum(counts.copy(), images) for name in BOUNDS}
 
 
 def coarse(counts: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

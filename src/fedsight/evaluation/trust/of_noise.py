@@ -26,6 +26,7 @@ from fedsight.program.views import listed
 ALL_TESTED = "the test inputs"
 UNFITTED = "noise in sums of losses would hide what a temperature changes"
 BY_CLASS = "without noise it is not known how many inputs each class has"
+UNLISTED = "no site that has sent histograms is among those with figures of their own"
 HIDDEN = "with the noise of {n} inputs' histograms the threshold is at the end of the scale"
 
 
@@ -79,6 +80,8 @@ def _told_sets(federation: Federation, sets: Sets) -> dict[str, Any]:
     if settings.guarantee == CLASS:
         return {**known, "reason": BY_CLASS}
     if settings.guarantee == SITE:
+        if not sets.sites:
+            return {**known, "reason": UNLISTED}
         most = max((int(one.sum()) for one in sets.sites.values()), default=0)
         known["by_site"] = {name: {"images": int(one.sum())} for name, one in sets.sites.items()}
         hidden = all(_limit(one, settings.coverage) is None for one in sets.sites.values())
