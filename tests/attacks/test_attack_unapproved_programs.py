@@ -82,10 +82,12 @@ def test_a_program_that_is_refused_meanwhile_begins_no_further_round(
     site.join(good)
     assert "error" not in site.train(vector)[0]
     approvals.decide(site.home, good.fingerprint, approve=False)
-    assert "error" not in site.train(vector)[0], "the round that has begun is finished"
+    assert "error" not in site.train(vector)[0], "what has left already is sent again"
     for answer in (
+        site.train(vector + 1)[0],
         site.train(vector, round=2)[0],
         site.ask("measure", {"round": 1, "attempt": 1, "accepted": 0, "vector": 0})[0],
+        site.ask("deliver", {"round": 1, "vector": 0})[0],
         site.join(good),
     ):
         assert "has refused this program" in answer["error"]
@@ -97,7 +99,9 @@ def test_a_program_that_is_refused_meanwhile_begins_no_further_round(
     other = of(tmp_path, train={"lr": 0.3})
     approvals.decide(site.home, other.fingerprint, approve=True)
     site.join(other, "run2")
+    assert "error" not in site.train(vector)[0]
     approvals.decide(site.home, other.fingerprint, approve=False)
+    assert "error" not in site.train(vector + 1)[0], "it trains from another model, in that round"
     assert "error" not in site.train(vector, round=2)[0]
 
 

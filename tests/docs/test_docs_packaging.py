@@ -149,7 +149,10 @@ def test_the_chart_starts_what_the_image_holds() -> None:
     assert f"runAsGroup: {group}\n" in helpers
     for side, words in (
         ("server", ["server", "start", "--log", "json", "--federation", "/data/x"]),
-        ("site", "site start --log json /data/x --contract /settings/site.toml".split()),
+        (
+            "site",
+            ["site", "start", "--log", "json", "/data/x", "--contract", "/settings/site.toml"],
+        ),
     ):
         assert accept(words)["log"] == "json"  # names no image, and counts none
         template = text(f"{CHART}/templates/{side}.yaml")

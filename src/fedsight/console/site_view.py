@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsight.coordinator.store import without_none
-from fedsight.core.errors import ConfigError, FedSightError
+from fedsight.core.errors import FedSightError
 from fedsight.core.files import opened, parse_json
 from fedsight.core.finding import Finding
 from fedsight.core.text import names_path
@@ -99,6 +99,12 @@ class LedgerReader:
         """The ledger; None if the site has none yet. Raises StoreError if it is not intact."""
         with self._lock:
             return self._refreshed()
+
+    def read_again(self) -> None:
+        """Read the ledger now, however long that takes: something was decided, and is shown."""
+        with self._lock, contextlib.suppress(FedSightError):  # each page says what is wrong
+            self._reading = Pace()
+            self._refreshed()
 
     def _refreshed(self) -> Ledger | None:
         if not (self._home / "ledger.sqlite").exists():
@@ -287,16 +293,6 @@ def settings(home: Path) -> Settings:
     """The settings that hold at the site in `home`. Raises ConfigError if they cannot be read."""
     file, changed = settings_in_force(home)
     return Settings(read_owner(home / file, None), file, changed)
-
-
-def contract(home: Path) -> Contract:
-    """The contract that holds, or the one of a site that was never started."""
-    try:
-        return settings(home).owner.contract
-    except ConfigError:
-        from fedsight.deploy.site.owner import read_contract
-
-        return read_contract(home / "site.toml")
 
 
 def _said(value: Any) -> str:

@@ -111,16 +111,16 @@ def test_decisions_of_one_sitting_are_one_and_come_to_bear_at_once_and_once_more
         assert one is not None
         return one
 
-    now += 10
+    now += 1
     assert decides("first").decided_since(began), "at once"
     for number in range(6):  # programs, one after the other
-        now += 10
+        now += 1
         waits = decides(number)
         assert waits.is_deciding
-        assert not waits.decided_since(began + 10)
+        assert not waits.decided_since(began + 1)
         assert waits.settled, "it may join whatever begins for another reason"
     now += presence.MERGED
-    assert waits.decided_since(began + 10), "no decision is forgotten"
+    assert waits.decided_since(began + 1), "no decision is forgotten"
     # A site that decides all the time has few jobs begun.
     due = set()
     for number in range(1800):
