@@ -15,6 +15,7 @@ from site_folders import ask, make_site, some_program
 from fedsight.core.text import is_printable
 from fedsight.deploy.site import approvals
 from fedsight.deploy.site.enforcement import ContractEnforcement
+from fedsight.deploy.site.log import SiteLog
 from fedsight.governance.ledger import Ledger
 
 Attack = Callable[..., AttackedSite]
@@ -45,6 +46,10 @@ def test_a_changed_program_under_an_approved_name_waits(
     approvals.decide(site.home, good.fingerprint, approve=True)
     assert "declared" in site.join(good)
     assert site.join(changed)["error"] == WAITS
+    kinds = [entry.kind for entry in Ledger(site.home).entries()]
+    assert kinds == ["approved", "declaration", "released"], "what waits is not refused"
+    held = [line["what"] for line in SiteLog(site.home).read() if line.get("why") == WAITS]
+    assert set(held) == {"held"}
 
     def by_name(home: Path, ledger: Any, program: Any, asked: Any) -> None:
         names = {one.request.name for one in approvals.decided(home, ledger) if one.request}

@@ -89,7 +89,7 @@ class LedgerReader:
 
     def __init__(self, home: Path) -> None:
         self._home = home
-        self._lock = threading.Lock()
+        self._lock, self._costs = threading.Lock(), threading.Lock()
         self._ledger: Ledger | None = None
         self._spent: Spent | None = None
         self._epsilons: tuple[tuple[int, str], list[dict[str, Any]]] | None = None
@@ -137,10 +137,9 @@ class LedgerReader:
             ledger = self._refreshed()
             if ledger is None:
                 return None
-            before, key = (
-                self._epsilons,
-                (ledger.head[0], repr((contract.limit, contract.data_set))),
-            )
+        key = ledger.head[0], repr((contract.limit, contract.data_set))
+        with self._costs:  # takes seconds, for which no other page waits
+            before = self._epsilons
             other = before is None or before[0][1] != key[1]
             if before is None or other or (before[0] != key and self._accounting.due):
                 with self._accounting.timed():
@@ -200,7 +199,7 @@ def programs(home: Path, ledger: Ledger | None) -> Programs:
     for one in found:
         counts[one.asked_by] = counts.get(one.asked_by, 0) + 1
     full = len(found) >= approvals.MOST or max(counts.values(), default=0) >= approvals.MOST_OF_ONE
-    done = approvals.decided(home, ledger)[:SHOWN] if ledger is not None else []
+    done = approvals.decided(home, ledger, SHOWN) if ledger is not None else []
     return Programs(found, done, full)
 
 

@@ -32,9 +32,15 @@ def test_by_default_nobody_has_to_approve_anything() -> None:
     assert Contract().approval is False
 
 
-def test_a_program_waits_until_it_is_approved_and_that_holds(home: Path) -> None:
+def test_a_program_waits_until_it_is_approved_and_that_holds(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = some_program()
     assert WAITS in ask(home, program)
+    first = approvals.waiting(home, Ledger(home))
+    assert WAITS in ask(home, program)
+    assert approvals.waiting(home, Ledger(home)) == first, "it is not written at each question"
+    monkeypatch.setattr(approvals, "REPEATED", 0.0)
     assert WAITS in ask(home, program)
     (one,) = approvals.waiting(home, Ledger(home))
     assert (one.name, one.run, one.asked_by) == ("lungs", "run1", (OPERATOR,))
