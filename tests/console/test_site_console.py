@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -14,7 +17,7 @@ from command_line import done, refused
 from consoles import Client, served_site
 from site_folders import OPERATOR, ask, make_site, some_program, write_log
 
-from fedsight.console import site_view
+from fedsight.console import changes, site_view
 from fedsight.console.access import Guard
 from fedsight.console.site_pages import look_at_site
 from fedsight.console.site_view import LedgerReader
@@ -242,6 +245,24 @@ def test_the_pages_follow_what_changes(home: Path) -> None:
     write_log(home, {"event": "started"})
     assert changed(before) == {"left", "programs"}
     assert look() == look()
+
+
+def test_the_pages_follow_also_after_a_look_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "INTERVAL", 0.01)
+    number = itertools.count()
+
+    def look() -> dict[str, tuple[object, ...]]:
+        if (seen := next(number)) in (0, 3):
+            raise FileNotFoundError(2, "gone meanwhile")
+        return {"left": (seen,)}
+
+    async def heard() -> list[str]:
+        events = changes.Changes(look).events()
+        async with contextlib.aclosing(events), asyncio.timeout(30):
+            return [await anext(events) for _ in range(6)]
+
+    assert asyncio.run(heard())[-1] == 'data: ["left"]\n\n'
+    assert next(number) > 3
 
 
 def test_a_job_is_shown_with_who_asks_and_what_the_site_does(home: Path) -> None:

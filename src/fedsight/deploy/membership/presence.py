@@ -54,8 +54,8 @@ class Presence:
     # since when it has been ready: it may have been silent or drained with the same process
     stays: float = 0.0
     decided: str = ""  # the site's mark of what its owner has decided about programs
-    decided_at: float = 0.0  # from when on that is worth another try, which may be to come
-    decisions: tuple[float, ...] = ()  # those times, within RESTART_WINDOW
+    # from when on decisions within RESTART_WINDOW are worth another try; the last may be to come
+    decisions: tuple[float, ...] = ()
 
     @property
     def settled(self) -> bool:
@@ -69,12 +69,13 @@ class Presence:
 
     def decided_since(self, when: float) -> bool:
         """Whether a decision of its owner has become worth another try since then."""
-        return when < self.decided_at <= time.time()
+        now = time.time()
+        return any(when < due <= now for due in self.decisions)
 
     @property
     def is_deciding(self) -> bool:
         """Whether its owner has decided something that will be worth another try."""
-        return self.decided_at > time.time()
+        return self.decisions[-1:] > (time.time(),)
 
     @property
     def silence(self) -> float:
@@ -157,9 +158,9 @@ def record(
         restarts = known.restarts if same and not back else (*known.restarts[-_MOST_RESTARTS:], now)
     restarts = tuple(time for time in restarts if now - time < RESTART_WINDOW)
     package = printable(package, MAX_IDENTIFIER_CHARACTERS)
-    decisions: tuple[str, float, tuple[float, ...]] = ("", 0.0, ())
+    decisions: tuple[str, tuple[float, ...]] = ("", ())
     if known is not None:
-        decisions = known.decided, known.decided_at, known.decisions
+        decisions = known.decided, known.decisions
     told = (declared, process, restarts, package, state, stays)
     _write(path, Presence(name, since, now, *told, *decisions))
 
@@ -175,14 +176,13 @@ def record_decision(folder: Path, name: str, decided: str) -> None:
     known = _read(path)
     if known is None or known.decided == decided:
         return
-    due, before = known.decided_at, known.decisions
-    if not now < due <= now + RESTART_WINDOW:  # else it is one with those that wait
-        before = tuple(time for time in before if 0 <= now - time < RESTART_WINDOW)
-        often = len(before) - FREE_RESTARTS
+    due = known.decisions
+    if not due or not now < due[-1] <= now + RESTART_WINDOW:  # else it is one with those that wait
+        due = tuple(time for time in due if 0 <= now - time < RESTART_WINDOW)
+        often = len(due) - FREE_RESTARTS
         wait = MERGED if often <= 0 else max(MERGED, required_stay(often))
-        due = max(now, before[-1] + wait) if before else now
-        before = (*before[-_MOST_RESTARTS:], due)
-    _write(path, replace(known, decided=decided, decided_at=due, decisions=before))
+        due = (*due[-_MOST_RESTARTS:], max(now, due[-1] + wait) if due else now)
+    _write(path, replace(known, decided=decided, decisions=due))
 
 
 def _write(path: Path, one: Presence) -> None:
