@@ -123,6 +123,8 @@ def test_a_held_run_is_tried_again_whenever_its_owner_may_have_decided_about_it(
         presence.record(tmp(one), "a", f"process {number}", None)
     one.script = [HELD, HELD]
     monkeypatch.setattr(presence, "MERGED", 1.0)
+    monkeypatch.setattr(presence, "FREE_RESTARTS", 1)
+    monkeypatch.setattr(presence, "FIRST_WAIT", 1.0)
     before = Scripted._run_job
 
     def decides(self: Scripted, sites: Sequence[str]) -> dict[str, Any]:

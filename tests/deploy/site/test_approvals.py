@@ -106,6 +106,7 @@ def test_the_server_learns_that_something_was_decided_and_nothing_else(
 def test_decisions_of_one_sitting_are_one_and_come_to_bear_at_once_and_once_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(presence, "FREE_RESTARTS", 1)
     began = now = time.time()
     monkeypatch.setattr(presence, "time", SimpleNamespace(time=lambda: now))
     presence.record(tmp_path, "lyon", "p", None)

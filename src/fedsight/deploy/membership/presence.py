@@ -180,7 +180,7 @@ def record_decision(folder: Path, name: str, decided: str) -> None:
     if not due or not now < due[-1] <= now + RESTART_WINDOW:  # else it is one with those that wait
         due = tuple(time for time in due if 0 <= now - time < RESTART_WINDOW)
         often = len(due) - FREE_RESTARTS
-        wait = MERGED if often <= 0 else max(MERGED, required_stay(often))
+        wait = max(MERGED, required_stay(often + 1)) if often >= 0 else 0.0
         due = (*due[-_MOST_RESTARTS:], max(now, due[-1] + wait) if due else now)
     _write(path, replace(known, decided=decided, decisions=due))
 
