@@ -125,6 +125,9 @@ def _unsafe(document: dict[str, Any]) -> Iterator[str]:
             yield "it has more rights than it needs"
         if not own["readOnlyRootFilesystem"]:
             yield "its root can be written"
+        args = container.get("args")
+        if args is not None and args[2:4] != ["--log", "json"]:
+            yield "the log of its cluster gets what only the site's own log may hold"
         probes = {"startupProbe", "livenessProbe", "readinessProbe"}
         if (container.get("command") is None) != (probes <= container.keys()):
             yield "it has no probes, or has them in maintenance"

@@ -15,6 +15,7 @@ from site_folders import ask, make_site, some_program
 from fedsight.core.text import is_printable
 from fedsight.deploy.site import approvals
 from fedsight.deploy.site.enforcement import ContractEnforcement
+from fedsight.deploy.site.log import SiteLog
 from fedsight.governance.ledger import Ledger
 
 Attack = Callable[..., AttackedSite]
@@ -45,6 +46,10 @@ def test_a_changed_program_under_an_approved_name_waits(
     approvals.decide(site.home, good.fingerprint, approve=True)
     assert "declared" in site.join(good)
     assert site.join(changed)["error"] == WAITS
+    kinds = [entry.kind for entry in Ledger(site.home).entries()]
+    assert kinds == ["approved", "declaration", "released"], "what waits is not refused"
+    held = [line["what"] for line in SiteLog(site.home).read() if line.get("why") == WAITS]
+    assert set(held) == {"held"}
 
     def by_name(home: Path, ledger: Any, program: Any, asked: Any) -> None:
         names = {one.request.name for one in approvals.decided(home, ledger) if one.request}
@@ -82,10 +87,12 @@ def test_a_program_that_is_refused_meanwhile_begins_no_further_round(
     site.join(good)
     assert "error" not in site.train(vector)[0]
     approvals.decide(site.home, good.fingerprint, approve=False)
-    assert "error" not in site.train(vector)[0], "the round that has begun is finished"
+    assert "error" not in site.train(vector)[0], "what has left already is sent again"
     for answer in (
+        site.train(vector + 1)[0],
         site.train(vector, round=2)[0],
         site.ask("measure", {"round": 1, "attempt": 1, "accepted": 0, "vector": 0})[0],
+        site.ask("deliver", {"round": 1, "vector": 0})[0],
         site.join(good),
     ):
         assert "has refused this program" in answer["error"]
@@ -97,7 +104,9 @@ def test_a_program_that_is_refused_meanwhile_begins_no_further_round(
     other = of(tmp_path, train={"lr": 0.3})
     approvals.decide(site.home, other.fingerprint, approve=True)
     site.join(other, "run2")
+    assert "error" not in site.train(vector)[0]
     approvals.decide(site.home, other.fingerprint, approve=False)
+    assert "error" not in site.train(vector + 1)[0], "it trains from another model, in that round"
     assert "error" not in site.train(vector, round=2)[0]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -10,14 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import refused
+from command_line import done, refused
 from consoles import Client, served_site
 from site_folders import OPERATOR, ask, make_site, some_program, write_log
 
-from fedsight.console import site_view
+from fedsight.console import changes, site_view
 from fedsight.console.access import Guard
 from fedsight.console.site_pages import look_at_site
 from fedsight.console.site_view import LedgerReader
+from fedsight.deploy.findings import settings_in_force
+from fedsight.deploy.processes import supervisor
 from fedsight.deploy.site import approvals, state
 from fedsight.deploy.site.refusals import Asked
 from fedsight.governance.contract import Contract
@@ -76,6 +81,25 @@ def test_the_owner_sees_what_waits_and_approves_it(client: Client, home: Path) -
     assert "train.lr: 0.05 -&gt; 0.3" in client.get(f"/program/{other.fingerprint}").text, (
         "what differs"
     )
+
+
+def test_a_decision_is_shown_at_once_however_long_the_ledger_takes(
+    client: Client, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = some_program()
+    ask(home, program)
+    Ledger(home).append(LedgerEntry("clock"))
+    page = f"/program/{program.fingerprint}"
+    assert "/approve" in client.get(page).text
+
+    def late(self: site_view.Pace) -> bool:
+        return self._not_before == 0.0  # it took long before, and a new one has not
+
+    monkeypatch.setattr(site_view, "QUICK", -1.0)  # all of it takes long
+    monkeypatch.setattr(site_view.Pace, "due", property(late))
+    client.get(page)
+    assert client.post(f"{page}/approve").code == 303
+    assert "/approve" not in client.get(page).text
 
 
 def test_two_consoles_at_once_leave_one_decision(client: Client, home: Path) -> None:
@@ -165,6 +189,19 @@ def test_no_page_shows_the_name_of_an_image(client: Client, home: Path) -> None:
     assert client.get("/programs").text.count("it is in log.jsonl") == 2
 
 
+def test_a_running_site_goes_by_what_it_was_started_with(client: Client, home: Path) -> None:
+    shutil.copy(home / "site.toml", home / "owner.toml")
+    (home / "site.toml").write_text("[contract]\nunknown = 1\napproval = false\n")
+    program = some_program()
+    ask(home, program)
+    assert refused(2, "site", "ledger", home)
+    assert "Approved" in done("site", "approve", home, program.fingerprint).out
+    with supervisor.exclusive(home, "the site"):
+        assert settings_in_force(home) == ("owner.toml", True)
+        assert client.get("/contract").code == 200
+        assert done("site", "ledger", home).out
+
+
 def test_a_folder_that_changes_or_goes_while_it_is_shown(client: Client, home: Path) -> None:
     Ledger(home).append(LedgerEntry("clock"))
     assert "intact" in client.get("/ledger").text
@@ -208,6 +245,24 @@ def test_the_pages_follow_what_changes(home: Path) -> None:
     write_log(home, {"event": "started"})
     assert changed(before) == {"left", "programs"}
     assert look() == look()
+
+
+def test_the_pages_follow_also_after_a_look_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "INTERVAL", 0.01)
+    number = itertools.count()
+
+    def look() -> dict[str, tuple[object, ...]]:
+        if (seen := next(number)) in (0, 3):
+            raise FileNotFoundError(2, "gone meanwhile")
+        return {"left": (seen,)}
+
+    async def heard() -> list[str]:
+        events = changes.Changes(look).events()
+        async with contextlib.aclosing(events), asyncio.timeout(30):
+            return [await anext(events) for _ in range(6)]
+
+    assert asyncio.run(heard())[-1] == 'data: ["left"]\n\n'
+    assert next(number) > 3
 
 
 def test_a_job_is_shown_with_who_asks_and_what_the_site_does(home: Path) -> None:

@@ -89,7 +89,7 @@ def test_the_compose_file_starts_what_the_image_holds() -> None:
     assert set(table["services"]) == {"server", "site"}
     user = dict(stages()[-1])["USER"]
     for name, service in table["services"].items():
-        accept(service["command"])
+        assert accept(service["command"])["log"] == "json"  # names no image, and counts none
         assert service["command"][0] == name
         assert service["restart"] == "unless-stopped"
         build = ROOT / "deploy" / service["build"]["context"]
@@ -149,13 +149,19 @@ def test_the_chart_starts_what_the_image_holds() -> None:
     assert f"runAsUser: {user}\n" in helpers
     assert f"runAsGroup: {group}\n" in helpers
     for side, words in (
-        ("server", ["server", "start", "--federation", "/data/x"]),
-        ("site", ["site", "start", "/data/x", "--contract", "/settings/site.toml"]),
+        ("server", ["server", "start", "--log", "json", "--federation", "/data/x"]),
+        (
+            "site",
+            ["site", "start", "--log", "json", "/data/x", "--contract", "/settings/site.toml"],
+        ),
     ):
-        accept(words)
+        assert accept(words)["log"] == "json"  # names no image, and counts none
         template = text(f"{CHART}/templates/{side}.yaml")
         assert "\n  podManagementPolicy: Parallel\n" in template, "or an upgrade waits for ever"
         assert all(word in template for word in words if "/data" not in word)
+        (start,) = re.findall(r"^ *args:(.*(?:\n +- .*)*)", template, re.MULTILINE)
+        said = re.sub(r"[\[\],\s-]+", " ", start)
+        assert f" {side} start log json " in said, start
     for command in re.findall(r"command: \[fedsight, (.+)\]", helpers):
         accept([re.sub(r"\{\{.*?\}\}", "/data/x", word) for word in command.split(", ")])
     values = yaml.safe_load(text(f"{CHART}/values.yaml"))

@@ -85,7 +85,7 @@ def _protected(one: LedgerEntry) -> str:
 
 
 def _contract(folder: Path) -> Contract:
-    """The contract in site.toml, which may have been edited since the site was started."""
-    from fedsight.deploy.site.owner import read_contract
+    """The contract that holds: of a site that runs, what it was started with."""
+    from fedsight.deploy.findings import contract_in_force
 
-    return read_contract(folder / "site.toml")
+    return contract_in_force(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Annotated
@@ -230,12 +231,16 @@ def approve_command(folder: DecidedFolder, fingerprint: FingerprintArgument) -> 
 
     Example: fedsight site approve ward-3 FINGERPRINT
     """
+    from fedsight.core.errors import ConfigError
+    from fedsight.deploy.findings import contract_in_force
     from fedsight.deploy.site import approvals
-    from fedsight.deploy.site.owner import read_contract
 
     approvals.decide(folder, fingerprint, approve=True)
     echo(message("Approved: {fingerprint}", fingerprint=fingerprint))
-    if not read_contract(folder / "site.toml").approval:
+    asks = True
+    with contextlib.suppress(ConfigError):  # what was decided holds, whatever site.toml says
+        asks = contract_in_force(folder).approval
+    if not asks:
         echo(
             message(
                 "The contract does not ask for it: other programs run without your approval. See "

@@ -73,16 +73,23 @@ class Changes:
             queue.put_nowait(None)
 
     async def _watch(self) -> None:
-        before = await asyncio.to_thread(self._look)
+        before = await self._seen({})
         while True:
             self._greet()
             await asyncio.sleep(INTERVAL)
-            now = await asyncio.to_thread(self._look)
+            now = await self._seen(before)
             names = before.keys() | now.keys()
             changed = sorted(name for name in names if before.get(name) != now.get(name))
             before = now
             for queue in self._listeners if changed else ():
                 queue.put_nowait(changed)
+
+    async def _seen(self, before: dict[str, Signature]) -> dict[str, Signature]:
+        """What a look shows; as before where a file vanished meanwhile: the next look shows it."""
+        try:
+            return await asyncio.to_thread(self._look)
+        except OSError:
+            return before
 
     def _greet(self) -> None:
         """Tell new listeners to look at everything once: what they have seen before may be older

@@ -17,6 +17,7 @@ from fedsight.console.changes import Look, Signature, stamp
 from fedsight.console.shell import Shell, told
 from fedsight.console.site_view import LedgerReader
 from fedsight.core.errors import FedSightError
+from fedsight.deploy.findings import contract_in_force
 from fedsight.deploy.membership import presence
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.site import approvals, state
@@ -127,7 +128,7 @@ def programs_page(console: SiteConsole, request: Request) -> Response:
     """Programs that wait, what was decided, and what was refused."""
     found, error = console.programs()
     refused = site_view.refused(console.home)
-    asked = site_view.contract(console.home).approval
+    asked = contract_in_force(console.home).approval
     return console.show(
         request, "site_programs.html", programs=found, error=error, refused=refused, asked=asked
     )
@@ -159,6 +160,7 @@ def decide(console: SiteConsole, request: Request) -> Response:
     if what not in ("approve", "refuse"):
         return console.missing(request)
     approvals.decide(console.home, fingerprint, what == "approve")
+    console.reader.read_again()
     return RedirectResponse(f"{console.base}/program/{fingerprint}", 303)
 
 
@@ -171,7 +173,7 @@ def ledger_page(console: SiteConsole, request: Request) -> Response:
     """What left over all runs, and what it cost."""
     try:
         spent = console.reader.spent()
-        costs = console.reader.epsilons(site_view.contract(console.home))
+        costs = console.reader.epsilons(contract_in_force(console.home))
     except FedSightError as error:
         return console.show(request, "site_ledger.html", spent=None, costs=None, error=error)
     return console.show(request, "site_ledger.html", spent=spent, costs=costs, error=None)

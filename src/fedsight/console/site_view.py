@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsight.coordinator.store import without_none
-from fedsight.core.errors import ConfigError, FedSightError
+from fedsight.core.errors import FedSightError
 from fedsight.core.files import opened, parse_json
 from fedsight.core.finding import Finding
 from fedsight.core.text import names_path
@@ -89,7 +89,7 @@ class LedgerReader:
 
     def __init__(self, home: Path) -> None:
         self._home = home
-        self._lock = threading.Lock()
+        self._lock, self._costs = threading.Lock(), threading.Lock()
         self._ledger: Ledger | None = None
         self._spent: Spent | None = None
         self._epsilons: tuple[tuple[int, str], list[dict[str, Any]]] | None = None
@@ -99,6 +99,12 @@ class LedgerReader:
         """The ledger; None if the site has none yet. Raises StoreError if it is not intact."""
         with self._lock:
             return self._refreshed()
+
+    def read_again(self) -> None:
+        """Read the ledger now, however long that takes: something was decided, and is shown."""
+        with self._lock, contextlib.suppress(FedSightError):  # each page says what is wrong
+            self._reading = Pace()
+            self._refreshed()
 
     def _refreshed(self) -> Ledger | None:
         if not (self._home / "ledger.sqlite").exists():
@@ -131,10 +137,9 @@ class LedgerReader:
             ledger = self._refreshed()
             if ledger is None:
                 return None
-            before, key = (
-                self._epsilons,
-                (ledger.head[0], repr((contract.limit, contract.data_set))),
-            )
+        key = ledger.head[0], repr((contract.limit, contract.data_set))
+        with self._costs:  # takes seconds, for which no other page waits
+            before = self._epsilons
             other = before is None or before[0][1] != key[1]
             if before is None or other or (before[0] != key and self._accounting.due):
                 with self._accounting.timed():
@@ -194,7 +199,7 @@ def programs(home: Path, ledger: Ledger | None) -> Programs:
     for one in found:
         counts[one.asked_by] = counts.get(one.asked_by, 0) + 1
     full = len(found) >= approvals.MOST or max(counts.values(), default=0) >= approvals.MOST_OF_ONE
-    done = approvals.decided(home, ledger)[:SHOWN] if ledger is not None else []
+    done = approvals.decided(home, ledger, SHOWN) if ledger is not None else []
     return Programs(found, done, full)
 
 
@@ -287,16 +292,6 @@ def settings(home: Path) -> Settings:
     """The settings that hold at the site in `home`. Raises ConfigError if they cannot be read."""
     file, changed = settings_in_force(home)
     return Settings(read_owner(home / file, None), file, changed)
-
-
-def contract(home: Path) -> Contract:
-    """The contract that holds, or the one of a site that was never started."""
-    try:
-        return settings(home).owner.contract
-    except ConfigError:
-        from fedsight.deploy.site.owner import read_contract
-
-        return read_contract(home / "site.toml")
 
 
 def _said(value: Any) -> str:

@@ -18,7 +18,8 @@ from fedsight.deploy.membership.certificates import SOON
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.site import state
 from fedsight.deploy.site.folder import SiteFolder
-from fedsight.deploy.site.owner import read_owner, tables
+from fedsight.deploy.site.owner import read_contract, read_owner, tables
+from fedsight.governance.contract import Contract
 from fedsight.governance.ledger import CLOCK_TOLERANCE, Ledger
 from fedsight.language.english import from_english
 from fedsight.language.message import Text, message
@@ -117,23 +118,35 @@ def running_site(site: SiteFolder) -> Iterator[Finding]:
     elif presence.is_answered(site.folder):
         yield Finding(what, "ok", message("running, and the server answers"))
     else:
-        cure = message("see network and TLS above; the site may have been revoked")
+        cure = message("fedsight site doctor looks at network and TLS; the site may be revoked")
         yield Finding(what, "bad", message("running, but the server does not answer"), cure)
 
 
 def settings_in_force(folder: Path) -> tuple[str, bool]:
     """The file with the settings that hold, and whether site.toml has others by now.
 
-    A site that runs goes by what it was started with. So does one whose site.toml names no images:
-    they were named at the start. Raises ConfigError if site.toml has any other problem.
+    A site that runs goes by what it was started with, whatever is wrong with site.toml by now. So
+    does one whose site.toml names no images: they were named at the start. Raises ConfigError if
+    the site.toml of a site that does not run has any other problem.
     """
     own, started = folder / "site.toml", folder / "owner.toml"
+    running = started.exists() and supervisor.is_running(folder)
     try:
         owner = read_owner(own, None)
     except ConfigError as error:
-        if not started.exists() or any(one.where != "data" for one in error.problems):
+        unnamed = all(one.where == "data" for one in error.problems)
+        if not running and not (started.exists() and unnamed):
             raise
-        return started.name, False
-    if not started.exists() or not supervisor.is_running(folder):
+        return started.name, not unnamed
+    if not running:
         return own.name, False
     return started.name, tables(read_owner(started, None)) != tables(owner)
+
+
+def contract_in_force(folder: Path) -> Contract:
+    """The contract that holds at a site, also at one that was never started and whose images are
+    not named yet. Raises ConfigError if it cannot be read."""
+    try:
+        return read_owner(folder / settings_in_force(folder)[0], None).contract
+    except ConfigError:
+        return read_contract(folder / "site.toml")

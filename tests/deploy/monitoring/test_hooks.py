@@ -132,6 +132,40 @@ def test_who_comes_and_goes_is_told_of_once(tmp_path: Path) -> None:
     assert (tmp_path / "count").read_text() == "x" * 5
 
 
+def test_what_lasts_or_is_lost_is_told_however_many_runs_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever coordinates chooses how often a run ends."""
+    monkeypatch.setattr(module, "MAX_WAITING", 10_000)
+    told_of = "json.load(sys.stdin)['event'][0]"
+    command = script(tmp_path, f"import json, sys; open('t', 'a').write({told_of})")
+    runs = [Happened("run_ended", str(number)) for number in range(module.MOST)]
+    monkeypatch.setattr(module, "MOST_RUNS", 3)
+    last = [Happened("budget_near_end", "lungs"), Happened("server_lost")]
+    hooks, failures = told(tmp_path, HookSettings(command=command), *runs, *last)
+    assert (tmp_path / "t").read_text() == "rrrbs"
+    assert len(failures) == hooks.outcomes["dropped"] == module.MOST - 3
+
+
+def test_what_was_dropped_is_not_taken_for_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading.Thread, "start", lambda self: None)  # nobody takes what waits
+    monkeypatch.setattr(module, "MAX_WAITING", 1)
+    failures: list[tuple[str, str]] = []
+    settings = HookSettings(url="https://alerts.example.org/")
+    hooks = Hooks(settings, tmp_path, PARTY, lambda *why: failures.append(why))
+    hooks.tell(Happened("server_lost"))
+    near = Happened("certificate_near_end", "site")
+    for _ in range(50):  # it is seen at each look
+        hooks.tell(near)
+    assert list(hooks.told) == ["server_lost "]
+    assert [event for event, _ in failures] == ["certificate_near_end"], "said once in a while"
+    hooks._waiting.get_nowait()
+    hooks.tell(near)
+    assert list(hooks.told) == ["server_lost ", "certificate_near_end site"]
+
+
 def test_only_what_is_wanted_is_told(tmp_path: Path) -> None:
     command = script(tmp_path, "open('count', 'a').write('x')")
     wanted = HookSettings(command=command, events=("run_failed",))

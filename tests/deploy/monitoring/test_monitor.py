@@ -74,6 +74,17 @@ def test_what_it_remembers_may_be_broken(tmp_path: Path, text: str) -> None:
     assert json.loads((tmp_path / process.KNOWN).read_text())["told"] == {}
 
 
+def test_what_happened_while_nobody_looked_for_long_is_not_told_as_new(tmp_path: Path) -> None:
+    Monitor(job(tmp_path), Published()).look()
+    path = tmp_path / process.KNOWN
+    known = json.loads(path.read_text())
+    known["seen"] = {"up": True, "received": ["a", "b"]}
+    for at, expected in ((time.time(), ["a", "b"]), (time.time() - 2 * process.GAP, None)):
+        path.write_text(json.dumps({**known, "at": at}))
+        received = Monitor(job(tmp_path), Published())._look._received  # type: ignore[union-attr]
+        assert (received and sorted(received)) == expected
+
+
 def test_an_event_that_lasts_has_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ import tomli_w
 
 from fedsight.core.errors import ConfigError
 from fedsight.deploy.monitoring.settings import (
+    EVENTS,
     HookSettings,
     MonitoringSettings,
     check,
@@ -63,6 +64,14 @@ def test_what_does_not_fit_is_refused(
 )
 def test_https_and_this_machine_are_accepted(url: str) -> None:
     check("site", MonitoringSettings(), HookSettings(url=url, command=(sys.executable, "-")))
+
+
+def test_by_default_hooks_are_told_what_they_are_for_and_nothing_else() -> None:
+    found = HookSettings(url="https://alerts.example.org/")
+    for told in EVENTS.values():
+        assert all(map(found.tells, told))
+    for other in ("update", "figures", "refused", "run_began", "round_ended", "site_connected"):
+        assert not found.tells(other), other
 
 
 def test_a_site_has_both_sections_in_its_own_file(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import tomli_w
 from fedsight.coordinator.folders import LOCK
 from fedsight.core import locks
 from fedsight.core.errors import StoreError
-from fedsight.deploy.membership import presence
+from fedsight.deploy.membership import hosts, presence
 from fedsight.deploy.monitoring import server_look
 from fedsight.deploy.monitoring.look import Look
 from fedsight.deploy.monitoring.metrics import METRICS, exposition
@@ -222,10 +224,33 @@ def test_health_knows_a_process_that_stands_still(
     assert look.values["bytes_total"] == {"received": 30, "sent": 3}
     assert look.reasons == ["the server's port does not accept connections"]
     traffic.write_text(json.dumps({"run": "a", "time": time.time() - 60, "sites": sites}))
-    monkeypatch.setattr(server_look, "SILENT", -1.0)
+    monkeypatch.setattr(server_look, "SILENCE", -1.0)
     assert looks_at(folder).look().reasons == [
         "the server's process has written nothing for a while"
     ]
+
+
+def test_the_port_is_looked_for_where_the_server_listens(folder: Path) -> None:
+    (folder / "server" / "process.pid").write_text(str(os.getpid()))
+    for address in ("::1", "127.0.0.2"):
+        with socket.create_server((address, 0), family=hosts.family(address)) as listener:
+            port = listener.getsockname()[1]
+            table = {"federation": "wards", "host": address, "port": port, "fingerprint": "f" * 64}
+            (folder / "invitation.toml").write_text(tomli_w.dumps(table))
+            assert looks_at(folder).look().reasons == []
+        assert looks_at(folder).look().reasons == ["the server's port does not accept connections"]
+
+
+def test_the_authority_is_told_of_a_year_before_also_where_its_folder_is_not(folder: Path) -> None:
+    authorities.give(folder)
+    startup = folder / "server" / "kit" / "startup"
+    startup.mkdir(parents=True, exist_ok=True)
+    (startup / "rootCA.pem").write_bytes(authorities.certify("wards", "client", 300))
+    shutil.rmtree(folder / "ca")
+    look = looks_at(folder).look()
+    (found,) = look.happened
+    assert (found.event, found.subject) == ("certificate_near_end", "authority")
+    assert found.facts["days_left"] in (299, 300)
 
 
 def test_a_certificate_near_its_end_is_told(folder: Path) -> None:

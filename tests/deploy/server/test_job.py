@@ -257,6 +257,29 @@ def test_a_site_that_connects_joins_with_the_next_job(runs: Runs) -> None:
     assert [len(line["sites"]) for line in store.history()] == [2, 3, 3]
 
 
+def test_a_decision_is_a_reason_for_a_handover_also_of_a_site_that_restarts_often(
+    runs: Runs,
+) -> None:
+    store = runs.begin("decided", rounds={"rounds": 3, "quorum": 2})
+    seats = dict(runs.places.sit().seats)
+    del seats["west"]
+    folder = runs.federation.presences
+    for number in range(presence.FREE_RESTARTS + 3):
+        presence.record(folder, "west", f"process {number}", None)
+
+    def decide(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
+        if kind == "train":
+            presence.record_decision(folder, "west", str(header.get("round")))
+        return text, body
+
+    one = presence.presence(folder, "west")
+    assert one is not None
+    assert not one.settled
+    ended = runs.run_job(store, FaultyLink(site_services.LocalLink(seats), "north", decide))
+    assert ended["why"] == "site 'west' is ready to join"
+    (folder / "west.json").unlink()
+
+
 def jobs_of_a_site_that_restarts(runs: Runs, rounds: int) -> int:
     """How many jobs a run takes while a site claims in every round that it has restarted."""
     store = runs.begin("restless", rounds={"rounds": rounds, "quorum": 2, "evaluate_every": rounds})

@@ -18,6 +18,7 @@ from fedsight.core.errors import (
     ConfigError,
     EngineError,
     FedSightError,
+    HeldError,
     RefusedError,
     SiteError,
 )
@@ -32,6 +33,7 @@ from fedsight.program.config import parse
 LOST = {"state": "lost", "family": "EngineError", "cause": "a process was killed", "cure": ""}
 LEFT = {**LOST, "state": "left", "cause": "site 'b' left"}
 ABSENT = {"state": "failed", "again": True, "family": "SiteError", "cause": "a site", "cure": ""}
+HELD = {**ABSENT, "again": False, "family": "HeldError", "cause": "it waits"}
 REFUSED = {**ABSENT, "again": False, "family": "RefusedError"}
 
 
@@ -43,6 +45,7 @@ class Scripted(RunScheduler):
 
     def _run_job(self, sites: Sequence[str]) -> dict[str, Any]:
         self.jobs.append(list(sites))
+        self._began = time.time()
         return self.script.pop(0) if self.script else {"state": "finished"}
 
     def _finish(self) -> dict[str, Any]:
@@ -108,6 +111,42 @@ def test_each_kind_of_failure_has_a_limit_of_its_own(
         with pytest.raises(error):
             one.run()
         assert len(one.jobs) == len(script)
+
+
+def test_a_held_run_is_tried_again_whenever_its_owner_may_have_decided_about_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner approves several programs in one sitting, and this one last."""
+    one, _ = made(tmp_path, "ab")
+    arrive(one, "a", "b")
+    for number in range(presence.FREE_RESTARTS + 2):  # it was restarted often, too
+        presence.record(tmp(one), "a", f"process {number}", None)
+    one.script = [HELD, HELD]
+    monkeypatch.setattr(presence, "MERGED", 1.0)
+    monkeypatch.setattr(presence, "FREE_RESTARTS", 1)
+    monkeypatch.setattr(presence, "FIRST_WAIT", 1.0)
+    before = Scripted._run_job
+
+    def decides(self: Scripted, sites: Sequence[str]) -> dict[str, Any]:
+        ended = before(self, sites)
+        for mark in ("another program", "a third", "this one") if len(self.jobs) == 1 else ():
+            presence.record_decision(tmp(self), "a", mark)
+        return ended
+
+    monkeypatch.setattr(Scripted, "_run_job", decides)
+    assert one.run() == {"jobs": 3}
+
+
+def test_a_held_run_is_given_up_at_its_deadline(tmp_path: Path) -> None:
+    one, _ = made(tmp_path, "ab")
+    arrive(one, "a", "b")
+    one.script = [HELD]
+    one._program = replace(
+        one._program, rounds=one._program.rounds.model_copy(update={"deadline": 0.5})
+    )
+    with pytest.raises(HeldError):
+        one.run()
+    assert len(one.jobs) == 1
 
 
 def test_a_job_begins_without_sites_that_are_drained_or_leaving(

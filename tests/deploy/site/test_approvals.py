@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command_line import done, refused
@@ -31,9 +32,15 @@ def test_by_default_nobody_has_to_approve_anything() -> None:
     assert Contract().approval is False
 
 
-def test_a_program_waits_until_it_is_approved_and_that_holds(home: Path) -> None:
+def test_a_program_waits_until_it_is_approved_and_that_holds(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = some_program()
     assert WAITS in ask(home, program)
+    first = approvals.waiting(home, Ledger(home))
+    assert WAITS in ask(home, program)
+    assert approvals.waiting(home, Ledger(home)) == first, "it is not written at each question"
+    monkeypatch.setattr(approvals, "REPEATED", 0.0)
     assert WAITS in ask(home, program)
     (one,) = approvals.waiting(home, Ledger(home))
     assert (one.name, one.run, one.asked_by) == ("lungs", "run1", (OPERATOR,))
@@ -85,17 +92,49 @@ def test_the_server_learns_that_something_was_decided_and_nothing_else(
         assert one is not None
         return one
 
-    assert beat().decided_at == 0.0
+    assert beat().decisions == ()
     marks = set()
     for seed in range(5):
-        began = time.time()
         approvals.decide(home, some_program(seed=seed).fingerprint, approve=seed % 2 == 0)
-        assert beat().decided_at >= began
         marks.add(beat().decided)
     assert len(marks) == 5
     last = beat()
-    assert last.since < last.decided_at, "it has not restarted"
-    assert not last.settled, "a site cannot have jobs begun again and again"
+    assert last.since < last.decisions[0], "it has not restarted"
+    assert last.settled
+
+
+def test_decisions_of_one_sitting_are_one_and_come_to_bear_at_once_and_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "FREE_RESTARTS", 1)
+    began = now = time.time()
+    monkeypatch.setattr(presence, "time", SimpleNamespace(time=lambda: now))
+    presence.record(tmp_path, "lyon", "p", None)
+
+    def decides(mark: object) -> presence.Presence:
+        presence.record_decision(tmp_path, "lyon", str(mark))
+        presence.record(tmp_path, "lyon", "p", None)
+        one = presence.presence(tmp_path, "lyon")
+        assert one is not None
+        return one
+
+    now += 1
+    assert decides("first").decided_since(began), "at once"
+    for number in range(6):  # programs, one after the other
+        now += 1
+        waits = decides(number)
+        assert waits.is_deciding
+        assert waits.decided_since(began), "the first one is not hidden"
+        assert not waits.decided_since(began + 1)
+        assert waits.settled, "it may join whatever begins for another reason"
+    now += presence.MERGED
+    assert waits.decided_since(began + 1), "no decision is forgotten"
+    # A site that decides all the time has few jobs begun.
+    due = set()
+    for number in range(1800):
+        now += 2
+        due.add(decides(f"again {number}").decisions[-1])
+    assert len(due) <= 12
 
 
 def test_the_command_line_shows_what_waits_and_decides(home: Path) -> None:

@@ -24,6 +24,7 @@ from fedsight.coordinator.store import Checkpoint, RunStore
 from fedsight.core.errors import DataError, StoreError
 from fedsight.data.base import Indices
 from fedsight.deploy.declaration import open_site
+from fedsight.deploy.site import approvals
 from fedsight.deploy.site.delivery import maker, process
 from fedsight.deploy.site.delivery.maker import RecogniserMaker
 from fedsight.deploy.site.delivery.received import Outcome, Received
@@ -98,6 +99,16 @@ def halved(site: AttackedSite, what: Program) -> tuple[Federation, Indices, Indi
     federation, _ = open_site(what, read_owner(site.home / "owner.toml", None), "ward")
     test = federation.dataset.test
     return federation, *halves(test, federation.views[0].indices, what.seed, "ward")
+
+
+def test_none_is_made_of_a_program_that_was_refused_for_good(make: Make, tmp_path: Path) -> None:
+    site, what = make(), of(tmp_path)
+    (site.home / "identity.toml").touch()
+    ended(site, what)
+    approvals.decide(site.home, what.fingerprint, approve=False)
+    outcome = process.deliver(site.home, only(site)[1])
+    assert outcome.state == "failed"
+    assert "has refused this program" in outcome.why
 
 
 def test_the_folder_is_ready_for_predict_and_export(make: Make, tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ HEARTBEAT_TIMEOUT = 4 * HEARTBEAT_INTERVAL  # seconds without a heartbeat until 
 # A site that comes back may start the next job at once so often in RESTART_WINDOW seconds; then it
 # has to stay for FIRST_WAIT seconds first, and for twice as long each time.
 FREE_RESTARTS, RESTART_WINDOW, FIRST_WAIT = 3, 3600.0, 60.0
+# Seconds in which a site's decisions count as one: an owner decides about several programs at a
+# time. From then on the next one is worth another try.
+MERGED = 120.0
 MAX_HEARTBEAT_CHARACTERS = 1 << 20  # a declaration of 10,000 classes takes about 300,000
 _MOST_RESTARTS = 16  # that are remembered; so many ask for the longest wait
 MAX_IDENTIFIER_CHARACTERS = 64  # of the identifier of a process, or of a token
@@ -51,7 +54,8 @@ class Presence:
     # since when it has been ready: it may have been silent or drained with the same process
     stays: float = 0.0
     decided: str = ""  # the site's mark of what its owner has decided about programs
-    decided_at: float = 0.0  # when that changed last
+    # from when on decisions within RESTART_WINDOW are worth another try; the last may be to come
+    decisions: tuple[float, ...] = ()
 
     @property
     def settled(self) -> bool:
@@ -62,6 +66,16 @@ class Presence:
         """
         often = len(self.restarts) - FREE_RESTARTS
         return often <= 0 or time.time() - self.stays >= required_stay(often)
+
+    def decided_since(self, when: float) -> bool:
+        """Whether a decision of its owner has become worth another try since then."""
+        now = time.time()
+        return any(when < due <= now for due in self.decisions)
+
+    @property
+    def is_deciding(self) -> bool:
+        """Whether its owner has decided something that will be worth another try."""
+        return self.decisions[-1:] > (time.time(),)
 
     @property
     def silence(self) -> float:
@@ -144,7 +158,9 @@ def record(
         restarts = known.restarts if same and not back else (*known.restarts[-_MOST_RESTARTS:], now)
     restarts = tuple(time for time in restarts if now - time < RESTART_WINDOW)
     package = printable(package, MAX_IDENTIFIER_CHARACTERS)
-    decisions = ("", 0.0) if known is None else (known.decided, known.decided_at)
+    decisions: tuple[str, tuple[float, ...]] = ("", ())
+    if known is not None:
+        decisions = known.decided, known.decisions
     told = (declared, process, restarts, package, state, stays)
     _write(path, Presence(name, since, now, *told, *decisions))
 
@@ -152,16 +168,21 @@ def record(
 def record_decision(folder: Path, name: str, decided: str) -> None:
     """Record the mark that came with a heartbeat of the site `name`, if it is another one.
 
-    A job that was refused for want of a decision is then worth another try. A site chooses when it
-    says so; so it counts like a restart (`Presence.settled`).
+    A job that was refused for want of a decision is then worth another try: at once, or where there
+    was one shortly before, once MERGED seconds have passed since that. A site chooses when it says
+    so: where it is often, the waits grow as those of restarts do.
     """
     path, now = _path(folder, name), time.time()
     known = _read(path)
     if known is None or known.decided == decided:
         return
-    restarts = (*known.restarts[-_MOST_RESTARTS:], now)
-    told = {"decided": decided, "decided_at": now, "restarts": restarts, "stays": now}
-    _write(path, replace(known, **told))  # type: ignore[arg-type]
+    due = known.decisions
+    if not due or not now < due[-1] <= now + RESTART_WINDOW:  # else it is one with those that wait
+        due = tuple(time for time in due if 0 <= now - time < RESTART_WINDOW)
+        often = len(due) - FREE_RESTARTS
+        wait = max(MERGED, required_stay(often + 1)) if often >= 0 else 0.0
+        due = (*due[-_MOST_RESTARTS:], max(now, due[-1] + wait) if due else now)
+    _write(path, replace(known, decided=decided, decisions=due))
 
 
 def _write(path: Path, one: Presence) -> None:
@@ -193,7 +214,8 @@ def _path(folder: Path, name: str) -> Path:
 def _read(path: Path) -> Presence | None:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        return Presence(**{**table, "restarts": tuple(table["restarts"])})
+        lists = {key: tuple(table[key]) for key in ("restarts", "decisions")}
+        return Presence(**{**table, **lists})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

@@ -36,7 +36,11 @@ MAX_WAITING = 100  # that wait for their turn; more are dropped
 REPEAT = 600.0  # seconds until the same is told of the same again: a site chooses how often it goes
 LASTING = frozenset({"budget_near_end", "certificate_near_end"})  # seen at each look, once begun
 LASTING_REPEAT = 86400.0  # told once a day
-MOST, HOUR = 120, 3600.0  # that are told in an hour; more are dropped
+HOUR = 3600.0
+# Told in an hour; more are dropped. Whoever coordinates chooses how often a run ends, so runs have
+# fewer, and what lasts is not counted at all.
+MOST, MOST_RUNS = 120, 60
+KEPT_FREE = 20  # places in the queue that no run takes
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME", "TMPDIR")
 CLOSING = 2.0  # seconds at the end for what waits
 Failed = Callable[[str, str], None]  # is told the event and the reason
@@ -59,7 +63,9 @@ class Hooks:
         self.outcomes: Counter[str] = Counter(
             dict.fromkeys(("delivered", "failed", "timeout", "dropped"), 0)
         )
-        self._recent: deque[float] = deque(maxlen=MOST)  # when the last ones were told
+        # when the last ones were told, of runs and of anything else
+        self._recent = {True: deque[float](maxlen=MOST_RUNS), False: deque[float](maxlen=MOST)}
+        self._dropped: dict[str, float] = {}  # when it was said that one was dropped
         self._waiting: queue.Queue[dict[str, Any] | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._work, daemon=True, name="hooks")
         if settings.wanted:
@@ -71,21 +77,42 @@ class Hooks:
             return
         key, now = f"{happened.event} {happened.subject}", time.time()
         wait = LASTING_REPEAT if happened.event in LASTING else REPEAT
-        if 0 <= now - self.told.get(key, -wait) < wait and not happened.event.startswith("run_"):
+        of_run = happened.event.startswith("run_")
+        if not of_run and 0 <= now - self.told.get(key, -wait) < wait:
             return
+        if why := self._queued(happened, of_run):
+            self._drop(happened.event, "" if of_run else key, why)
+            return
+        self._dropped.pop(key, None)
         self.told = {k: when for k, when in self.told.items() if now - when < LASTING_REPEAT}
-        if not happened.event.startswith("run_"):
+        if not of_run:  # what was dropped is not told: it is tried again when it is seen again
             self.told[key] = now
-        if len(self._recent) == MOST and time.monotonic() - self._recent[0] < HOUR:
-            self._count(happened.event, "dropped", f"{MOST} were told within an hour")
-            return
-        self._recent.append(time.monotonic())
+
+    def _queued(self, happened: Happened, of_run: bool) -> str:
+        """Have it told after the others; returns why it cannot be."""
+        recent, now = self._recent[of_run], time.monotonic()
+        counted = happened.event not in LASTING
+        if counted and len(recent) == recent.maxlen and now - recent[0] < HOUR:
+            return f"{recent.maxlen} were told within an hour"
         when = datetime.now(UTC).isoformat(timespec="seconds")
         table = {"event": happened.event, "time": when, **self._party, **happened.facts}
         try:
+            if of_run and self._waiting.qsize() >= MAX_WAITING - KEPT_FREE:
+                raise queue.Full
             self._waiting.put_nowait(table)
         except queue.Full:
-            self._count(happened.event, "dropped", f"{MAX_WAITING} others wait for their turn")
+            return f"{self._waiting.qsize()} others wait for their turn"
+        if counted:
+            recent.append(now)
+        return ""
+
+    def _drop(self, event: str, key: str, why: str) -> None:
+        """Count what is dropped; what lasts is seen at each look, and counts once in a while."""
+        now = time.monotonic()
+        if not key or now - self._dropped.get(key, -REPEAT) >= REPEAT:
+            self._dropped = {k: at for k, at in self._dropped.items() if now - at < REPEAT}
+            self._dropped[key] = now
+            self._count(event, "dropped", why)
 
     def close(self) -> None:
         """Give what waits a moment."""

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 
 from fedsight.core.errors import DeployError
 from fedsight.core.extras import install
+from fedsight.deploy.membership import hosts
 from fedsight.deploy.monitoring.endpoint import BACKLOG
 from fedsight.deploy.monitoring.lines import Output
 from fedsight.deploy.monitoring.process import JOB, Job
@@ -94,7 +95,7 @@ def kept(
         listener = None
         if monitoring.port is not None:
             listener = stack.enter_context(_bound(monitoring.address, monitoring.port))
-            place = f"{monitoring.address}:{monitoring.port}"
+            place = hosts.written(monitoring.address, monitoring.port)
             out.notice(f"/healthz and /metrics are at {place}", event="monitoring")
         keeper = stack.enter_context(contextlib.closing(MonitorKeeper(job, listener, out)))
         yield keeper
@@ -111,7 +112,7 @@ def _bound(address: str, port: int) -> socket.socket:
     except OSError as error:
         found.close()
         raise DeployError(
-            f"/healthz and /metrics cannot be at {address}:{port}: {error.strerror}",
+            f"/healthz and /metrics cannot be at {hosts.written(address, port)}: {error.strerror}",
             "end the program that uses the port, or choose another with --metrics",
         ) from None
     return found

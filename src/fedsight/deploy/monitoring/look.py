@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,9 +109,12 @@ def look_at_certificates(look: Look, paths: dict[str, Path]) -> dict[str, float]
     return left
 
 
-def certificates_near_end(left: dict[str, float], days: int) -> list[Happened]:
-    """The certificates that end within so many days."""
-    near = {name: seconds for name, seconds in left.items() if seconds < days * 86400}
+def certificates_near_end(
+    left: dict[str, float], days: int, others: Mapping[str, int] | None = None
+) -> list[Happened]:
+    """The certificates that end within so many days; `others`: within how many some of them do."""
+    due = {**dict.fromkeys(left, days), **(others or {})}
+    near = {name: seconds for name, seconds in left.items() if seconds < due[name] * 86400}
     return [
         Happened(
             "certificate_near_end",

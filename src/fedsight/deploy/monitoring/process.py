@@ -27,7 +27,7 @@ from fedsight.core.text import printable_lines
 from fedsight.deploy.monitoring.endpoint import Endpoint, Published
 from fedsight.deploy.monitoring.hooks import Hooks
 from fedsight.deploy.monitoring.lines import Lines, output
-from fedsight.deploy.monitoring.look import Look
+from fedsight.deploy.monitoring.look import Look, number
 from fedsight.deploy.monitoring.metrics import exposition
 from fedsight.deploy.monitoring.server_look import ServerLook
 from fedsight.deploy.monitoring.settings import HookSettings, LogFormat, Side
@@ -35,6 +35,8 @@ from fedsight.deploy.monitoring.site_look import SiteLook
 from fedsight.language.english import from_english
 
 KNOWN = "monitor.json"  # in the folder of the server or the site: what has been told
+GAP = 3600.0  # seconds without a look after which the next one is like the first
+NOTED = 600.0  # seconds in which it is noted once that looks were taken
 INTERVAL = 2.0  # seconds between two looks, at least
 SHARE = 20  # looks take at most one part in so many of the time
 LONGEST = 20.0  # seconds between two looks, at most
@@ -94,6 +96,8 @@ class Monitor:
         known = json_object(job.state_folder / KNOWN)
         self._kept = json.dumps(known, sort_keys=True)
         seen, told = known.get("seen"), known.get("told")
+        if time.time() - (number(known.get("at")) or 0.0) > GAP:  # what happened meanwhile is old
+            seen = None
         seen, told = (one if isinstance(one, dict) else {} for one in (seen, told))
         self._lines = Lines(job.party, job.state_folder)
         self._out = output(job.log, _say, job.party, job.state_folder)
@@ -143,7 +147,8 @@ class Monitor:
         self._hooks.close()
 
     def _keep(self) -> None:
-        known = {"seen": self._look.known, "told": self._hooks.told}
+        at = time.time() // NOTED * NOTED + NOTED
+        known = {"at": at, "seen": self._look.known, "told": self._hooks.told}
         text = json.dumps(known, sort_keys=True)
         if text != self._kept:
             with contextlib.suppress(StoreError):  # the disk is full: something is told twice

@@ -13,9 +13,16 @@ from fedsight.coordinator.live import LIVE
 from fedsight.core import locks
 from fedsight.core.files import json_object
 from fedsight.core.text import MAX_MESSAGE, printable
-from fedsight.deploy.membership import kits
+from fedsight.deploy.health import SILENCE
+from fedsight.deploy.membership import hosts
+from fedsight.deploy.membership.certificates import AUTHORITY_SOON
 from fedsight.deploy.membership.federation import FederationFolder
-from fedsight.deploy.membership.presence import HEARTBEAT_TIMEOUT, Presence, presences
+from fedsight.deploy.membership.presence import (
+    HEARTBEAT_TIMEOUT,
+    TRAFFIC_FILE,
+    Presence,
+    presences,
+)
 from fedsight.deploy.monitoring.look import (
     Follower,
     Happened,
@@ -32,12 +39,10 @@ from fedsight.deploy.processes import spawn, supervisor
 from fedsight.runs import listing
 
 MAX_SITES, MAX_RUNS = 200, 20  # that have a label of their own
-SILENT = 15.0  # seconds since the server's process wrote what it has carried: it stands still
 CONNECT_TIMEOUT, CONNECT_INTERVAL = 2.0, 15.0  # seconds
 LOOK_AGAIN = 2.0  # seconds for which a silent site is given the benefit of the doubt
 UNDECIDED = 30.0  # seconds for which a run may be between two processes
 SETTLING = 20.0  # seconds after the start in which the engine may still be importing
-TRAFFIC = "traffic.json"
 ENDED = ("finished", "failed", "stopped", "paused")
 
 
@@ -76,9 +81,10 @@ class ServerLook:
         look_at_machine(look, home, self._began)
         startup = {"server": home / "kit" / "startup" / "server.crt"}
         startup["operator"] = self._federation.operator_kit / "startup" / "client.crt"
-        startup["authority"] = self._federation.folder / "ca" / kits.AUTHORITY
+        startup["authority"] = self._federation.authority
         left = look_at_certificates(look, startup)
-        look.happened += certificates_near_end(left, self._hooks.days)
+        sooner = {"authority": max(self._hooks.days, AUTHORITY_SOON)}
+        look.happened += certificates_near_end(left, self._hooks.days, sooner)
         self._look_at_process(look, home)
         self._look_at_sites(look)
         self._look_at_runs(look)
@@ -89,7 +95,7 @@ class ServerLook:
 
     def _look_at_process(self, look: Look, home: Path) -> None:
         """Whether FLARE's process lives, and its port accepts; and what it has carried."""
-        traffic, pid = json_object(home / TRAFFIC), supervisor.process_id(home)
+        traffic, pid = json_object(home / TRAFFIC_FILE), supervisor.process_id(home)
         sites = traffic.get("sites")
         pairs = [one for one in (sites.values() if isinstance(sites, dict) else ()) if _pair(one)]
         for place, direction in enumerate(("received", "sent")):
@@ -100,7 +106,7 @@ class ServerLook:
             look.reasons.append("the server's process is not running")
         elif spawn.is_stopped(pid):
             look.reasons.append("the server's process stands still")
-        elif time.time() - max(written, self._began + SETTLING) > SILENT:
+        elif time.time() - max(written, self._began + SETTLING) > SILENCE:
             look.reasons.append("the server's process has written nothing for a while")
         elif why := self._port_fault():
             look.reasons.append(why)
@@ -112,8 +118,9 @@ class ServerLook:
             return why
         why = ""
         try:
-            port = self._federation.invitation.port
-            with socket.create_connection(("127.0.0.1", port), CONNECT_TIMEOUT):
+            host, port = self._federation.invitation.host, self._federation.invitation.port
+            address = hosts.loopback_address(host) or "127.0.0.1"
+            with socket.create_connection((address, port), CONNECT_TIMEOUT):
                 pass
         except OSError:
             why = "the server's port does not accept connections"

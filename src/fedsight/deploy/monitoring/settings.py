@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -68,7 +68,8 @@ class HookSettings(Settings):
     timeout: float = Field(10.0, gt=0, le=300)  # seconds that a hook may take
     lost_after: float = Field(30.0, ge=0)  # seconds of silence until the other side is lost
     budget: float = Field(0.9, gt=0, le=1)  # share of epsilon from which a budget is near its end
-    days: int = Field(30, ge=1)  # before a certificate's end
+    # before a certificate's end; the authority's is told a year before, as members join anew then
+    days: int = Field(30, ge=1)
 
     @property
     def wanted(self) -> bool:
@@ -92,8 +93,8 @@ class HookSettings(Settings):
         return problems
 
     def tells(self, event: str) -> bool:
-        """Whether the event is told."""
-        return self.wanted and (self.events is None or event in self.events)
+        """Whether the event is told: it has to be one that hooks are for, whatever else is seen."""
+        return self.wanted and event in (get_args(Event) if self.events is None else self.events)
 
 
 def check(side: Side, monitoring: MonitoringSettings, hooks: HookSettings) -> None:

@@ -34,7 +34,7 @@ from fedsight.deploy.monitoring.settings import HookSettings
 from fedsight.deploy.site import state
 from fedsight.deploy.site.delivery.received import Received
 from fedsight.deploy.site.owner import read_contract
-from fedsight.deploy.site.refusals import Asked
+from fedsight.deploy.site.refusals import HELD, Asked
 from fedsight.governance.contract import Contract
 from fedsight.governance.costs import Costs, is_charged
 from fedsight.governance.entries import LedgerEntry
@@ -127,7 +127,7 @@ class SiteLook:
     def _look_at_log(self, look: Look) -> None:
         for line in self._log.new():
             event = str(line.get("event"))
-            if event == "refused":
+            if event == "refused" and line.get("what") != HELD:
                 times = count(line.get("times")) or 1
                 self._refusals[clause_of(line.get("why"))] += times - times // 10
             if event in _QUIET:

@@ -353,7 +353,8 @@ class _SiteWatch(Callback):
         if event.last:
             return
         for name, one in presence.presences(self._folder.presences).items():
-            new = name not in self._sites or max(one.since, one.decided_at) > self._began
+            came = one.settled and (name not in self._sites or one.since > self._began)
+            new = came or one.decided_since(self._began)
             new &= self.awaited is None or name in self.awaited
-            if one.ready and one.settled and new and name not in present and name not in revoked:
+            if one.ready and new and name not in present and name not in revoked:
                 raise Handover(f"site '{name}' is ready to join")

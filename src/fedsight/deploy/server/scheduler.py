@@ -329,10 +329,14 @@ class RunScheduler:
         while time.monotonic() - began < deadline:
             self._require_going_on()
             found = presence.presences(self._federation.presences).values()
-            if any(one.settled and max(one.since, one.decided_at) > self._began for one in found):
+            if any(
+                one.decided_since(self._began) or (one.settled and one.since > self._began)
+                for one in found
+            ):
                 return
             time.sleep(POLL_INTERVAL)
-        raise _error(outcome)
+        if not any(one.is_deciding for one in found):  # else it is tried before it is given up
+            raise _error(outcome)
 
     def _report_sites(self, sites: Sequence[str]) -> None:
         """Tell without which sites the run goes on, and why, as soon as the coordinator knows, and

@@ -50,6 +50,7 @@ MARK = "decided"  # in it: a random text, another one after each decision
 MOST, MOST_OF_ONE = 100, 20  # requests that wait, and of the same operators
 LONGEST = 1 << 16  # characters of a program's settings
 FORGOTTEN = 30 * 24 * 3600.0  # seconds after which a request makes room for others
+REPEATED = 60.0  # seconds after which it is written again that a program was asked for
 LOCK_TIMEOUT = 10.0  # seconds
 # What matters most of a program's settings, and its title.
 FACTS = {
@@ -121,6 +122,8 @@ def _ask(home: Path, ledger: Ledger, program: Program, asked: Asked) -> None:
         )
     with _locked(home):
         before = request(home, program.fingerprint)
+        if before is not None and 0 <= now - before.last < REPEATED:
+            return
         if before is None:
             _make_room(home, waiting(home, ledger), asked.operators, now)
         found = Request(
@@ -172,14 +175,18 @@ def waiting(home: Path, ledger: Ledger | None) -> list[Request]:
     """The requests about which the owner has not decided, the oldest first; `ledger`: the site's,
     if there is one."""
     found = [
-        one for one in _requests(home) if ledger is None or ledger.decision(one.fingerprint) is None
+        request(home, path.stem)
+        for path in (home / FOLDER).glob("*.json")
+        if ledger is None or ledger.decision(path.stem) is None
     ]
-    return sorted(found, key=lambda one: (one.since, one.fingerprint))
+    whole = (one for one in found if one is not None)
+    return sorted(whole, key=lambda one: (one.since, one.fingerprint))
 
 
-def decided(home: Path, ledger: Ledger) -> list[Decided]:
-    """All that the owner has decided, the newest first."""
-    return [Decided(entry, request(home, entry.program)) for entry in reversed(ledger.decisions())]
+def decided(home: Path, ledger: Ledger, most: int | None = None) -> list[Decided]:
+    """All that the owner has decided, the newest first, or the `most` newest."""
+    newest = ledger.decisions()[::-1][:most]
+    return [Decided(entry, request(home, entry.program)) for entry in newest]
 
 
 def request(home: Path, fingerprint: str) -> Request | None:
@@ -266,12 +273,6 @@ def iso(seconds: float) -> str:
         return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
     except (OverflowError, OSError, ValueError):
         return ""
-
-
-def _requests(home: Path) -> Iterator[Request]:
-    for path in sorted((home / FOLDER).glob("*.json")):
-        if (found := request(home, path.stem)) is not None:
-            yield found
 
 
 def _read(path: Path) -> Request | None:

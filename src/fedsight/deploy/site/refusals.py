@@ -19,13 +19,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedsight.core.errors import DataError, FedSightError, StoreError
+from fedsight.core.errors import DataError, FedSightError, HeldError, StoreError
 from fedsight.core.text import MAX_MESSAGE, printable
 from fedsight.deploy.site.log import SiteLog
 
 MAX_KIND = 40  # characters of a request's kind
 MAX_NAME = 80  # characters of a program's name, and of what else another machine calls something
 JOB_LINES, DAY_LINES = 200, 1000
+HELD = "held"  # instead of the kind of a request whose program waits for the owner
 _KINDS_OF_REFUSAL = 1000  # that are told apart in a job
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,8 @@ class Refusals:
             if error in self._recorded:
                 return
             self._recorded.add(error)
-        self.record(kind, error.cause, asked, isinstance(error, DataError))
+        what = HELD if isinstance(error, HeldError) else kind  # it is not refused
+        self.record(what, error.cause, asked, isinstance(error, DataError))
 
     def record(
         self, kind: str, why: str, asked: Asked = Asked(), names_images: bool = False

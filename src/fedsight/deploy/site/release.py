@@ -136,6 +136,10 @@ class Release:
         self._record(question, found, event)
         return found
 
+    def has_answered(self, question: Question) -> bool:
+        """Whether the answer is on the disk: nothing is computed for it any more."""
+        return self._answers.read(question.kind, question.digest) is not None
+
     @property
     def evaluations(self) -> int:
         """How many sets of figures of the data set have left, over all runs."""

@@ -266,6 +266,8 @@ class SiteService(TrainerHolder):
         # `durable` is left out: it removes only memory that this question does not need.
         about = fields.get("quantiser"), self._secagg.attempt().hex()
         question = self._question("update", step.order, step.accepted, fields, *about)
+        if not self._enforcement.release.has_answered(question):
+            self._enforcement.require_still_approved()
         work = lambda: self._trained(question, step, protection, joined)  # noqa: E731
         return self._start("train", (question,), work, fields)
 
@@ -277,11 +279,11 @@ class SiteService(TrainerHolder):
         return self._secagg.answers["advertise"](fields, body)
 
     def _begin_round(self, round: int) -> None:
-        """Raise an error if the owner has drained the site, or refused the program since; a round
-        that has begun is finished."""
+        """Raise an error if the owner has refused the program since, or drained the site; a site
+        that is drained finishes the round that has begun."""
         if round != self._begun:
-            state.require_taking_part(self._home)
             self._enforcement.require_still_approved()
+            state.require_taking_part(self._home)
             state.tell_job(self._home, self._asked("train", {}), round)
             self._begun = round
 
@@ -324,6 +326,7 @@ class SiteService(TrainerHolder):
         joined, opened, round = self._current_run(), self._opened, count(fields, "round")
         assert opened is not None
         assert self._found is not None
+        self._enforcement.require_still_approved()
         self._enforcement.check_end(round)
         sent = count(fields, "vector") > 0
         vector = self._model.of(round, fields) if sent else self._model.known(round)

@@ -29,6 +29,7 @@ from fedsight.core.text import printable
 from fedsight.data.contents import contents
 from fedsight.deploy import package
 from fedsight.deploy.declaration import open_site, without_weights
+from fedsight.deploy.site import approvals
 from fedsight.deploy.site.delivery import recognisers
 from fedsight.deploy.site.delivery.received import (
     MAX_PROGRAM_NAME,
@@ -40,6 +41,7 @@ from fedsight.deploy.site.delivery.received import (
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.owner import OwnerSettings, read_contract, read_owner
 from fedsight.evaluation.delivery.at_site import FinalModel, choose_at_site
+from fedsight.governance.ledger import Ledger
 from fedsight.program import config
 from fedsight.program.federation import Federation
 from fedsight.program.looks import look_of
@@ -74,6 +76,8 @@ def deliver(home: Path, key: str) -> Outcome:
 
 def _delivered(received: Received, key: str, order: ReceivedOrder) -> Outcome:
     home = received.home
+    if (home / "ledger.sqlite").exists():  # before anything is imported or opened
+        approvals.require_not_declined(Ledger(home).decision(order.fingerprint))
     program = _program(home, order)
     owner = read_owner(home / "owner.toml", None)
     owner.contract.check_packages([package.installed().sha256])
