@@ -176,6 +176,7 @@ def test_a_request_that_changes_while_it_is_admitted_is_signed_as_it_was_checked
     def approve(folder: Path, request: Path, answer: Path, days: int) -> None:
         path.write_bytes(disguised.read_bytes())  # now, between check and signature
         signed.append(request.read_bytes())
+        answer.write_bytes(b"")
 
     monkeypatch.setattr(kits, "approve", approve)
     monkeypatch.setattr(certificates, "check_days", lambda authority, days: None)
