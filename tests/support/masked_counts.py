@@ -24,6 +24,7 @@ from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.deploy.declaration import gather, masked_tests, withheld
 from fedsight.deploy.server.joining import propose
+from fedsight.deploy.site.trainer_process import SiteTrainer
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link
 from fedsight.engines.remote.engine import RemoteEngine, RunRecord
@@ -45,10 +46,11 @@ ROUND = 2
 _marks = itertools.count(9000)
 
 
-def draw(root: Path) -> Path:
-    """The images of all sites, each in a folder of its own, and all in one tree."""
-    for site, tests in TESTS.items():
-        for part, count in (("train", 3), ("test", tests)):
+def draw(root: Path, tested: Mapping[str, int] = TESTS, trained: int = 3) -> Path:
+    """The images of all sites, each in a folder of its own, and all in one tree: of each class so
+    many `tested` ones by site, and so many `trained` ones at each."""
+    for site, tests in tested.items():
+        for part, count in (("train", trained), ("test", tests)):
             for label, name in enumerate(CLASSES):
                 folder = root / site / part / name
                 folder.mkdir(parents=True)
@@ -60,6 +62,18 @@ def draw(root: Path) -> Path:
             (root / "all" / part).mkdir(parents=True, exist_ok=True)
             (root / "all" / part / site).symlink_to(root / site / part)
     return root
+
+
+def fails_at(monkeypatch: pytest.MonkeyPatch, name: str, task: str) -> None:
+    """Have the trainer of the site `name` run out of memory in this task, unless it is blank."""
+    honest = getattr(SiteTrainer, task)
+
+    def failing(trainer: SiteTrainer, step: Any) -> Any:
+        if trainer.name == name and not step.blank:
+            raise MemoryError("no room")
+        return honest(trainer, step)
+
+    monkeypatch.setattr(SiteTrainer, task, failing)
 
 
 def program(images: Path, secure: Mapping[str, Any] = MASKED, **sections: Any) -> Program:

@@ -118,11 +118,11 @@ def _once(federation: Federation, whole: int, rebuilt: bool) -> tuple[int, int]:
     """Bytes that a site sends and is sent in the rounds of [start] and [finish]: models whole, but
     for one that it has built itself; and what does not travel with each order, if only the
     coordinator has the weights."""
-    opening = federation.program.opening()
-    up, down = 0, _adopted(federation if opening is None else federation.under(opening))
-    if opening is not None:
-        once = federation.under(opening)
-        up, down = up + planned_reply(once), down + other_bytes(once) + (0 if rebuilt else whole)
+    up, down, first = 0, 0, federation
+    if (opening := federation.program.opening()) is not None:
+        first = federation.under(opening)
+        up, down = planned_reply(first), other_bytes(first) + (0 if rebuilt else whole)
+    down += _adopted(first)
     if (closing := federation.program.closing()) is not None:
         once = federation.under(closing)
         up, down = up + planned_reply(once), down + other_bytes(once) + whole

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from masked_counts import CLASSES, MASKED, TESTS, Sites, draw, program, vector_of
+from masked_counts import CLASSES, MASKED, TESTS, Sites, draw, fails_at, program, vector_of
 from site_services import FaultyLink, LocalLink
 from torch import Tensor
 
@@ -262,14 +262,7 @@ def test_zeros_of_a_site_that_fails_are_counted_as_missing(
     """It must not show at the site; that the sum lacks images is said."""
     for site in TESTS:
         sites.owner(site, figures="masked", require=["secure_aggregation"])
-    honest = SiteTrainer.calibrate
-
-    def failing(trainer: SiteTrainer, step: Any) -> Any:
-        if trainer.name == "north" and not step.blank:
-            raise MemoryError("no room")
-        return honest(trainer, step)
-
-    monkeypatch.setattr(SiteTrainer, "calibrate", failing)
+    fails_at(monkeypatch, "north", "calibrate")
     federation, engine = sites.join(program(images), "zeros1")
     found = sites.measured(federation, engine, vector_of(federation)).summary["sets"]
     assert found["missing"] == TESTS["north"] * len(CLASSES)

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from masked_counts import TESTS, Sites, draw, program, vector_of
+from masked_counts import TESTS, Sites, draw, fails_at, program, vector_of
 from site_services import FaultyLink, LocalLink
 from torch import Tensor
 
 from fedsight.coordinator.store import RunStore
 from fedsight.deploy.site.answers import AnswerStore
-from fedsight.deploy.site.trainer_process import SiteTrainer
 from fedsight.engines.remote.engine import RemoteEngine
 from fedsight.evaluation.trust.measure import Trusted
 from fedsight.evaluation.trust.noised import BOUNDS, SHAPES
@@ -149,14 +148,7 @@ def test_what_fails_does_not_show(
     no threshold is too low."""
     for site in TESTS:
         sites.owner(site, require=["local_dp"], min_noise_multiplier=0.5, **LITTLE)
-    honest = SiteTrainer.count
-
-    def failing(trainer: SiteTrainer, step: Any) -> Any:
-        if trainer.name == "north" and not step.blank:
-            raise MemoryError("no room")
-        return honest(trainer, step)
-
-    monkeypatch.setattr(SiteTrainer, "count", failing)
+    fails_at(monkeypatch, "north", "count")
     federation, engine = sites.join(private(images), "fails1")
     found, why = engine.noised_sums((vector_of(federation), 2), BOUNDS, SHAPES)
     assert why == {}

@@ -5,17 +5,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import site_services
 import torch
-from PIL import Image
+from masked_counts import draw
 from site_services import FaultyLink, LocalLink, Places
 from torch import Tensor
 
@@ -50,20 +48,7 @@ ENERGY = {"unlike": "energy", "coverage": 0.8, "false_alarm": 0.1}
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("many")
-    for site, tests in TESTS.items():
-        for part, count in (("train", 5), ("test", tests)):
-            for label, name in enumerate(CLASSES):
-                folder = root / site / part / name
-                folder.mkdir(parents=True)
-                for number in range(count):
-                    rng = np.random.default_rng(zlib.crc32(f"{site}{part}{name}{number}".encode()))
-                    pixels = rng.integers(0, 160, (8, 8)) + 40 * label
-                    Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
-        for part in ("train", "test"):
-            (root / "all" / part).mkdir(parents=True, exist_ok=True)
-            (root / "all" / part / site).symlink_to(root / site / part)
-    return root
+    return draw(tmp_path_factory.mktemp("many"), TESTS, trained=5)
 
 
 @pytest.fixture
