@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import tomllib
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,14 @@ def test_the_files_of_the_page_are_valid(tmp_path: Path) -> None:
     assert ", ".join(config["data"]["classes"]) in blocks(PAGE, "toml")[1]
 
 
+class InAnHour(datetime):
+    """The clock an hour later."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:
+        return datetime.now(tz) + timedelta(hours=1)
+
+
 def test_the_pages_keys_and_kits_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From `init` to `revoke`, each command where the page says, files carried by hand."""
     operator, site, anna = (tmp_path / name for name in ("operator", "hospital", "anna"))
@@ -102,7 +111,9 @@ def test_the_pages_keys_and_kits_fit(tmp_path: Path, monkeypatch: pytest.MonkeyP
     shutil.copy(request, operator)
     type_in(operator, "add", add)
     type_in(operator, "listed", listed)
-    type_in(operator, "renew", renew)
+    with monkeypatch.context() as patched:  # what was signed this very second would not end later
+        patched.setattr("fedsight.deploy.membership.certificates.datetime", InAnHour)
+        type_in(operator, "renew", renew)
     type_in(operator, "revoke", revoke)
     type_in(operator, "dismiss", dismiss)
     told, shown = (re.findall(r"Authority: (\S+)", said[key]) for key in ("init", "join"))

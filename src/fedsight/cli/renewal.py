@@ -28,7 +28,7 @@ def renew_command(
         list[str] | None,
         typer.Argument(
             metavar="[NAME]...",
-            help="Sites, operators or the server's host (default: all of them).",
+            help="Sites, operators or the server's host (default: all who have an earlier end).",
             show_default=False,
         ),
     ] = None,

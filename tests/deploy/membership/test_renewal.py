@@ -77,18 +77,23 @@ def test_some_are_renewed_and_others_are_not_found(federation: FederationFolder)
 
 
 @pytest.mark.parametrize("behind", ["admitted/oslo.crt", "operator/kit/startup/client.crt"])
-def test_nothing_is_written_if_one_would_not_end_later(
-    federation: FederationFolder, behind: str
-) -> None:
+def test_one_that_would_not_end_later_is_left(federation: FederationFolder, behind: str) -> None:
+    """Who is named is refused instead: the command would not have done what it was told."""
     name, role = ("oslo", "client") if "oslo" in behind else (OPERATOR, "lead")
     (federation.folder / behind).write_bytes(authorities.certify(name, role, 200))
     before = {path: path.read_bytes() for path in federation.folder.rglob("*.crt")}
     with pytest.raises(DeployError, match=f"valid for at least as long already: {name}") as caught:
-        renew(federation, days=150)
+        renew(federation, ["lyon", name], days=150)
     assert "give more --days" in caught.value.cure
     assert {path: path.read_bytes() for path in before} == before
     assert not federation.events()
+    assert name not in (renewed := [one.name for one in renew(federation, days=150)])
+    assert len(renewed) == 4
+    assert days(federation)["lyon"] == 149
+    assert (federation.folder / behind).read_bytes() == before[federation.folder / behind]
     assert len(renew(federation, days=250)) == 5
+    with pytest.raises(DeployError, match="valid for at least as long already: localhost, anna"):
+        renew(federation, days=150)
 
 
 def test_the_operators_kit_may_be_elsewhere(federation: FederationFolder) -> None:

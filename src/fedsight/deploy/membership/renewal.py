@@ -94,11 +94,11 @@ def _ending(member: Certified) -> Ending:
 def renew(
     federation: FederationFolder, names: Sequence[str] = (), days: int = CERTIFICATE_DAYS
 ) -> list[Certified]:
-    """Renew the certificates of these members, or of all; returns whose.
+    """Renew the certificates of these members, or of all that end earlier; returns whose.
 
     All are signed before the first one is written. Raises DeployError for a name that was revoked
-    or never admitted, without the authority's key, if they would outlive its certificate, and if a
-    certificate that is there would not end before its renewal.
+    or never admitted, without the authority's key, if they would outlive its certificate, and if
+    nobody's, or that of a member that is named, would end later than the one that is there.
     """
     known = {one.name: one for one in certified(federation)}
     for name in names:
@@ -109,31 +109,29 @@ def renew(
             cause = f"'{name}' has no certificate of this federation"
             raise DeployError(cause, f"those who have one are: {', '.join(known)}")
     chosen = [known[name] for name in dict.fromkeys(names)] or list(known.values())
-    ca = federation.folder / "ca"
-    olds = [_own(one) for one in chosen]
-    signed = [
-        (one, certificates.renewed(old, ca, days)) for one, old in zip(chosen, olds, strict=True)
-    ]
-    startup = federation.folder / "operator" / "kit" / "startup"  # may be on another machine
-    kit = [(one, data) for one, data in signed if one.name == OPERATOR and (startup / CRT).exists()]
-    _check_later([(*new, old) for new, old in zip(signed, olds, strict=True)])
-    _check_later([(*new, certificates.read(startup / CRT)) for new in kit])
-    for one, data in signed:
-        write_atomically(one.path, data)
-        federation.log_event("renewed", **{one.kind: one.name}, days=days)
-    for _, data in kit:
-        certificates.take(startup, data)
-    return chosen
-
-
-def _check_later(found: Sequence[tuple[Certified, bytes, x509.Certificate]]) -> None:
-    """Raise DeployError if a renewal ends no later than what it renews: nobody would take it."""
-    late = [one.name for one, data, old in found if not certificates.ends_later(data, old)]
-    if late:
+    ca, startup = federation.folder / "ca", federation.operator_kit / "startup"
+    signed = [(one, certificates.renewed(_own(one), ca, days)) for one in chosen]
+    later = [(one, data) for one, data in signed if _ends_later(one, data, startup)]
+    late = [one.name for one in chosen if one not in {one for one, _ in later}]
+    if late and (names or not later):
         raise DeployError(
             f"these certificates are valid for at least as long already: {', '.join(late)}",
             "give more --days, or the names of those that are to be renewed",
         )
+    for one, data in later:
+        write_atomically(one.path, data)
+        federation.log_event("renewed", **{one.kind: one.name}, days=days)
+        if one.name == OPERATOR and (startup / CRT).exists():  # may be on another machine
+            certificates.take(startup, data)
+    return [one for one, _ in later]
+
+
+def _ends_later(member: Certified, data: bytes, startup: Path) -> bool:
+    """Whether a renewal ends later than all that its member has here: nobody takes another."""
+    held = [member.path]
+    if member.name == OPERATOR and (startup / CRT).exists():
+        held.append(startup / CRT)
+    return all(certificates.ends_later(data, certificates.read(path)) for path in held)
 
 
 def _own(member: Certified) -> x509.Certificate:
