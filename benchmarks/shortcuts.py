@@ -1,11 +1,12 @@
 """Whether a mark that only one site's images have is found, and how often one is named without it.
 
-    python benchmarks/shortcuts.py [--seeds 10] [--quick] [--ways plain bright] [--folder DIR]
+    python benchmarks/shortcuts.py [--seeds 10] [--first 10] [--quick] [--ways plain bright]
+        [--folder DIR]
 
-Real garments (2,000 of the built-in sample) at five sites, Dirichlet 0.5, seeds 0 to 9. The planted
-site and class are the site with number seed modulo 5 and the class of which it has most images; all
-of its images of that class, held-out ones too, get a square of 4 by 4 pixels near a corner, which
-is the seed's. Ways:
+Real garments (2,000 of the built-in sample) at five sites, Dirichlet 0.5, seeds 10 to 19: the rule
+was chosen by looking at seeds 0 to 9, which flatter it. The planted site and class are the site
+with number seed modulo 5 and the class of which it has most images; all of its images of that
+class, held-out ones too, get a square of 4 by 4 pixels near a corner, which is the seed's. Ways:
 
   plain       no mark
   shift       no mark, and devices differ in contrast: site 0 has all of it, the last site half
@@ -166,16 +167,18 @@ def exact(hits: int, seeds: int) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=10, help="seed; default: 10")
     parser.add_argument("--quick", action="store_true", help="one round, one seed")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--folder", type=Path, help="of the runs; default: one that is removed")
     parser.add_argument("--out", type=Path, default=RESULTS / "shortcuts.json")
     given = parser.parse_args()
     full, seeds = FashionMnist12k().open(), 1 if given.quick else given.seeds
+    drawn = range(given.first, given.first + seeds)
     with tempfile.TemporaryDirectory() as place:
         folder = given.folder or Path(place)
         runs = {
-            way: [measured(full, way, seed, folder, given.quick) for seed in range(seeds)]
+            way: [measured(full, way, seed, folder, given.quick) for seed in drawn]
             for way in given.ways
         }
     rows = [
@@ -208,7 +211,7 @@ def main() -> None:
     alarms = [any(one["wrong"] for one in same) for same in zip(*without, strict=True)]
     bounds = [*exact(sum(alarms), len(alarms))] if alarms else None
     result = {"benchmark": "shortcuts", "quick": given.quick, "machine": machine()}
-    write_json(given.out, {**result, "seeds": seeds, "runs": runs, "false_alarms": bounds})
+    write_json(given.out, {**result, "seeds": [*drawn], "runs": runs, "false_alarms": bounds})
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ from fedsight.report import words
         (words.date("2025-11-21T05:40:00"), "21 November 2025, 05:40"),
         (words.date("soon"), "soon"),
         (words.label("a\nb\x00"), "a b"),
+        (words.label("lyon\u202e\u2067olso\u200f"), "lyonolso"),
         (words.label("x" * 30, 5), "xxxx…"),
         (words.label("东京大学医院", 7), "东京大…"),
     ],

@@ -160,15 +160,21 @@ def _number(value: int | None) -> int:
     return 2 if value is None else max(0, min(2, value))
 
 
+# Marks, embeddings, overrides and isolates of Unicode's bidirectional algorithm (UAX 9, section 2).
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
 def label(text: str, limit: int = 22) -> str:
     """A name for use in a plot: one line, no control characters, at most `limit` wide.
 
-    Characters of East Asian scripts are two wide.
+    Nor has it characters that change the direction of those around them: a name could make another
+    one read differently. Characters of East Asian scripts are two wide.
     """
     line = "".join(
         " " if char.isspace() else char
         for char in text
-        if char.isspace() or unicodedata.category(char) not in {"Cc", "Cs", "Cn"}
+        if char.isspace()
+        or (unicodedata.category(char) not in {"Cc", "Cs", "Cn"} and char not in _DIRECTIONS)
     )
     if width(line) <= limit:
         return line
