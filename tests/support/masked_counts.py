@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
-from fedsight.deploy.declaration import gather, masked_tests, withheld
+from fedsight.deploy.declaration import gather, grouped_tests, masked_tests, withheld
 from fedsight.deploy.server.joining import propose
 from fedsight.deploy.site.trainer_process import SiteTrainer
 from fedsight.engines.remote import messages
@@ -109,7 +109,7 @@ class Sites:
         assert absent == {}, absent
         noised = [site for site, declared in found.items() if declared.figures == "noised"]
         told: dict[str, Any] = {"withheld": withheld(found), "tests": masked_tests(found)}
-        told["noised"] = noised
+        told |= {"noised": noised, "groups": grouped_tests(found)}
         federation = gather(of, found)
         return federation, RemoteEngine(
             federation, link, RunRecord({}, {}, lambda: 0, id=run, **told)
@@ -121,7 +121,8 @@ class Sites:
         folder.mkdir()
         model = (vector, ROUND)
         ask = partial(engine.add_up, model)
-        return trusted_remote(federation, ask, FitFile(RunStore(folder), model))
+        file = FitFile(RunStore(folder), model)
+        return trusted_remote(federation, ask, file, engine.site_sums.groups)
 
     def run(self, of: Program, run: str, folder: Path) -> tuple[dict[str, Any], str]:
         """A whole run: its summary, and its report."""

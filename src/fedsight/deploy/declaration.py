@@ -24,6 +24,7 @@ from fedsight.data.single_draws import drawn_singly
 from fedsight.deploy.remote_images import ImageSites, RemoteImages, remote_test_part
 from fedsight.deploy.site.owner import OwnerSettings, allow_missing_classes
 from fedsight.engines.remote.messages import read_reason
+from fedsight.evaluation.trust.units import group_count
 from fedsight.governance.contract import Release
 from fedsight.models.published import PUBLISHED
 from fedsight.program import auto_codec, labelling, looks, public
@@ -55,6 +56,9 @@ class Declaration:
     # How figures leave the site, and why not; this may change during a run.
     figures: Release = field(default="exact", compare=False)
     withheld: str = field(default="", compare=False)
+    # how many groups, such as patients, the test images are of; None: nobody knows what belongs
+    # together. Runs of earlier versions have not been told.
+    groups: int | None = field(default=None, compare=False)
 
     @property
     def train(self) -> int:
@@ -82,6 +86,7 @@ def read_declaration(table: Any, site: str) -> Declaration:
             _as_tuple(table["unlabelled"], MAX_CLASSES),
             table["figures"],
             table["withheld"],
+            table.get("groups"),
         )
         _check_plausible(found)
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -100,12 +105,14 @@ def _as_tuple(value: Any, most: int) -> tuple[Any, ...]:
 
 def _check_plausible(found: Declaration) -> None:
     """Raise ValueError if the coordinator could not use the declaration, or not hold it."""
-    told = () if found.total is None else (found.total,)
+    told = tuple(one for one in (found.total, found.groups) if one is not None)
     counts = (*found.labels, *told, found.test, found.skipped)
     if any(type(number) is not int for number in counts) or min(counts) < 0:
         raise ValueError("expected counts as whole numbers of at least 0")
     if not 1 <= found.train <= MAX_SITE_IMAGES or max(counts) > MAX_SITE_IMAGES:
         raise ValueError(f"expected between 1 and {MAX_SITE_IMAGES:,} images")
+    if found.groups is not None and not bool(found.test) <= found.groups <= found.test:
+        raise ValueError("expected as many groups of test images as there are images, at most")
     names = [name for name in found.classes if type(name) is str and _is_class_name(name)]
     expected = len(found.classes) if found.total is None else 0
     if len(found.labels) != expected or len(found.classes) != len(set(names)):
@@ -248,6 +255,7 @@ def declare(federation: Federation, number: int, share: bool, counts: bool = Tru
         dataset.corrupt if counts else 0,
         None if counts else len(labels),
         tuple(unlabelled(dataset.labelled, federation.partition.name(number), dataset.classes)),
+        groups=group_count(dataset.test),
     )
 
 
@@ -320,6 +328,11 @@ def withheld(declared: Mapping[str, Declaration]) -> dict[str, str]:
         for name, one in declared.items()
         if one.test and one.figures in ("none", "masked")
     }
+
+
+def grouped_tests(declared: Mapping[str, Declaration]) -> dict[str, int]:
+    """The numbers of groups that test images are of, by site: of those that know."""
+    return {name: one.groups for name, one in declared.items() if one.groups is not None}
 
 
 def masked_tests(declared: Mapping[str, Declaration]) -> dict[str, int]:

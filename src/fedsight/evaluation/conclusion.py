@@ -145,9 +145,12 @@ def _trusted(run: Conclusion, final: Final, trained: loop.Trained) -> Trusted:
     if run.sums is None:
         return trusted(final, run.pictures)
     model, federation = (trained.travelling, trained.checkpoint.round), final.federation
+    groups = run.sums.site_sums.groups
     if federation.program.privacy.protects and not federation.program.secure.masks:
-        return trusted_noised(federation, partial(run.sums.noised_sums, model, BOUNDS, SHAPES))
-    told = trusted_remote(federation, partial(run.sums.add_up, model), FitFile(run.store, model))
+        ask = partial(run.sums.noised_sums, model, BOUNDS, SHAPES)
+        return trusted_noised(federation, ask, groups)
+    file = FitFile(run.store, model)
+    told = trusted_remote(federation, partial(run.sums.add_up, model), file, groups)
     return told.doubting(run.sums.site_sums.doubts)
 
 

@@ -135,7 +135,8 @@ class Contract(Settings):
     # or leave, and if only one does, the difference of the two sums is that site's, exactly: so
     # raise it when several have; None: 1
     figures_lists: int | None = Field(None, ge=1)
-    # minimum number of test images that figures are summed over. Health authorities publish no
+    # minimum number of test images that figures are summed over, and of groups of them (patients),
+    # where they are known, in sums for calibration and sets. Health authorities publish no
     # count of fewer than 11 people (US CMS; 1/0.09 of EMA's policy 0070).
     test_images: int = Field(11, ge=1)
     # maximum number of sets of figures of the data set that may leave, over all runs; None: 100 if

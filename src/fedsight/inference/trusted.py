@@ -165,7 +165,7 @@ def _assessed(
 ) -> list[Assessed]:
     classes, limits = asked
     shares, unlike = known.calibrated(logits), known.unlike(logits, features)
-    inside = None if limits is None else known.sets.inside(limits, shares, logits)
+    inside = None if limits is None else known.inside(limits, logits)
     found = []
     for at, answer in enumerate(answers):
         held = None

@@ -14,6 +14,8 @@ from fedsight.report.trust_covering import HOLDS
 from fedsight.report.trust_records import CalibrationRecord, OodRecord, SetsRecord
 from fedsight.report.words import Words, count, number, percent, range_of
 
+NAMED = 10  # sites that a sentence names, at most
+
 
 @dataclass(frozen=True)
 class TrustRow:
@@ -124,13 +126,7 @@ def _travelled(run: Run, found: SetsRecord | None) -> list[Text]:
                 images=images,
             )
         ]
-    told.append(
-        message(
-            "They count {images} one by one: where several belong together (such as a patient's), "
-            "little is promised of new groups' {images}.",
-            images=images,
-        )
-    )
+    told += _single(found, images)
     if found.missing:
         told.append(
             message(
@@ -142,7 +138,56 @@ def _travelled(run: Run, found: SetsRecord | None) -> list[Text]:
     return told
 
 
+def _single(found: SetsRecord, images: Text) -> list[Text]:
+    """Whose images count one by one, and what that means."""
+    if not found.grouped:
+        return [
+            message(
+                "They count {images} one by one: where several belong together (such as a "
+                "patient's), little is promised of new groups' {images}.",
+                images=images,
+            )
+        ]
+    if not found.ungrouped:
+        return []
+    names, more = ", ".join(found.ungrouped[:NAMED]), len(found.ungrouped) - NAMED
+    return [
+        message(
+            "Sites that do not know which of their {images} belong together: {count} ({names}). "
+            "There each counts by itself, and if some do belong together, little is promised of "
+            "new groups' {images} at these sites.",
+            images=images, count=count(len(found.ungrouped)),
+            names=f"{names}, ..." if more > 0 else names,
+        )
+    ]  # fmt: skip
+
+
+def _noised_confidence(found: CalibrationRecord) -> list[Text]:
+    """What sums with noise say of confidence, if they make a temperature."""
+    if found.temperature is None or found.gap is None or found.noise is None:
+        return []
+    values = {
+        "gap": percent(abs(found.gap)), "noise": percent(found.noise),
+        "temperature": number(found.temperature, 2),
+    }  # fmt: skip
+    more = message(
+        "Confidence: by sums with noise the model is more confident than it is right, by {gap} "
+        "(standard deviation {noise}). So scores are divided by a temperature of {temperature}; "
+        "what comes of it was not measured.",
+        **values,
+    )
+    less = message(
+        "Confidence: by sums with noise the model is less confident than it is right, by {gap} "
+        "(standard deviation {noise}). So scores are divided by a temperature of {temperature}; "
+        "what comes of it was not measured.",
+        **values,
+    )
+    return [more if found.gap > 0 else less]
+
+
 def _calibration(run: Run, found: CalibrationRecord | None) -> list[Text]:
+    if found is not None and found.sums == "noised":
+        return _noised_confidence(found)
     if found is None or found.ece is None:
         return []
     values = {
@@ -191,8 +236,9 @@ def _sets(run: Run, found: SetsRecord | None) -> list[Text]:
         if found.guarantee == "site"
         else message(
             "Sets: made to hold the true class of at least {asked} of the {images} of a group "
-            "(such as a patient) on average, from {held} held-out groups. They hold it for "
-            "{coverage} of those of {tested} test groups, with {size} classes on average.",
+            "(such as a patient) on average, from one of each of {held} held-out groups. They hold "
+            "it for {coverage} of {tested} test {images}, one of each group, with {size} classes "
+            "on average.",
             **values,
         )
         if found.grouped
@@ -217,11 +263,21 @@ def _sets(run: Run, found: SetsRecord | None) -> list[Text]:
 
 
 def _noised_sets(run: Run, found: SetsRecord) -> list[Text]:
+    values = {
+        "asked": percent(found.asked), "held": count(found.images),
+        "images": nouns(run.modality).many,
+    }  # fmt: skip
     said = message(
         "Sets: made to hold the true class of at least {asked} of {images}, from {held} test "
         "{images}.",
-        asked=percent(found.asked), held=count(found.images), images=nouns(run.modality).many,
-    )  # fmt: skip
+        **values,
+    )
+    if found.grouped:
+        said = message(
+            "Sets: made to hold the true class of at least {asked} of the {images} of a group "
+            "(such as a patient) on average, from one of each of {held} test groups.",
+            **values,
+        )
     holds = HOLDS.get(found.guarantee)
     return [said] if holds is None else [said, holds]
 
@@ -240,8 +296,8 @@ def _ood(run: Run, found: OodRecord | None) -> list[Text]:
     if found.grouped:
         return [
             message(
-                "Unlike the training: of the {images} of {tested} test groups {alarms} are called "
-                "so on average, and {asked} may be. The command predict marks such {images}.",
+                "Unlike the training: of {tested} test {images}, one of each group, {alarms} are "
+                "called so, and {asked} may be. The command predict marks such {images}.",
                 alarms=percent(found.false_alarm), tested=count(found.tested),
                 asked=percent(found.asked), images=nouns(run.modality).many,
             )

@@ -33,6 +33,7 @@ class TrustPart(Record):
     sums: str = ""  # how sites' sums travelled: exact, masked, noised; empty: none did
     missing: Count = None  # test images that the sums lack
     grouped: bool = False  # whether numbers of images are of groups
+    ungrouped: tuple[str, ...] = ()  # sites where nobody knows what belongs together, if others do
 
 
 class CalibrationRecord(TrustPart):
@@ -42,6 +43,8 @@ class CalibrationRecord(TrustPart):
     ece: Figure = None
     ece_interval: tuple[float, float] | None = None
     temperature: Figure = None
+    gap: Figure = None  # confidence less share of right answers, by sums with noise
+    noise: Figure = None  # the standard deviation of that
 
 
 class SetsRecord(TrustPart):

@@ -10,15 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from masked_counts import TESTS, Sites, draw, fails_at, program, vector_of
 from site_services import FaultyLink, LocalLink
 from torch import Tensor
 
 from fedsight.coordinator.store import RunStore
+from fedsight.core.types import Sum
 from fedsight.deploy.site.answers import AnswerStore
 from fedsight.engines.remote.engine import RemoteEngine
+from fedsight.evaluation.trust import noised
 from fedsight.evaluation.trust.measure import Trusted
 from fedsight.evaluation.trust.noised import BOUNDS, SHAPES
+from fedsight.evaluation.trust.noised_temperature import SURE
 from fedsight.evaluation.trust.of_noise import BY_CLASS, UNFITTED, trusted_noised
 from fedsight.evaluation.trust.saved import keep, kept
 from fedsight.governance.ledger import Ledger
@@ -49,7 +53,10 @@ def private(images: Path, **trust: Any) -> Program:
 
 
 def measured(federation: Federation, engine: RemoteEngine, vector: Tensor) -> Trusted:
-    return trusted_noised(federation, lambda: engine.noised_sums((vector, 2), BOUNDS, SHAPES))
+    groups = engine.site_sums.groups
+    return trusted_noised(
+        federation, lambda: engine.noised_sums((vector, 2), BOUNDS, SHAPES), groups
+    )
 
 
 def test_sites_send_histograms_with_noise_and_pay_for_them(
@@ -57,7 +64,10 @@ def test_sites_send_histograms_with_noise_and_pay_for_them(
 ) -> None:
     federation, engine = sites.join(private(images, coverage=0.5), "noised1")
     found = measured(federation, engine, vector_of(federation))
-    assert found.summary["calibration"]["reason"] == UNFITTED
+    told = found.summary["calibration"]
+    known = abs(told["gap"]) >= SURE * told["noise"]
+    assert known == ("temperature" in told) == ("reason" not in told)
+    assert known == ("calibrated" in found.facts)
     for part in ("sets", "ood"):
         assert 0 < found.summary[part]["threshold"] < 1
         assert found.summary[part]["sums"] == "noised"
@@ -68,12 +78,39 @@ def test_sites_send_histograms_with_noise_and_pay_for_them(
     saved = kept(store, 3, model)
     assert saved is not None
     assert int(saved.sets.classes.sum()) == 3 * sum(TESTS.values())
-    assert saved.scaling.plain()["temperature"] == 1
+    assert saved.scaling == noised.PLAIN
     for site in TESTS:
         (entry,) = (one for one in Ledger(sites.root / site).entries() if one.kind == "scores")
         assert entry.enforced
         assert entry.event is not None
         assert Ledger(sites.root / site).spent("images", 1e-5) > 0
+
+
+def test_a_temperature_has_no_say_in_the_sets(sites: Sites, images: Path, tmp_path: Path) -> None:
+    """So images that choose it may be those that sets are made of."""
+    federation, engine = sites.join(private(images, coverage=0.5), "heat1")
+    vector = 10 * vector_of(federation)  # which is sure of all, and mostly wrong
+    sums, why = engine.noised_sums((vector, 2), BOUNDS, SHAPES)
+    found = trusted_noised(federation, lambda: (sums, why), {})
+    told = found.summary["calibration"]
+    assert told["gap"] > SURE * told["noise"]
+    assert told["temperature"] > 1.5
+    for one in sums.values():
+        one[noised.CONFIDENCE] = Sum(np.zeros((2, 9)), one[noised.CONFIDENCE].count)
+    other = trusted_noised(federation, lambda: (sums, why), {})
+    assert "calibrated" not in other.facts
+    assert {**found.facts, "calibrated": None} == {**other.facts, "calibrated": None}
+    store = RunStore(tmp_path)
+    model = store.save_model({"weights": federation.initial})
+    keep(store, found, model)
+    saved = kept(store, 3, model)
+    assert saved is not None
+    logits = torch.tensor([[3.0, 0.0, 1.0], [0.0, 4.0, 3.9]])
+    shares = torch.softmax(logits.double(), 1)
+    limits = saved.sets.limits("mixture", 0.5)
+    assert torch.equal(saved.inside(limits, logits), saved.sets.inside(limits, shares, logits))
+    heat = torch.softmax(logits.double() / told["temperature"], 1)
+    assert torch.equal(saved.calibrated(logits), heat)
 
 
 def test_a_whole_run_keeps_it_and_its_report_says_how_sums_travelled(
@@ -85,7 +122,7 @@ def test_a_whole_run_keeps_it_and_its_report_says_how_sums_travelled(
     summary, page = sites.run(of, "whole1", tmp_path / "run")
     assert summary["sets"]["sums"] == "noised"
     assert "histograms with noise" in page
-    assert UNFITTED in page
+    assert (UNFITTED.partition("{")[0] in page) != ("divided by a temperature" in page)
 
 
 def test_each_computation_has_fresh_noise_and_is_charged_again(
@@ -153,9 +190,11 @@ def test_what_fails_does_not_show(
     found, why = engine.noised_sums((vector_of(federation), 2), BOUNDS, SHAPES)
     assert why == {}
     assert found["north"]["scores"].count == 3 * TESTS["north"]
-    for sums in found["north"].values():
+    for name in (noised.SCORES, noised.ENERGY):
+        sums = found["north"][name]
         assert abs(float(sums.total[-1]) - 3 * TESTS["north"]) < 2
         assert abs(float(sums.total[:-1].sum())) < 10
+    assert abs(float(found["north"][noised.CONFIDENCE].total.sum())) < 10
     assert float(found["south"]["scores"].total.sum()) > 2.5 * TESTS["south"]
 
 

@@ -21,7 +21,7 @@ from fedsight.client.memory import MemoryStore
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import StoreError
-from fedsight.deploy.declaration import gather, masked_tests, withheld
+from fedsight.deploy.declaration import gather, grouped_tests, masked_tests, withheld
 from fedsight.deploy.server.joining import propose
 from fedsight.deploy.site.calibration import UNNOISED
 from fedsight.engines.remote import messages
@@ -79,7 +79,7 @@ def joined(
     federation = gather(of, found)
     noised = [site for site, declared in found.items() if declared.figures == "noised"]
     told = {"withheld": withheld(found), "noised": noised, "tests": masked_tests(found)}
-    record = RunRecord({}, {}, lambda: 0, id=run, **told)
+    record = RunRecord({}, {}, lambda: 0, id=run, groups=grouped_tests(found), **told)
     return federation, RemoteEngine(federation, link, record)
 
 
@@ -100,7 +100,8 @@ def asked(
     model, place = (vector, 2), sites.root.parent / (folder or f"run-{next(MARKS)}")
     place.mkdir(exist_ok=True)
     ask = partial(engine.add_up, model)
-    return trusted_remote(federation, ask, FitFile(RunStore(place), model))
+    file = FitFile(RunStore(place), model)
+    return trusted_remote(federation, ask, file, engine.site_sums.groups)
 
 
 def simulated(of: Program, vector: Tensor, tmp_path: Path) -> Any:

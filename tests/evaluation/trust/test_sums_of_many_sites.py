@@ -64,7 +64,8 @@ def counts(site: int) -> CountSums:
     ends = (histogram(1, 0, 9, one)[0] for one in (COVER, TESTED))
     of_class = (histogram(2, 0, 100 + site, COVER), histogram(2, 1, 60 + site, TESTED))
     squares = torch.tensor([5, 5])
-    return CountSums(*of_class, held, *ends, reliable(COVER), reliable(TESTED), squares)
+    images = torch.tensor([COVER, TESTED])
+    return CountSums(images, *of_class, held, *ends, reliable(COVER), reliable(TESTED), squares)
 
 
 def answers(seen: Callable[[], None] = lambda: None) -> remote.Ask:
@@ -90,7 +91,7 @@ def test_a_run_of_more_sites_than_it_lists_is_read_again(
 ) -> None:
     federation = federation_of(images, guarantee=guarantee)
     store = RunStore(tmp_path)
-    found = trusted_remote(federation, answers(), FitFile(store, (federation.initial, 1)))
+    found = trusted_remote(federation, answers(), FitFile(store, (federation.initial, 1)), {})
     model = store.save_model({"weights": federation.initial})
     keep(store, found, model)
     saved = kept(store, 2, model)
@@ -128,7 +129,7 @@ def test_of_a_site_no_more_stays_in_memory_than_is_told_of_it(
 
     federation = federation_of(images, guarantee=guarantee)
     file = FitFile(RunStore(tmp_path), (federation.initial, 1))
-    trusted_remote(federation, answers(seen), file)
+    trusted_remote(federation, answers(seen), file, {})
     first, second = held[1] - held[0], held[3] - held[2]
     assert first == 0
     assert second == 100 * BINS * (8 + 4 * rows + 4 * rows)

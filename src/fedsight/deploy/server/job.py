@@ -31,6 +31,7 @@ from fedsight.core.text import MAX_MESSAGE, printable
 from fedsight.deploy.declaration import (
     Declaration,
     gather,
+    grouped_tests,
     masked_tests,
     read_declaration,
     withheld,
@@ -177,11 +178,9 @@ def _continue_run(
     noised = sorted(site for site, declared in roster.items() if declared.figures == "noised")
     record = RunRecord(
         *(absent, accepted, lambda: watch.durable, watch.has_left, str(facts["id"])),
-        withheld=withheld(roster),
-        recognise=_recogniser(folder),
-        noised=noised,
-        tests=masked_tests(roster),
-    )
+        withheld=withheld(roster), recognise=_recogniser(folder), noised=noised,
+        tests=masked_tests(roster), groups=grouped_tests(roster),
+    )  # fmt: skip
     engine = RemoteEngine(federation, link, record)
     watch.engine = engine
     memory_reclaim.freeze_live_objects()

@@ -37,7 +37,11 @@ from fedsight.program.program import Program
 
 HOTTEST = 2.0**OCTAVES
 # Says how the site's test images are divided, and nothing of what they show.
-PART_TOO_SMALL = "contract.test_images: one of the three parts of the test images has fewer images"
+PART_TOO_SMALL = (
+    "contract.test_images: one of the three parts of the test images has fewer images, or, where "
+    "it is known what belongs together, fewer groups; or fewer groups have several images than "
+    "that, and some do"
+)
 UNNOISED = "contract.figures: beside updates with noise these sums leave only with noise (noised)"
 EXACT = "contract.figures: these sums have no noise, and only exact figures may leave without"
 COUNTED = "contract.counts: these sums would tell how many test images of each class there are"

@@ -48,12 +48,13 @@ KINDS: dict[str, Kind] = {
     ),
     "calibrate": Kind(
         "all test images, in three parts that follow from their names and the site's",
-        "`contract.figures`: exact sums, masked ones, noise on two histograms of all test images, "
-        "or none. In a program with secure aggregation exact sums are masked too, and in one with "
-        "noise nothing leaves without noise. None with both, of models with parameters that stay "
-        "at the site, or, without noise, if any of the parts has fewer images than "
-        "`contract.test_images`; a protected site's failure is an answer without sums, zeros in a "
-        "masked sum, or histograms with noise that have all images in the last bin",
+        "`contract.figures`: exact sums, masked ones, noise on two histograms and on sums of "
+        "confidence of all test images (of one of each patient), or none. In a program with secure "
+        "aggregation exact sums are masked too, and in one with noise nothing leaves without "
+        "noise. None with both, of models with parameters that stay at the site, or, without "
+        "noise, if any of the parts has fewer images, or groups, than `contract.test_images`; a "
+        "protected site's failure is an answer without sums, zeros in a masked sum, or sums with "
+        "noise of which the histograms have all images in the last bin",
         "the epsilon of the noise, before the work begins; without noise an entry, no epsilon",
         "one model and one temperature for a run of a program; each of its two answers (with noise "
         "one, each time it is computed) is one of `contract.evaluations` over all runs; the latest "

@@ -89,7 +89,8 @@ class Opened:
     personal: bool  # whether the models that are measured have parameters that stay here
     # the parts of an update that are integers, bounded for this site's number of images
     integers: PartSpecs = field(default_factory=dict)
-    # how many test images the smallest of the three parts has that calibration needs
+    # how many test images, or groups of them, the smallest of the three parts has that calibration
+    # needs (`evaluation/trust/units.py`, `fewest`)
     smallest_part: int = 0
     # the most bytes of the vectors that an order may bring
     lengths: Lengths = field(default_factory=dict)

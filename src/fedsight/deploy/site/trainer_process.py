@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import secrets
 import signal
 import sys
 import traceback
@@ -46,10 +47,11 @@ from fedsight.deploy.site.trainer import (
 )
 from fedsight.evaluation.trust import noised
 from fedsight.evaluation.trust.answers import Answers, Respondent
-from fedsight.evaluation.trust.images import MOST, divided, pieces
+from fedsight.evaluation.trust.images import MOST, divided, pieces, standing
 from fedsight.evaluation.trust.of_site import room
 from fedsight.evaluation.trust.scaling import TemperatureScaling
-from fedsight.evaluation.trust.sums import CountSums, FitSums, flat, size
+from fedsight.evaluation.trust.sums import CountSums, FitSums, Sums, flat, read, size
+from fedsight.evaluation.trust.units import fewest, group_count, one_of_each
 from fedsight.governance.charges import charge
 from fedsight.privacy.noise import fresh
 from fedsight.program import coding, plugins, rules
@@ -113,7 +115,7 @@ class SiteTrainer:
         built = whole.program.model == setup.program.model  # else without the weights
         lengths = lengths_of(layout, program.shared(state).values(), difference)
         texts = room(program, self.client.network, len(self.federation.dataset.classes))
-        smallest = min(map(len, divided(self.federation)))
+        smallest = fewest(*divided(self.federation))
         self.opened = Opened(
             declared, cost, bare, self._remembers, integers, smallest, lengths, hashes, texts,
             difference,
@@ -206,11 +208,13 @@ class SiteTrainer:
         return self.client.measure_all(seen)
 
     def count(self, step: CalibrateStep) -> Metrics:
-        """Histograms of all test images, each of which adds 1 to one number of each."""
+        """Histograms of all test images, or of one image of each group, each of which adds 1 to one
+        number of each. Which of a group's is drawn says nothing of other groups, and is secret."""
         seen = self.federation.tested(self.federation.views[0])
         if step.blank:
-            return noised.nothing(len(seen))
+            return noised.nothing(group_count(seen.part) or len(seen))
         self._require_unchanged(step.round)
+        seen = one_of_each(seen, lambda _: secrets.randbelow)
         self.client.load(step.vector, {})
         classes, method = len(self.federation.dataset.classes), self.federation.program.trust.sets
         asks = Respondent(lambda _: self.client, self.client.network, classes)
@@ -221,21 +225,23 @@ class SiteTrainer:
     def calibrate(self, step: CalibrateStep) -> Tensor | str:
         """The sums over parts of this site's test images, added as the simulation adds them.
 
-        A reason instead if any part has too few images, also one that is not summed: what is
-        measured is the sum over all parts, and so the other sums, subtracted from it, tell of this
-        one. Or if answers are not finite, of sums that are not masked.
+        A reason instead if any part has too few images or groups, also one that is not summed: what
+        is measured is the sum over all parts, and so the other sums, subtracted from it, tell of
+        this one. Or if answers are not finite, of sums that are not masked.
         """
         classes = len(self.federation.dataset.classes)
         if step.blank:
             kind = FitSums if step.temperature is None else CountSums
             return torch.zeros(size(kind, classes), dtype=torch.int64)
         self._require_unchanged(step.round)
-        fitted, cover, tested = divided(self.federation)
-        if min(len(fitted), len(cover), len(tested)) < step.least:
+        parts = divided(self.federation)
+        if fewest(*parts) < step.least:
             return PART_TOO_SMALL
         self.client.load(step.vector, {})
         respondent = Respondent(lambda _: self.client, self.client.network, classes)
-        asked = [fitted] if step.temperature is None else [cover, tested]
+        asked = [parts[0]]
+        if step.temperature is not None:
+            asked = [standing(part, self.federation.partition) for part in parts[1:]]
         count = math.ceil(max(map(len, asked)) / MOST)  # so many at a time take little memory
         total = torch.zeros((), dtype=torch.int64)
         for some in zip(*(pieces(part, count) for part in asked), strict=True):
@@ -244,15 +250,18 @@ class SiteTrainer:
                 answers = [one.finite for one in answers]
             if not all(bool(torch.isfinite(one.logits).all()) for one in answers):
                 return FAILED
-            total = total + self._summed(answers, step.temperature)
-        return total
+            total = total + flat(self._summed(answers, step.temperature))
+        if step.temperature is None:
+            return total
+        images = torch.tensor([len(part) for part in parts[1:]])
+        return flat(replace(read(CountSums, total, classes), images=images))
 
-    def _summed(self, answers: Sequence[Answers], temperature: float | None) -> Tensor:
-        """The sums [size] over these images, of the fitted or of the two other parts."""
+    def _summed(self, answers: Sequence[Answers], temperature: float | None) -> Sums:
+        """The sums over these images, of the fitted or of the two other parts."""
         if temperature is None:
-            return flat(FitSums.of(answers[0]))
+            return FitSums.of(answers[0])
         scaling, method = TemperatureScaling(temperature), self.federation.program.trust.sets
-        return flat(CountSums.of(answers[0], answers[1], scaling, method))
+        return CountSums.of(answers[0], answers[1], scaling, method)
 
 
 class Commands:

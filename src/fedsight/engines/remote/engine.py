@@ -66,8 +66,7 @@ class RunRecord:
     `id` is the run's identity, as proposed to the sites. `withheld` says why sites have declared
     that they release no figures; those are not asked for any. The sites `noised` have declared that
     they add noise to theirs, and all others that they do not. `recognise` raises SiteError for a
-    site whose identity key is another than before. `tests`: the numbers of test images of the sites
-    that have declared that they send masked sums over these.
+    site whose identity key is another than before. `tests` and `groups`: see `Declared`.
     """
 
     absent: Mapping[str, str]
@@ -79,6 +78,7 @@ class RunRecord:
     recognise: Recognise = _anybody
     noised: Collection[str] = ()
     tests: Mapping[str, int] = field(default_factory=dict)
+    groups: Mapping[str, int] = field(default_factory=dict)
 
 
 class RemoteEngine:
@@ -105,7 +105,7 @@ class RemoteEngine:
         self._total = aggregator_of(federation, max(federation.terms, 1))
         self._exchange = Exchange(federation, record.id, self._converse_briefly, record.recognise)
         asking = Asking(self._converse_briefly, self._asked, self._askable, self._why_absent)
-        known = Declared(record.tests, record.noised, self.withheld)
+        known = Declared(record.tests, record.noised, self.withheld, record.groups)
         self.site_sums = SiteSums(federation, self._exchange, asking, known)
         self._proven: set[str] = set()  # the numbers of a reply that are known to be what they must
         self._held: dict[str, int] = {}  # the round of the model that each site holds

@@ -90,11 +90,13 @@ class Asking:
 @dataclass(frozen=True)
 class Declared:
     """What sites have declared of sums over test images: how many of these they have that send
-    masked ones (`tests`), who adds noise, and why others release no figures."""
+    masked ones (`tests`), who adds noise, and why others release no figures. And how many groups
+    (`groups`) these images are, such as patients, where that is known."""
 
     tests: Mapping[str, int]
     noised: Collection[str]
     withheld: Mapping[str, str]
+    groups: Mapping[str, int]
 
 
 # Histograms with noise, by site, and why others have sent none.
@@ -109,6 +111,7 @@ class SiteSums:
     ) -> None:
         self._federation, self._exchange, self._asking = federation, exchange, asking
         self._known, self._tests, self._withheld = known, known.tests, known.withheld
+        self.groups = known.groups
         self._lock = threading.Lock()
         # Of the first question: the sites in its sum, and why others were not. Only the first are
         # asked the second, or a site lost between them would count another list of sites.
@@ -163,7 +166,8 @@ class SiteSums:
         def one(talk: Talk) -> None:
             answer = self._answer(talk, model, header, limits)
             sums = read_noised(answer, bounds, shapes, talk.site)
-            if any(one.count != tests[talk.site] for one in sums.values()):
+            due = self.groups.get(talk.site, tests[talk.site])
+            if any(one.count != due for one in sums.values()):
                 cause = f"site '{talk.site}' sent sums over other images than it has declared"
                 raise SiteError(cause, "run the same FedSight version there, on the same images")
             with self._lock:

@@ -17,7 +17,6 @@ from fedsight.core.threads import one_thread
 from fedsight.core.types import Batch
 from fedsight.evaluation.evidence import answered
 from fedsight.evaluation.overall import Final
-from fedsight.evaluation.trust.units import unit_numbers
 from fedsight.evaluation.trust.unlike import mixing
 from fedsight.models.base import Network
 from fedsight.models.features import linear_head
@@ -27,14 +26,12 @@ from fedsight.program.site_data import SiteData
 @dataclass(frozen=True)
 class Answers:
     """Of images: logits [n, classes], class numbers [n], the number of the site of each [n] (-1:
-    of none), mixed features [n, d], or [n, 0] where they were not asked for, and what each belongs
-    to, such as a patient, as a number [n] (`unit_numbers`)."""
+    of none), and mixed features [n, d], or [n, 0] where they were not asked for."""
 
     logits: Tensor
     labels: Tensor
     origins: Tensor
     features: Tensor
-    units: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -42,8 +39,7 @@ class Answers:
     def some(self, chosen: Tensor) -> Answers:
         """Those of the images that are `chosen`: positions [k] or bool [n]."""
         return Answers(
-            self.logits[chosen], self.labels[chosen], self.origins[chosen], self.features[chosen],
-            self.units[chosen],
+            self.logits[chosen], self.labels[chosen], self.origins[chosen], self.features[chosen]
         )  # fmt: skip
 
     @property
@@ -104,11 +100,10 @@ class Respondent:
         found = [one for images in data if (one := self._of(images, features)) is not None]
         if not found:
             none = torch.zeros(0, dtype=torch.int64)
-            return Answers(torch.zeros(0, self.classes), none, none, torch.zeros(0, 0), none)
+            return Answers(torch.zeros(0, self.classes), none, none, torch.zeros(0, 0))
         return Answers(
             torch.cat([one.logits for one in found]), torch.cat([one.labels for one in found]),
             torch.cat([one.origins for one in found]), torch.cat([one.features for one in found]),
-            torch.cat([one.units for one in found]),
         )  # fmt: skip
 
     def _of(self, data: SiteData, features: bool) -> Answers | None:
@@ -119,8 +114,7 @@ class Respondent:
         head = head_of(client.network) if features else None
         with one_thread(), watched(head) as seen:
             both = answered(client, data, _asking(seen, None if head is None else self.mixing))
-        units = unit_numbers(data.part, data.indices)
-        return Answers(both[:, :classes], data.labels(), data.origins, both[:, classes:], units)
+        return Answers(both[:, :classes], data.labels(), data.origins, both[:, classes:])
 
 
 def head_of(network: Network) -> nn.Linear | None:

@@ -15,9 +15,10 @@ import torch
 
 from fedsight.core.draws import draws
 from fedsight.data.base import Indices
+from fedsight.data.partition import Partition
 from fedsight.evaluation.evidence import some
 from fedsight.evaluation.figures import Evaluator, Mix
-from fedsight.evaluation.trust.units import of_one_site
+from fedsight.evaluation.trust.units import of_one_site, one_of_each
 from fedsight.program.federation import Federation
 from fedsight.program.site_data import SiteData
 from fedsight.program.views import View
@@ -34,13 +35,39 @@ QUARTERS = 4  # of a site's test images: one is fitted to, one is covered, two a
 class TrustImages:
     """Three disjoint parts: the images that temperatures are `fitted` to, those that the sets and
     the threshold of unlike images have to `cover`, and those that are `tested`; each a list of one
-    model's images. `by` says which images the first two were.
+    model's images. `by` says which images the first two were; `grouped`: images to cover or tested
+    stand for groups of several.
     """
 
     fitted: Sequence[SiteData]
     cover: Sequence[SiteData]
     tested: Sequence[SiteData]
     by: str
+    grouped: bool = False
+
+    def by_group(self, federation: Federation) -> TrustImages:
+        """The same, but of each group that sets have to cover, or are tested on, one image."""
+        both = [
+            [standing(one, federation.partition) for one in part]
+            for part in (self.cover, self.tested)
+        ]
+        before, after = (
+            sum(len(one) for part in parts for one in part)
+            for parts in ((self.cover, self.tested), both)
+        )
+        cover, tested = both
+        return replace(self, cover=cover, tested=tested, grouped=after < before)
+
+
+def standing(data: SiteData, partition: Partition) -> SiteData:
+    """Of each group one image, drawn by the names of its site and of the images there, as they are
+    divided into halves: by each site alone as in a simulation, and whatever the program."""
+
+    def below(site: int) -> Callable[[int], int]:
+        name = "" if site < 0 else partition.name(site)
+        return draws(SEED, "trust", "one of each", name).below
+
+    return one_of_each(data, below)
 
 
 def trust_images(federation: Federation, apart: bool) -> TrustImages:

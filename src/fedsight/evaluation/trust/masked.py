@@ -7,6 +7,7 @@ the sum of all sites is unmasked. Test images that belong to no site are added w
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from fedsight.engines.remote.replies import Take
 from fedsight.engines.remote.sums import SumQuestion
 from fedsight.evaluation.overall import Final
 from fedsight.evaluation.trust.answers import Respondent
-from fedsight.evaluation.trust.images import trust_images
+from fedsight.evaluation.trust.images import TrustImages, trust_images
 from fedsight.evaluation.trust.measure import FEW, INFINITE, Trusted
 from fedsight.evaluation.trust.remote import MASKED, fitted_by, summed, why_not_remote
 from fedsight.evaluation.trust.scaling import TemperatureScaling
@@ -58,8 +59,8 @@ class _Sites:
 
     def __init__(self, final: Final) -> None:
         self._final, self._federation = final, final.federation
-        images = trust_images(self._federation, apart=False)
-        asks = Respondent.of(final, apart=False)
+        self._whole = trust_images(self._federation, apart=False)
+        images, asks = self._whole.by_group(self._federation), Respondent.of(final, apart=False)
         self.by = images.by
         self._parts = [asks.answers(part) for part in (images.fitted, images.cover, images.tested)]
         there = torch.cat([part.origins for part in self._parts]).unique().tolist()
@@ -90,7 +91,7 @@ class _Sites:
         return {}
 
     def _images(self, sites: Iterable[int]) -> int:
-        return sum(len(part.of_site(site)) for part in self._parts for site in sites)
+        return sum(sum(_numbers(self._whole, site)) for site in sites)
 
     def _summed(self, temperature: float | None, site: int) -> Sums:
         """What a site adds up."""
@@ -98,7 +99,8 @@ class _Sites:
         if temperature is None:
             return FitSums.of(fitted)
         method = self._federation.program.trust.sets
-        return CountSums.of(cover, tested, TemperatureScaling(temperature), method)
+        found = CountSums.of(cover, tested, TemperatureScaling(temperature), method)
+        return replace(found, images=torch.tensor(_numbers(self._whole, site)[1:]))
 
     def _masked(self, question: SumQuestion) -> Tensor:
         """The sum of what the sites send, without the masks; SiteError if they are too few."""
@@ -122,3 +124,9 @@ class _Sites:
     def _sent(self, heat: float | None, site: int) -> dict[str, Tensor]:
         sums = self._summed(heat, site)
         return payload(type(sums), flat(sums), len(self._federation.dataset.classes))
+
+
+def _numbers(images: TrustImages, site: int) -> list[int]:
+    """How many images of a site are in each of the three parts."""
+    parts = (images.fitted, images.cover, images.tested)
+    return [sum(int((one.origins == site).sum()) for one in part) for part in parts]

@@ -23,7 +23,7 @@ from fedsight.evaluation.figures import Evaluator
 from fedsight.evaluation.overall import Final
 from fedsight.evaluation.trust.answers import Answers, Respondent
 from fedsight.evaluation.trust.calibration import UNIT, brier
-from fedsight.evaluation.trust.conformal import covered, smallest, threshold
+from fedsight.evaluation.trust.conformal import covered, histogram, smallest, threshold
 from fedsight.evaluation.trust.images import TrustImages, learnt_from, trust_images
 from fedsight.evaluation.trust.reliability import FEWEST, Reliability, counted
 from fedsight.evaluation.trust.scaling import (
@@ -34,8 +34,6 @@ from fedsight.evaluation.trust.scaling import (
     plain,
 )
 from fedsight.evaluation.trust.sets import SITE, Sets
-from fedsight.evaluation.trust.units import shares as unit_shares
-from fedsight.evaluation.trust.units import unit_histogram
 from fedsight.evaluation.trust.unlike import Distance, FeatureSums, energy
 from fedsight.program.federation import Federation
 from fedsight.program.site_data import SiteData
@@ -113,6 +111,8 @@ class Measured:
     def __init__(self, federation: Federation, asks: Respondent, images: TrustImages) -> None:
         self._federation, self._asks = federation, asks
         self._settings, self._by = federation.program.trust, images.by
+        images = images.by_group(federation)
+        self.grouped = images.grouped  # groups of images, such as a patient's, count as one
         self._near = self._settings.unlike == "distance" and self._asks.sees_features
         self._evaluator = Evaluator(federation)
         self._fitted = self._asks.answers(images.fitted)
@@ -218,28 +218,17 @@ class Measured:
         """The histograms of all held-out images by class, and of each listed site."""
         method, whole = self._settings.sets, self._cover
         shares = self._shares(whole)
-        truth = Sets.truth(method, shares, whole.labels, whole.logits)
-        counts = Sets.by_class(truth, whole.labels, shares, whole.units if self.grouped else None)
+        counts = Sets.counted(method, shares, whole.labels, whole.logits)
         sites = {
-            name: unit_histogram(
-                Sets.truth(method, self._shares(own), own.labels, own.logits), own.units
-            )
+            name: Sets.counted(method, self._shares(own), own.labels, own.logits).sum(0)
             for name, own in self._own.items()
         }
-        every = unit_histogram(truth, whole.units) if self.grouped else None
-        return Sets(method, counts, sites, every)
-
-    @cached_property
-    def grouped(self) -> bool:
-        """Whether groups of images, such as those of a patient, are what sets count."""
-        both = (self._cover.units, self._tested.units)
-        return any(len(units.unique()) < len(units) for units in both)
+        return Sets(method, counts, sites, counts.sum(0) if self.grouped else None)
 
     @cached_property
     def _sizes(self) -> dict[str, Any]:
         """How many images, or groups, are covered and tested."""
-        sizes = [len(one.units.unique()) for one in (self._cover, self._tested)]
-        told = {"images": sizes[0], "tested": sizes[1], "by": self._by}
+        told = {"images": len(self._cover), "tested": len(self._tested), "by": self._by}
         return {**told, "grouped": True} if self.grouped else told
 
     def _sets_told(self) -> dict[str, Any]:
@@ -272,12 +261,9 @@ class Measured:
         inside, images = self._scores <= limits, len(self._tested)
         share = int(inside.gather(1, self._tested.labels[:, None]).sum()) / images
         size = int(inside.sum()) / images
-        if self.grouped:
-            share, size = held(inside, self._tested.labels, unit_shares(self._tested.units))
         told = {**known, "coverage": share, "size": size, "by_site": sites}
         if guarantee == "mixture":
             told["threshold"] = float(limits[0])
-        if guarantee == "mixture" and not self.grouped:
             told["expected"] = list(covered(len(self._cover), asked, len(self._tested)))
         return told
 
@@ -301,9 +287,6 @@ class Measured:
         weight = torch.from_numpy(weights(labels.numpy(), self._evaluator.mix_of(site)))
         if not bool(weight.any()):
             return None
-        if self.grouped:
-            weight = weight * unit_shares(self._tested.units[mine])
-            weight = weight / weight.sum()
         counts, each = self.sets.sites.get(name), self._scores[mine]
         told: dict[str, Any] = {"images": 0 if counts is None else int(counts.sum())}
         for guarantee, key in ((self._settings.guarantee, ""), (SITE, "own_")):
@@ -330,14 +313,12 @@ class Measured:
         told = {
             "score": "energy" if fitted is None else "distance", "asked": asked, **self._sizes,
         }  # fmt: skip
-        limit = threshold(unit_histogram(scores[0], self._cover.units), 1 - asked)
+        limit = threshold(histogram(scores[0]), 1 - asked)
         if limit is None:
             return {**told, "reason": few(told["images"], smallest(1 - asked))}, {}
         if limit >= 1:
             return {**told, "reason": ENDED}, {}
         alarms = float((scores[1] > limit).double().mean())
-        if self.grouped:
-            alarms = float(unit_shares(self._tested.units) @ (scores[1] > limit).double())
         tensors = {}
         if fitted is not None:
             tensors = {

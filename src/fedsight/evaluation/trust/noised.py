@@ -1,7 +1,8 @@
 """Prediction sets and a threshold for unlike images from histograms with noise.
 
 Where noise protects what sites send, each adds Gaussian noise to two coarse histograms of all its
-test images: of the scores of the true class, and of the energies. How many images lie beyond an
+test images, or of one image of each group: of the scores of the true class, and of the energies.
+(And to sums of confidence, see `noised_temperature.py`.) How many images lie beyond an
 edge is then known up to that noise. Here each such number is taken as large as it can be: with
 probability 1 - FAILED none is less than the true one. A threshold made of these numbers is then not
 below the exact one, and FAILED is added to the coverage that is asked. So a set of a new image
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fedsight.core.types import Sum
+from fedsight.evaluation.trust import noised_temperature
 from fedsight.evaluation.trust.answers import Answers
 from fedsight.evaluation.trust.conformal import BINS, draws, histogram, scores
 from fedsight.evaluation.trust.scaling import TemperatureScaling
@@ -27,30 +29,36 @@ from fedsight.evaluation.trust.unlike import energy
 
 COARSE = 32  # bins: few, because the noise of all bins beyond an edge adds up
 FAILED = 1e-3  # the probability that any number is larger than it is taken for
-SCORES, ENERGY = "scores", "energy"
-# Each image adds 1 to one number of each.
-BOUNDS = {SCORES: 1.0, ENERGY: 1.0}
-SHAPES: dict[str, tuple[int, ...]] = dict.fromkeys(BOUNDS, (COARSE,))
-PLAIN = TemperatureScaling(1.0)  # noise leaves nothing to fit a temperature to
+SCORES, ENERGY, CONFIDENCE = "scores", "energy", "confidence"
+# Each image adds 1 to one number of each of the first two, and at most 1 in all to the third.
+BOUNDS = {SCORES: 1.0, ENERGY: 1.0, CONFIDENCE: 1.0}
+SHAPES: dict[str, tuple[int, ...]] = {
+    SCORES: (COARSE,), ENERGY: (COARSE,), CONFIDENCE: noised_temperature.SHAPE
+}  # fmt: skip
+# Sets are made of the scores as they are, so the images that choose a temperature choose no scores.
+PLAIN = TemperatureScaling(1.0)
 
 
 def counted(answers: Answers, method: str) -> dict[str, Sum]:
-    """The histograms of one site's images, without noise."""
+    """The sums over one site's images, without noise."""
     logits = answers.logits
     each = scores(method, PLAIN.shares(logits), draws(logits))
     truth = each.gather(1, answers.labels[:, None]).squeeze(1)
     both = {SCORES: truth, ENERGY: energy(logits)}
-    return {name: Sum(coarse(histogram(one)), len(answers)) for name, one in both.items()}
+    found = {name: Sum(coarse(histogram(one)), len(answers)) for name, one in both.items()}
+    return {**found, CONFIDENCE: noised_temperature.counted(answers)}
 
 
 def nothing(images: int) -> dict[str, Sum]:
     """The same of a site whose measuring fails: all images are in the last bin.
 
-    Zeros would say that no image lies beyond any edge, and thresholds would be too low.
+    Zeros would say that no image lies beyond any edge, and thresholds would be too low. Of
+    confidence zeros say that it is right.
     """
     counts = np.zeros(COARSE)
     counts[-1] = images
-    return {name: Sum(counts.copy(), images) for name in BOUNDS}
+    found = {name: Sum(counts.copy(), images) for name in (SCORES, ENERGY)}
+    return {**found, CONFIDENCE: Sum(np.zeros(noised_temperature.SHAPE), images)}
 
 
 def coarse(counts: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -83,7 +91,7 @@ def envelope(noised: Sum, deviation: float) -> Tensor:
 
 
 def added(sums: Iterable[Mapping[str, Sum]], name: str) -> Sum:
-    """The histograms `name` of all of these together."""
+    """The sums `name` of all of these together."""
     each = [one[name] for one in sums]
     return Sum(np.sum([one.total for one in each], axis=0), sum(one.count for one in each))
 

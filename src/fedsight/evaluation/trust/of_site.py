@@ -32,7 +32,6 @@ from fedsight.evaluation.trust.measure import OFF, TASK, UNLABELLED, Measured, T
 from fedsight.evaluation.trust.reliability import FINE
 from fedsight.evaluation.trust.scaling import few
 from fedsight.evaluation.trust.sets import CLASS, SITE
-from fedsight.evaluation.trust.units import shares as unit_shares
 from fedsight.evaluation.trust.unlike import KEPT
 from fedsight.models.base import Network
 from fedsight.program.federation import Federation
@@ -95,7 +94,7 @@ class _OfSite(Measured):
 
     @property
     def _too_few(self) -> str:
-        return few(len(self._cover.units.unique()), smallest(self._settings.coverage))
+        return few(len(self._cover), smallest(self._settings.coverage))
 
     @cached_property
     def _own(self) -> dict[str, Answers]:
@@ -123,12 +122,11 @@ class _OfSite(Measured):
             limits = sets.limits(self.guarantee, asked, name)
         except DataError as error:
             return {**known, "reason": error.cause, "cure": more_images(asked, self._one_in)}
-        even = unit_shares(self._tested.units)
+        even = torch.full((len(tested),), 1 / len(tested), dtype=torch.float64)
         share, size = held(self._scores <= limits, tested, even)
         told = {**known, "coverage": share, "size": size}
         if self.guarantee == SITE:
             told["threshold"] = float(limits[0])
-        if self.guarantee == SITE and not self.grouped:
             told["expected"] = list(covered(len(self._cover), asked, len(tested)))
         return told
 

@@ -8,7 +8,7 @@ Under secure aggregation only the sum of all sites comes, which is the same bit 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Self
@@ -87,9 +87,12 @@ def refused(program: Program, unlabelled: bool, own: bool, classes: int) -> str 
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def trusted_remote(federation: Federation, ask: Ask, file: FitFile) -> Trusted:
+def trusted_remote(
+    federation: Federation, ask: Ask, file: FitFile, groups: Mapping[str, int]
+) -> Trusted:
     """Ask the sites, and make of their sums what can be known. What `file` has is not asked for
-    again: the temperature of a run that was interrupted."""
+    again: the temperature of a run that was interrupted. `groups`: how many groups the test images
+    have of the sites that know what belongs together."""
     if reason := why_not_remote(federation):
         return Trusted.left_out(reason)
     fit, unknown = file.read(), dict[str, str]()
@@ -99,12 +102,19 @@ def trusted_remote(federation: Federation, ask: Ask, file: FitFile) -> Trusted:
         return Trusted.left_out(why_nobody(unknown), unknown)
     file.write(fit)
     way = MASKED if federation.program.secure.masks else EXACT
-    return summed(federation, ask, fit, (TESTED, way))
+    return summed(federation, ask, fit, (TESTED, way), groups)
 
 
-def summed(federation: Federation, ask: Ask, fit: Fit, how: tuple[str, str]) -> Trusted:
+def summed(
+    federation: Federation,
+    ask: Ask,
+    fit: Fit,
+    how: tuple[str, str],
+    groups: Mapping[str, int] | None = None,
+) -> Trusted:
     """What can be known of scores at the temperature of `fit`; `how`: which inputs it rests on, and
-    how sums of them travelled (empty: none did)."""
+    how sums of them travelled (empty: none did). `groups`: see `trusted_remote`; None: what belongs
+    together is known of all."""
     least = TemperatureScaling.fewest(0)
     reason = "" if fit.images >= least else few(fit.images, least)
     if federation.program.trust.scaling != TemperatureScaling.kind:
@@ -114,7 +124,7 @@ def summed(federation: Federation, ask: Ask, fit: Fit, how: tuple[str, str]) -> 
     def keep(name: str, sums: CountSums) -> None:
         of_sites[name] = _OfSite.of(sums, federation.program.trust.guarantee)
 
-    counts = _Added(federation, CountSums, keep)
+    counts = _Added(federation, CountSums, keep, groups)
     more = counts.asked(ask, fit.temperature)
     if counts.total is None:
         return Trusted.left_out(why_nobody(more), more)
@@ -126,7 +136,7 @@ def summed(federation: Federation, ask: Ask, fit: Fit, how: tuple[str, str]) -> 
         if view.site is not None and (name := federation.partition.name(view.site)) in of_sites
     }
     told = fit.temperature, fit.images, reason
-    made = _Summed(federation, counts.total, by_site, told, *how)
+    made = _Summed(federation, counts.total, by_site, told, *how, counts.ungrouped)
     same = fit.without.keys() == more.keys()  # the sums are over the same sites
     return made.all({**fit.without, **more}, counts.images - fit.images if same else None)
 
@@ -147,10 +157,17 @@ class _Added(Generic[S]):
     """The sums of this kind of all sites: `total`, None without any."""
 
     def __init__(
-        self, federation: Federation, kind: type[S], keep: Callable[[str, S], None] | None = None
+        self,
+        federation: Federation,
+        kind: type[S],
+        keep: Callable[[str, S], None] | None = None,
+        groups: Mapping[str, int] | None = None,
     ) -> None:
-        """`keep` sees those of each site with figures of its own, and the site's name."""
+        """`keep` sees those of each site with figures of its own, and the site's name; `groups`:
+        see `trusted_remote`."""
         self.total: S | None = None
+        self._groups = groups
+        self._names: list[str] = []  # of the sites that are in it
         self._federation = federation
         self._kind: type[S] = kind
         self._keep: Callable[[str, S], None] | None = keep
@@ -162,15 +179,34 @@ class _Added(Generic[S]):
     def asked(self, ask: Ask, heat: float | None) -> dict[str, str]:
         """Add up what sites answer; returns why others are not in it, by name."""
         question = SumQuestion(heat, partial(parts, self._kind, self._classes))
-        why = ask(question, self._take)
-        return {**why, **self._without}
+        why = {**ask(question, self._take), **self._without}
+        if self._federation.program.secure.masks:
+            every = map(self._federation.partition.name, range(len(self._federation.partition)))
+            self._names = [name for name in every if name not in why]
+        return why
+
+    @property
+    def ungrouped(self) -> list[str]:
+        """The sites in it whose images count one by one, as nobody there knows what belongs
+        together."""
+        groups = self._groups
+        return [] if groups is None else sorted(one for one in self._names if one not in groups)
+
+    def _is_possible(self, sums: S, images: int, name: str | None) -> bool:
+        """Whether a model can have these on so many images, of which the site `name` has declared
+        how many groups they are."""
+        if not sums.is_possible(images):
+            return False
+        if self._groups is None or name is None or not isinstance(sums, CountSums):
+            return True
+        return sums.groups <= self._groups[name] if name in self._groups else not sums.grouped
 
     def _take(self, number: int | None, images: int, numbers: Tensor) -> None:
         sums, site = read(self._kind, numbers, self._classes), None
         if number is not None:
             site = self._federation.views[number].site
         name = None if site is None else self._federation.partition.name(site)
-        if not sums.is_possible(images):
+        if not self._is_possible(sums, images, name):
             if name is not None:
                 self._without[name] = MADE_UP
             elif number is None:
@@ -179,6 +215,7 @@ class _Added(Generic[S]):
             return
         self.total = sums if self.total is None else added(self.total, sums)
         self.images += images
+        self._names += [] if name is None else [name]
         if self._keep is not None and name is not None and site in self._listed:
             self._keep(name, sums)
 
@@ -193,7 +230,7 @@ def why_nobody(without: Mapping[str, str]) -> str:
 class _Summed:
     """What follows from the sums of all sites and of each; `fit` is the temperature, the number of
     images that it was fitted to, and why it is not what was asked; `by`: which images are covered,
-    `way`: how the sums travelled.
+    `way`: how the sums travelled, `ungrouped`: the sites that do not know what belongs together.
     """
 
     federation: Federation
@@ -202,20 +239,24 @@ class _Summed:
     fit: tuple[float, int, str]
     by: str
     way: str
+    ungrouped: Sequence[str]
 
     def all(self, without: Mapping[str, str], declared: int | None) -> Trusted:
         """Everything; `without`: why sites are not in it; `declared`: how many images these have
         that the temperature was not fitted to, if that is known."""
         settings, scaling = self.federation.program.trust, TemperatureScaling(self.fit[0])
         names = {name: one.cover for name, one in self.by_site.items() if one.cover.any()}
-        sets = Sets(settings.sets, self.total.cover, names)
+        groups = self.total.cover.sum(0) if self.total.grouped else None
+        sets = Sets(settings.sets, self.total.cover, names, groups)
         calibration, diagrams = self._calibration(scaling)
         ood = self._unlike()
         summary = {"calibration": calibration, "sets": self._sets(sets), "ood": ood}
         more: dict[str, Any] = {"without": dict(without)} if without else {}
         if self.way:
             more["sums"] = self.way
-        known = int(self.total.cover.sum() + self.total.tested.sum())
+        if self.total.grouped and self.ungrouped:
+            more["ungrouped"] = list(self.ungrouped)
+        known = int(self.total.images.sum())
         if self.way == MASKED and declared is not None and declared > known:
             more["missing"] = declared - known  # a site that protects its images has sent zeros
         summary = {part: {**told, **more} for part, told in summary.items()}
@@ -229,6 +270,11 @@ class _Summed:
             "reliability": diagrams,
         }
         return Trusted(summary, facts, {})
+
+    @property
+    def _grouped(self) -> dict[str, Any]:
+        """Whether numbers of images are of groups."""
+        return {"grouped": True} if self.total.grouped else {}
 
     def _calibration(self, scaling: TemperatureScaling) -> tuple[dict[str, Any], dict[str, Any]]:
         _, fitted, reason = self.fit
@@ -250,6 +296,7 @@ class _Summed:
         known: dict[str, Any] = {
             "method": sets.method, "guarantee": settings.guarantee, "asked": asked,
             "images": images, "tested": tested, "by": self.by, "smallest": smallest(asked),
+            **self._grouped,
         }  # fmt: skip
         told = {
             name: self._at(sets, name) for name, one in self.by_site.items() if one.tested.any()
@@ -289,7 +336,8 @@ class _Summed:
         asked, total = self.federation.program.trust.false_alarm, self.total
         images, tested = int(total.cover.sum()), int(total.tested.sum())
         told = {
-            "score": "energy", "asked": asked, "images": images, "tested": tested, "by": self.by
+            "score": "energy", "asked": asked, "images": images, "tested": tested, "by": self.by,
+            **self._grouped,
         }  # fmt: skip
         limit = threshold(total.energy_cover, 1 - asked)
         if limit is None:

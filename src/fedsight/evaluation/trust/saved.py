@@ -32,12 +32,14 @@ class SavedTrust:
     """What a run knows of its model's answers: their scaling, the counts that sets are made of
     and for whom they hold, and above which score an image is unlike those of the training.
 
-    `head` is the name of the layer whose input the distance is measured of; None: the score is the
-    energy. `limit` is None where too few images were held out. `apart`: each site has a model of
-    its own. `one_in`: all of this is one site's, and rests on one in so many of its test images.
+    `scaling` is what sets are made by, `probable` what probabilities are. `head` is the name of the
+    layer whose input the distance is measured of; None: the score is the energy. `limit` is None
+    where too few images were held out. `apart`: each site has a model of its own. `one_in`: all of
+    this is one site's, and rests on one in so many of its test images.
     """
 
     scaling: Scaling
+    probable: Scaling
     sets: Sets
     guarantee: str
     apart: bool
@@ -49,7 +51,11 @@ class SavedTrust:
 
     def calibrated(self, logits: Tensor) -> Tensor:
         """Probabilities [n, classes] of logits [n, classes]."""
-        return self.scaling.shares(logits)
+        return self.probable.shares(logits)
+
+    def inside(self, limits: Tensor, logits: Tensor) -> Tensor:
+        """Which classes the set of each image holds: bool [n, classes]."""
+        return self.sets.inside(limits, self.scaling.shares(logits), logits)
 
     def unlike(self, logits: Tensor, features: Tensor | None) -> Tensor | None:
         """Which images are unlike those of the training: bool [n]; None: that is not known."""
@@ -107,6 +113,8 @@ def kept(store: RunStore, classes: int, model: Path) -> SavedTrust | None:
         return None
     try:
         scaled, ood = scaling.of(facts["scaling"], classes), facts["ood"]
+        other = facts.get("calibrated")
+        probable = scaled if other is None else scaling.of(other, classes)
         limit, head = ood.get("threshold"), facts["head"]
         if limit is not None and not math.isfinite(limit := float(limit)):
             raise ValueError(f"the threshold is {limit}")
@@ -124,7 +132,7 @@ def kept(store: RunStore, classes: int, model: Path) -> SavedTrust | None:
             if shapes != [(len(mixing), d), (d, d), (len(distance.means), d)]:
                 raise ValueError(f"the tensors have shapes {shapes}")
         return SavedTrust(
-            scaled, Sets.of(facts["sets"], classes), str(facts["sets"]["guarantee"]),
+            scaled, probable, Sets.of(facts["sets"], classes), str(facts["sets"]["guarantee"]),
             bool(facts["apart"]), head, limit, distance, mixing, _one_in(facts),
         )  # fmt: skip
     except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:

@@ -18,7 +18,6 @@ from fedsight.evaluation.trust.conformal import (
     smallest,
     threshold,
 )
-from fedsight.evaluation.trust.units import unit_histogram
 from fedsight.program.views import LISTED
 
 MOST_IMAGES = 2**32  # in a bin
@@ -28,8 +27,8 @@ MIXTURE, SITE, CLASS = "mixture", "site", "class"  # for whom a guarantee holds
 @dataclass(frozen=True)
 class Sets:
     """The scores of the true class of held-out inputs, as histograms: of the images of each class
-    int64 [classes, BINS], and of each site [BINS] by its name. Where groups of images are counted,
-    `whole` [BINS] is that of all groups: one may be of several classes."""
+    int64 [classes, BINS], and of each site [BINS] by its name. Where images stand for groups,
+    `whole` [BINS] is the histogram of all groups."""
 
     method: str
     classes: Tensor
@@ -39,24 +38,11 @@ class Sets:
     @classmethod
     def counted(cls, method: str, probabilities: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """The histograms int64 [classes, BINS] of one site's images, by class."""
-        return cls.by_class(cls.truth(method, probabilities, labels, logits), labels, probabilities)
-
-    @classmethod
-    def truth(cls, method: str, probabilities: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """The scores [n] of the true classes."""
         each = scores(method, probabilities, draws(logits))
-        return each.gather(1, labels[:, None]).squeeze(1)
-
-    @classmethod
-    def by_class(
-        cls, truth: Tensor, labels: Tensor, probabilities: Tensor, units: Tensor | None = None
-    ) -> Tensor:
-        """The histograms int64 [classes, BINS] of scores [n], of images or of `units` [n]."""
+        truth = each.gather(1, labels[:, None]).squeeze(1)
         found = torch.zeros(probabilities.shape[1], BINS, dtype=torch.int64)
         for label in labels.unique().tolist():
-            mine = labels == label
-            of = histogram(truth[mine])
-            found[label] = of if units is None else unit_histogram(truth[mine], units[mine])
+            found[label] = histogram(truth[labels == label])
         return found
 
     @property

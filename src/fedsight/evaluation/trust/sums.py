@@ -3,8 +3,8 @@ answers is made, where the images stay at the sites.
 
 Each site answers two questions about the final model: the losses of a part of its images at all
 temperatures that could be the best (`FitSums`), and, at the temperature that follows from the
-losses of all sites, histograms of the other parts (`CountSums`). Their length depends on the
-classes alone.
+losses of all sites, histograms of the other parts (`CountSums`), in which one image stands for
+each group, such as a patient's. Their length depends on the classes alone.
 """
 
 from __future__ import annotations
@@ -70,14 +70,17 @@ class FitSums:
 
 @dataclass(frozen=True)
 class CountSums:
-    """What two parts of a site's images, `cover` and `tested`, add up to, all int64.
+    """What two parts of a site's images, `cover` and `tested`, add up to, all int64; of a group of
+    images one stands for all.
 
-    `cover` and `tested` [classes, BINS] are histograms of the scores of the true class, by class;
-    `held` [classes, BINS] of all classes' scores of the tested images; `energy_*` [BINS] of the
-    energies; `reliable_*` [2, FINE, 3] what reliability is made of, before and after scaling; and
-    `brier` [2] the sums of the tested images, before and after.
+    `images` [2] is how many images the groups of each part have: more than are summed, where any
+    has several. `cover` and `tested` [classes, BINS] are histograms of the scores of the true
+    class, by class; `held` [classes, BINS] of all classes' scores of the tested images; `energy_*`
+    [BINS] of the energies; `reliable_*` [2, FINE, 3] what reliability is made of, before and after
+    scaling; and `brier` [2] the sums of the tested images, before and after.
     """
 
+    images: Tensor
     cover: Tensor
     tested: Tensor
     held: Tensor
@@ -89,8 +92,10 @@ class CountSums:
 
     @classmethod
     def of(cls, cover: Answers, tested: Answers, scaling: Scaling, method: str) -> Self:
-        """Those of the answers to one site's images, for sets by the score `method`."""
+        """Those of the answers to one site's images, each a group by itself, for sets by the score
+        `method`."""
         return cls(
+            torch.tensor([len(cover), len(tested)]),
             Sets.counted(method, scaling.shares(cover.logits), cover.labels, cover.logits),
             Sets.counted(method, scaling.shares(tested.logits), tested.labels, tested.logits),
             _held(method, scaling.shares(tested.logits), tested.logits),
@@ -101,11 +106,26 @@ class CountSums:
             torch.tensor([brier(one, tested.labels) for one in _both(tested, scaling)]),
         )
 
+    @property
+    def groups(self) -> int:
+        """How many groups, or images that belong to none, are summed."""
+        return int(self.cover.sum() + self.tested.sum())
+
+    @property
+    def grouped(self) -> bool:
+        """Whether any group has several images."""
+        return self.groups < int(self.images.sum())
+
     def is_possible(self, most: int) -> bool:
         """Whether a model can have these on at most so many images."""
         cover, tested = int(self.cover.sum()), int(self.tested.sum())
+        if not (_within(self.images, most) and int(self.images.sum()) <= most):
+            return False
+        for summed, images in zip((cover, tested), self.images.tolist(), strict=True):
+            if summed > images or bool(summed) != bool(images):
+                return False
         counts = (self.cover, self.tested, self.held, self.energy_cover, self.energy_tested)
-        if not all(_within(one, most) for one in counts) or cover + tested > most:
+        if not all(_within(one, most) for one in counts):
             return False
         if not bool((self.held.sum(1) == tested).all()):
             return False
@@ -132,7 +152,7 @@ def shapes(kind: type[Sums], classes: int) -> dict[str, tuple[int, ...]]:
     if kind is FitSums:
         return {"images": (1,), "losses": (EVERY,)}
     by_class, bins, reliable = (classes, BINS), (BINS,), (2, FINE, 3)
-    each = (by_class, by_class, by_class, bins, bins, reliable, reliable, (2,))
+    each = ((2,), by_class, by_class, by_class, bins, bins, reliable, reliable, (2,))
     return {one.name: shape for one, shape in zip(fields(CountSums), each, strict=True)}
 
 

@@ -3,6 +3,7 @@ is at one site and counts once."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -13,11 +14,9 @@ from torch import Tensor
 from fedsight.client.bound_model import CHUNK
 from fedsight.core.draws import draws
 from fedsight.data.base import Part
-from fedsight.evaluation.trust.conformal import BINS, histogram
+from fedsight.evaluation.evidence import some
 from fedsight.program.site_data import SiteData
 from fedsight.program.views import View
-
-ALMOST = 1e-9  # of a unit: sums of shares are not exact
 
 
 def of_one_site(
@@ -66,45 +65,49 @@ def batches(data: SiteData, whole: bool) -> Iterator[tuple[tuple[Tensor, ...], b
             yield torch.tensor(own).split(CHUNK), True
 
 
-def unit_numbers(part: Part, places: Tensor) -> Tensor:
-    """What the images at these places [n] of a part belong to, as numbers [n]: of a group that of
-    its first image, and of an image without a group its own."""
-    if part.groups is None:
-        return places.clone()
-    first: dict[object, int] = {}
-    for place, name in enumerate(part.groups):
-        first.setdefault(place if name is None else name, place)
-    return torch.tensor([first[part.unit(place)] for place in places.tolist()], dtype=torch.int64)
+def one_of_each(data: SiteData, below: Callable[[int], Callable[[int], int]]) -> SiteData:
+    """The images, but of each group only one, which stands for it; `below` gives, by the number of
+    a site, what draws a whole number below another.
 
-
-def shares(units: Tensor) -> Tensor:
-    """What each image counts for [n], float64, where each unit [n] counts for as much: 1 in all."""
-    _, at, sizes = units.unique(return_inverse=True, return_counts=True)
-    each: Tensor = 1 / (sizes[at].double() * max(1, len(sizes)))
-    return each
-
-
-def unit_histogram(values: Tensor, units: Tensor) -> Tensor:
-    """How many of the `units` [n] are at each score: int64 [BINS], from their images' scores [n].
-
-    A unit loses, beyond a threshold, the share of its images whose scores are beyond. From each bin
-    on the losses of all units are added, and the sum is rounded up. A threshold that is made of
-    such a histogram as of one of images so keeps the mean loss of a new unit within what is asked
-    (conformal risk control, Angelopoulos et al. 2022, equation 4 with B = 1). Where each image is
-    a unit, it is their histogram.
+    A new group's image, drawn likewise, is exchangeable with these, whatever the images of a group
+    have in common (Dunn, Wasserman and Ramdas 2022). And a group counts once in all
+    that is summed over them, however many images it has.
     """
-    unique, at, sizes = units.unique(return_inverse=True, return_counts=True)
-    if len(unique) == len(units):
-        return histogram(values)
-    beyond = torch.zeros(BINS, dtype=torch.float64)
-    for size in sizes.unique().tolist():
-        counts = histogram(values[sizes[at] == size])
-        beyond += (counts.flip(0).cumsum(0).flip(0)).double() / size
-    whole = (beyond - ALMOST).ceil().clamp(0, len(unique)).to(torch.int64)
-    return whole - torch.cat([whole[1:], torch.zeros(1, dtype=torch.int64)])
+    if data.part.groups is None:
+        return data
+    kept, images = list[int](), data.part.images
+    for site in data.origins.unique().tolist():
+        own = torch.nonzero(data.origins == site).squeeze(1).tolist()
+        places = dict(zip(own, data.indices[own].tolist(), strict=True))
+        members: dict[object, list[int]] = {}
+        for position in sorted(own, key=lambda at: images.name(places[at])):
+            members.setdefault(data.part.unit(places[position]), []).append(position)
+        drawn = below(site)
+        kept += [those[drawn(len(those))] for those in members.values()]
+    return some(data, torch.tensor(sorted(kept), dtype=torch.int64))
 
 
 def grouped(data: Sequence[SiteData]) -> bool:
     """Whether any of the images belong to a group of several."""
     places = {place for one in data for place in one.indices.tolist()}
     return bool(data) and len({data[0].part.unit(place) for place in places}) < len(places)
+
+
+def group_count(part: Part) -> int | None:
+    """How many groups the images of a part are of; None: nobody knows what belongs together."""
+    return None if part.groups is None else len({part.unit(place) for place in range(len(part))})
+
+
+def fewest(fitted: SiteData, cover: SiteData, tested: SiteData) -> int:
+    """The fewest groups that sums over these parts of a site's images are about, or the difference
+    of such sums and of figures over all images.
+
+    Of the latter two one image of each group is summed, and figures are over all images: what they
+    say more is of groups of several.
+    """
+    sizes = [
+        [*Counter(one.part.unit(place) for place in one.indices.tolist()).values()]
+        for one in (fitted, cover, tested)
+    ]
+    several = sum(size > 1 for own in sizes[1:] for size in own)
+    return min(*map(len, sizes), *([several] if several else []))
