@@ -11,6 +11,7 @@ from fedsight.core.errors import ModelError
 
 _SIZES = (8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)
 _LARGE = 4_000_000  # parameters
+_COSTLY = 150_000_000_000  # parameters times pixels: with more, two passes compute for long
 
 
 OutputShape = tuple[int | None, ...]  # a shape without the batch dimension; None: any size
@@ -36,10 +37,12 @@ def probe(module: nn.Module, image: tuple[int, int, int], answer: OutputShape, t
 
 def _attempt(module: nn.Module, image: tuple[int, int, int], wanted: OutputShape) -> str | None:
     """What went wrong, in one line; None if nothing did."""
-    # Large networks run on the meta device; for small ones real computation is faster than loading
-    # it. A network that holds plain tensors cannot run on the meta device, so it computes too.
-    large = sum(value.numel() for value in module.parameters()) > _LARGE
-    if large and _forward(module, image, wanted, "meta") is None:
+    # Large networks run on the meta device; for small ones, and for small images, real computation
+    # is faster than working out shapes in Python. A network that holds plain tensors cannot run on
+    # the meta device, so it computes too.
+    parameters = sum(value.numel() for value in module.parameters())
+    costly = parameters > _LARGE and parameters * image[1] * image[2] > _COSTLY
+    if costly and _forward(module, image, wanted, "meta") is None:
         return None
     return _forward(module, image, wanted, "cpu")
 
