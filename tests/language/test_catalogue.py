@@ -11,8 +11,18 @@ import sentences
 import translations
 from sentences import Key
 
-FOUND = sentences.all_sentences()
-CHINESE = translations.in_catalogue()
+Catalogue = dict[Key, str]
+
+
+@pytest.fixture(scope="module")
+def found() -> set[Key]:
+    """Those of the code, which takes seconds to read: not while tests are collected."""
+    return sentences.all_sentences()
+
+
+@pytest.fixture(scope="module")
+def chinese() -> Catalogue:
+    return translations.in_catalogue()
 
 
 def fields(text: str) -> list[tuple[str, str]]:
@@ -25,53 +35,53 @@ def named(keys: Iterable[Key]) -> list[str]:
     return sorted(key[0] for key in keys)
 
 
-def test_every_sentence_has_a_translation() -> None:
-    assert named(FOUND - CHINESE.keys()) == [], "run tools/translations.py, and translate these"
-    assert named(key for key, translated in CHINESE.items() if not translated.strip()) == []
+def test_every_sentence_has_a_translation(found: set[Key], chinese: Catalogue) -> None:
+    assert named(found - chinese.keys()) == [], "run tools/translations.py, and translate these"
+    assert named(key for key, translated in chinese.items() if not translated.strip()) == []
 
 
-def test_no_entry_is_left_over() -> None:
-    assert named(CHINESE.keys() - FOUND) == [], "run tools/translations.py"
+def test_no_entry_is_left_over(found: set[Key], chinese: Catalogue) -> None:
+    assert named(chinese.keys() - found) == [], "run tools/translations.py"
 
 
-def test_a_translation_has_the_fields_of_its_sentence() -> None:
+def test_a_translation_has_the_fields_of_its_sentence(chinese: Catalogue) -> None:
     wrong = {
         key: translated
-        for key, translated in CHINESE.items()
+        for key, translated in chinese.items()
         if set(fields(translated)) != set(fields(key[-1]))
     }
     assert wrong == {}
 
 
-def test_both_forms_of_a_plural_have_the_same_fields() -> None:
-    forms = [key for key in CHINESE if len(key) == 2]
+def test_both_forms_of_a_plural_have_the_same_fields(chinese: Catalogue) -> None:
+    forms = [key for key in chinese if len(key) == 2]
     assert forms
     assert [key for key in forms if set(fields(key[0])) - set(fields(key[1]))] == []
 
 
-def test_fields_are_plain_names() -> None:
-    for key in CHINESE:
+def test_fields_are_plain_names(chinese: Catalogue) -> None:
+    for key in chinese:
         for sentence in key:
             for name, _ in fields(sentence):
                 assert re.fullmatch(r"\w*", name), sentence
 
 
-def test_the_files_are_as_the_tool_writes_them() -> None:
-    text, compiled = translations.written(CHINESE)
+def test_the_files_are_as_the_tool_writes_them(chinese: Catalogue) -> None:
+    text, compiled = translations.written(chinese)
     assert translations.PO.read_bytes() == text
     assert translations.MO.read_bytes() == compiled
 
 
-def test_translations_are_chinese() -> None:
+def test_translations_are_chinese(chinese: Catalogue) -> None:
     """A sentence of words is not left in English: names, commands and settings alone may be."""
-    same = {key[0] for key, translated in CHINESE.items() if translated == key[0]}
+    same = {key[0] for key, translated in chinese.items() if translated == key[0]}
     assert {one for one in same if len(re.findall(r"[a-z]{2,}", one)) > 4} == set()
 
 
 @pytest.mark.parametrize("mark", ["：：", "。。", " ，", " 。", "，，", "?", "  "])
-def test_chinese_is_punctuated_as_chinese(mark: str) -> None:
+def test_chinese_is_punctuated_as_chinese(chinese: Catalogue, mark: str) -> None:
     aligned = ("正常   ", "提示   ", "问题   ")
-    wrong = [one for one in CHINESE.values() if mark in one and one not in aligned]
+    wrong = [one for one in chinese.values() if mark in one and one not in aligned]
     assert [one for one in wrong if "\n" not in one] == []
 
 
