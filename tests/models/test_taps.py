@@ -14,6 +14,7 @@ import fedsight as fs
 from fedsight.core.errors import ModelError
 from fedsight.inference.export import export
 from fedsight.models.base import Network, models
+from fedsight.models.prefix import find_prefix, laid_out
 
 LAYERS = ("layer1", "layer2.0")
 
@@ -80,6 +81,27 @@ def test_the_features_grow_with_the_layers(count: int) -> None:
 def test_what_cannot_be_tapped_is_refused(tap: str, words: str) -> None:
     with pytest.raises(ModelError, match=words):
         built(tap)
+
+
+def test_a_network_is_resumed_at_a_tap_and_the_head_sees_what_was_kept() -> None:
+    model = models.get("torchvision").model_validate(
+        {"architecture": "mobilenet_v2", "taps": ["features.2", "features.4"], "norm": "frozen"}
+    )
+    module = model.build(3, 32, 32, 4, 0).module
+    late = ("features.body.features.3.", "features.body.features.4.", "head.")
+    tensors = [name for name, _ in [*module.named_parameters(), *module.named_buffers()]]
+    learns = frozenset(name for name in tensors if name.startswith(late))
+    prefix = find_prefix(module, (3, 32, 32), learns, lambda network, x: [network(x)])
+    assert prefix is not None
+    assert (prefix.at, prefix.shape) == ("features.body.tap0", (24, 8, 8))
+
+    x = torch.rand(5, 3, 32, 32)
+    kept = prefix.activations(module, x)
+    with torch.no_grad(), prefix.resumed(module):
+        resumed = module(laid_out(kept.flatten(1), prefix.shape))
+    with torch.no_grad():
+        assert torch.allclose(resumed, module(x), atol=1e-6)
+        assert not torch.allclose(resumed, module(x.flip(0)), atol=1e-6)
 
 
 def test_weights_of_a_tapped_run_are_loaded_whole(tmp_path: Path) -> None:

@@ -37,6 +37,24 @@ def pooled(maps: Iterable[Tensor]) -> Tensor:
     return torch.cat([part for pair in both for part in pair], dim=1)
 
 
+def _mark(body: Any) -> None:
+    """Pass the output of each tapped layer through a module that leaves it as it is.
+
+    Where the layers up to a tap are frozen, the network can then be resumed there (`prefix`): the
+    head gets what was kept as well as the next layer.
+    """
+    for graph in (body.train_graph, body.eval_graph):
+        (end,) = (node for node in graph.nodes if node.op == "output")
+        for number, node in enumerate(tuple(end.args[0].values())):
+            with graph.inserting_after(node):
+                mark = graph.create_node("call_module", f"tap{number}", (node,))
+            node.replace_all_uses_with(
+                mark, delete_user_cb=lambda user, mark=mark: user is not mark
+            )
+            body.add_module(f"tap{number}", nn.Identity())
+    body.train(body.training)  # compiles the graph anew
+
+
 def tapped(
     module: nn.Module, layers: Sequence[str], image: tuple[int, int, int], classes: int, title: str
 ) -> nn.Module:
@@ -60,6 +78,7 @@ def tapped(
         body: Any = create_feature_extractor(
             module, list(layers), tracer_kwargs={"leaf_modules": list(whole)}
         )
+        _mark(body)
         inner = PooledLayers(body)
         with torch.no_grad():
             maps = body.eval()(torch.zeros(2, *image)).values()
