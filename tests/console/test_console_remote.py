@@ -20,7 +20,7 @@ from federation_folders import folder_with_operators
 
 from fedsight.console import certificate as certificates
 from fedsight.console.certificate import Certificate
-from fedsight.console.door import Door, Wish, bound, open_door
+from fedsight.console.door import Door, Wish, open_door
 from fedsight.core.errors import DeployError, StoreError
 from fedsight.data.fetch.cache import VARIABLE
 from fedsight.deploy.membership.federation import OPERATOR
@@ -54,7 +54,7 @@ def test_with_tls_nothing_is_said_without_it(tmp_path: Path) -> None:
         old = ssl.create_default_context()
         old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
         old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
             old.maximum_version = ssl.TLSVersion.TLSv1_1
         old.set_ciphers("ALL:@SECLEVEL=0")
         with (

@@ -115,9 +115,13 @@ def test_what_makes_no_token_changes_nothing(
     with pytest.raises(StoreError, match=cause):
         file.add(**what)  # type: ignore[arg-type]
     for change in (file.rotate, file.revoke):
-        with pytest.raises(StoreError, match="there are tokens for: anna|has no token"):
+        with pytest.raises(StoreError, match="has no token"):
             change("nobody")
     assert file.path.read_bytes() == before
+
+
+def listed(token: dict[str, object]) -> bytes:
+    return json.dumps({"base": "/aaaaaaaaaaaa", "tokens": [token]}).encode()
 
 
 @pytest.mark.parametrize(
@@ -126,10 +130,8 @@ def test_what_makes_no_token_changes_nothing(
         b"", b"[]", b"{}", b"{", b'{"base": "/x", "tokens": []}',
         b'{"base": "//evil.example", "tokens": []}', b'{"base": "/aaaaaaaaaaaa", "tokens": [1]}',
         b'{"base": "/aaaaaaaaaaaa", "tokens": [{"name": "anna"}]}',
-        json.dumps({"base": "/aaaaaaaaaaaa", "tokens": [
-            {"name": "a", "hash": "00", "read_only": False, "made": 1, "until": 1 << 40}]}).encode(),
-        json.dumps({"base": "/aaaaaaaaaaaa", "tokens": [
-            {"name": "a", "hash": "0" * 64, "read_only": 0, "made": 1, "until": 1 << 40}]}).encode(),
+        listed({"name": "a", "hash": "00", "read_only": False, "made": 1, "until": 1 << 40}),
+        listed({"name": "a", "hash": "0" * 64, "read_only": 0, "made": 1, "until": 1 << 40}),
     ],
 )  # fmt: skip
 def test_a_broken_list_lets_nobody_in(file: TokenFile, broken: bytes) -> None:
@@ -199,15 +201,15 @@ def test_the_commands_make_replace_list_and_take_away(
     token = next(line.rpartition(" ")[2] for line in said.splitlines() if "Token of" in line)
     known = Known(TokenFile.within(federation.folder), of_operators(federation))
     assert known.holder(hash_of(token)) == (BEN, Right.LOOK)
-    listed = json.loads(done("tokens", "list", "--json", *words).out)
-    assert [(one["name"], one["read_only"], one["ended"]) for one in listed] == [(BEN, True, False)]
+    rows = json.loads(done("tokens", "list", "--json", *words).out)
+    assert [(one["name"], one["read_only"], one["ended"]) for one in rows] == [(BEN, True, False)]
     assert token not in done("tokens", "list", *words).out
     assert token not in done("tokens", "rotate", BEN, *words).out
     assert known.holder(hash_of(token)) is None
     assert "has ended" in done("tokens", "revoke", BEN, *words).out
     assert "is not an operator" in refused(7, "tokens", "add", "eve@evil.example", *words)
     assert "one console" in refused(7, "tokens", "list", *words, "--runs", tmp_path)
-    done("tokens", "add", "carl", "--runs", tmp_path / "runs").out
+    done("tokens", "add", "carl", "--runs", tmp_path / "runs")
     assert "carl" in done("tokens", "list", "--runs", tmp_path / "runs").out
 
 

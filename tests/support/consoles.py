@@ -30,7 +30,6 @@ from fedsight.console.shell import Shell
 from fedsight.console.site_pages import SiteConsole, look_at_site
 from fedsight.deploy.site.folder import SiteFolder
 
-
 PLAIN = Door()  # on this machine, without TLS
 
 

@@ -202,6 +202,7 @@ def _require_operator(federation: FederationFolder, name: str) -> None:
 OwnFolder = Annotated[
     Path, typer.Argument(metavar="DIR", help="Your operator's folder.", show_default=False)
 ]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name.", show_default=False)]
 
 
 @app.command("status")
@@ -263,7 +264,7 @@ def history_command(
 @app.command("report")
 def report_command(
     folder: OwnFolder,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name.", show_default=False)],
+    run: RunName,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -285,6 +286,26 @@ def report_command(
     found = _look(folder, "report", run)
     write_atomically(target, understood(found, lambda table: str(table["report"]).encode()))
     echo(message("Report: {page}", page=target))
+
+
+@app.command("pause")
+def pause_command(folder: OwnFolder, run: RunName) -> None:
+    """End a run of the federation after the round in progress, from any machine.
+
+    Example: fedsight operator pause anna@lyon.example first
+    """
+    _ask(folder, "pause", run)
+    echo(message("{run} will pause after the round in progress", run=run))
+
+
+@app.command("stop")
+def stop_command(folder: OwnFolder, run: RunName) -> None:
+    """End a run of the federation now, from any machine.
+
+    Example: fedsight operator stop anna@lyon.example first
+    """
+    _ask(folder, "stop", run)
+    echo(message("{run} is told to stop", run=run))
 
 
 @app.command("renew")
@@ -316,6 +337,17 @@ def count_sites(folder: Path) -> int:
 
     rows = understood(_look(folder, "status"), Sites.of).rows
     return sum(not row.revoked for row in rows)
+
+
+def _ask(folder: Path, what: str, run: str) -> None:
+    from fedsight.deploy.membership.operator_folder import OperatorFolder
+    from fedsight.deploy.requirements import need_engine
+
+    own = OperatorFolder.open(folder)
+    need_engine()
+    from fedsight.deploy.server.looking import ask
+
+    ask(own, what, run)
 
 
 def _look(folder: Path, what: str, *run: str) -> dict[str, Any]:

@@ -233,9 +233,9 @@ def _named(content: Content, name: str) -> Token:
 
 def _base(value: object) -> str:
     if not (isinstance(value, str) and value.startswith("/") and value[1:].isascii()):
-        raise ValueError("its path is not one")
+        raise ValueError("the path is malformed")
     if len(value) < 10 or not value[1:].replace("-", "").replace("_", "").isalnum():
-        raise ValueError("its path is not one")
+        raise ValueError("the path is malformed")
     return value
 
 
@@ -243,7 +243,7 @@ def _token(table: dict[str, object]) -> Token:
     found = Token(**table)  # type: ignore[arg-type]
     texts, numbers = (found.name, found.hash), (found.made, found.until)
     if not all(isinstance(one, str) for one in texts) or len(bytes.fromhex(found.hash)) != 32:
-        raise ValueError("a token is not one")
+        raise ValueError("an entry is malformed")
     if type(found.read_only) is not bool or not all(type(one) is int for one in numbers):
-        raise ValueError("a token is not one")
+        raise ValueError("an entry is malformed")
     return found

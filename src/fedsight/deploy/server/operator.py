@@ -15,6 +15,7 @@ from typing import Any
 
 from fedsight.core.errors import DeployError
 
+READS = "this operator may only read"  # what `deploy/flare/reading.py` refuses with
 SAME = "use the same version of FedSight here and there"
 ANSWER_TIMEOUT = 60.0  # seconds
 CLOSE_TIMEOUT = 3.0  # seconds for the session's process to end
@@ -57,7 +58,20 @@ class OperatorSession:
     def view(self, what: str, *run: str) -> dict[str, Any]:
         """What the server shows of the federation, as `views.view` has it; DeployError if there is
         no such thing."""
-        found = self._call("view", what, *run)
+        return self._answer_to("view", what, *run)
+
+    def ask(self, what: str, run: str) -> dict[str, Any]:
+        """Ask a run to `pause` or to `stop`; DeployError if it cannot, or the operator may not."""
+        try:
+            return self._answer_to("ask", what, run)
+        except DeployError as error:
+            if READS not in error.cause:
+                raise
+            cause = "this operator may look on, and start, stop and revoke nothing"
+            raise DeployError(cause, "ask an operator who may") from None
+
+    def _answer_to(self, command: str, *words: str) -> dict[str, Any]:
+        found = self._call(command, *words)
         if not isinstance(found, dict):
             raise DeployError("the server's answer cannot be understood", SAME)
         if "error" in found:
