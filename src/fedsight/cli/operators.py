@@ -12,6 +12,8 @@ from rich.markup import escape
 
 from fedsight.cli.output import JsonOption, echo
 from fedsight.cli.place import FederationOption, OperatorOption, open_federation
+from fedsight.cli.train import Sets
+from fedsight.core.text import printable_lines
 from fedsight.language.message import message
 
 if TYPE_CHECKING:
@@ -286,6 +288,54 @@ def report_command(
     found = _look(folder, "report", run)
     write_atomically(target, understood(found, lambda table: str(table["report"]).encode()))
     echo(message("Report: {page}", page=target))
+
+
+@app.command("run")
+def run_command(
+    folder: OwnFolder,
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)
+    ],
+    sets: Sets = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Continue this run of the same program, instead of a new one.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Train one model over the sites of the federation, from any machine.
+
+    The run is at the server. This machine signs its jobs, so it has to be there when one begins;
+    Ctrl-C stops the run.
+
+    Example: fedsight operator run anna@lyon.example my.toml
+    """
+    from fedsight.cli.train import read_program
+    from fedsight.coordinator.store import to_toml
+    from fedsight.deploy.membership.operator_folder import OperatorFolder
+    from fedsight.deploy.requirements import need_engine
+    from fedsight.deploy.server.remote_runs import check_program
+    from fedsight.language.current import current_language
+
+    program, speed = read_program(config, None, list(sets or []), None)
+    text = to_toml(program, speed)
+    check_program(text)
+    own = OperatorFolder.open(folder)
+    need_engine()
+    from fedsight.deploy.server.remote_operator import Following, Request
+
+    request = Request(text, program.fingerprint, current_language(), resume or "")
+    code = Following(own, request, _tell).follow()
+    if code:
+        raise typer.Exit(code)
+
+
+def _tell(said: str) -> None:
+    """Print what the process at the server says, in the language that it was asked in."""
+    typer.echo(printable_lines(said), nl=False)
 
 
 @app.command("pause")

@@ -25,7 +25,7 @@ from fedsight.deploy.flare.routes import CERTIFIED
 from fedsight.deploy.membership.federation import FederationFolder
 
 COMMAND = "fedsight"  # reads
-ASK = "fedsight_ask"  # asks a run to pause or to stop: not for who only reads
+ASK = "fedsight_ask"  # asks for a run, or a run to pause or to stop: not for who only reads
 READERS = frozenset(
     {
         *(COMMAND, InternalCommands.CERT_LOGIN, InternalCommands.LOGOUT),
@@ -33,6 +33,7 @@ READERS = frozenset(
     }
 )
 MAX_ARGUMENT = 512  # hexadecimal digits of a run's name
+MAX_ASKED = 512 << 10  # hexadecimal digits of a program
 
 
 class ReadersFilter(CommandFilter):
@@ -66,7 +67,7 @@ class ReadersFilter(CommandFilter):
 
 class Reading(CommandModule):
     """The command that reads, `fedsight WHAT [RUN]`, and the one that asks, `fedsight_ask WHAT
-    RUN`; a run's name in hexadecimal digits."""
+    WORD...`; a run's name and other words in hexadecimal digits."""
 
     def __init__(self, federation: Path) -> None:
         self._federation = federation
@@ -75,10 +76,10 @@ class Reading(CommandModule):
     def get_spec(self) -> CommandModuleSpec:
         """What FLARE registers."""
         read = f"{COMMAND} WHAT [RUN]", self.read
-        ask = f"{ASK} WHAT RUN", self.ask
+        ask = f"{ASK} WHAT WORD...", self.ask
         specs = [
             CommandSpec(COMMAND, "read the state of the federation", *read),
-            CommandSpec(ASK, "ask a run to pause or to stop", *ask),
+            CommandSpec(ASK, "ask for a run, or one to pause or to stop", *ask),
         ]
         return CommandModuleSpec(COMMAND, specs)
 
@@ -91,17 +92,17 @@ class Reading(CommandModule):
                 return own_certificate(federation, operator)
             return view(federation, *words)
 
-        self._answer(conn, args, answer)
+        self._answer(conn, args, answer, MAX_ARGUMENT)
 
     def ask(self, conn: Any, args: list[str]) -> None:
         """The same, with the command that asks."""
         from fedsight.deploy.server.views import ask
 
-        self._answer(conn, args, ask)
+        self._answer(conn, args, ask, MAX_ASKED)
 
-    def _answer(self, conn: Any, args: list[str], answered: Callable[..., str]) -> None:
+    def _answer(self, conn: Any, args: list[str], answered: Callable[..., str], most: int) -> None:
         try:
-            if any(len(one) > MAX_ARGUMENT for one in args):
+            if any(len(one) > most for one in args):
                 raise ValueError("too long")
             what, *run = args[1:]
             names = [bytes.fromhex(one).decode("utf-8") for one in run]

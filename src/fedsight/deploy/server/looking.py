@@ -21,19 +21,20 @@ def look(operator: OperatorFolder, what: str, *run: str) -> dict[str, Any]:
 
     The operator's certificate is taken over if it was renewed.
     """
-    with _session(operator) as session:
+    with session_of(operator) as session:
         return session.view(what, *run)
 
 
 def ask(operator: OperatorFolder, what: str, run: str) -> None:
     """Ask a run to `pause` or to `stop`; DeployError if the server is out of reach, or refuses: it
     decides who may."""
-    with _session(operator) as session:
+    with session_of(operator) as session:
         session.ask(what, run)
 
 
 @contextmanager
-def _session(operator: OperatorFolder) -> Iterator[OperatorSession]:
+def session_of(operator: OperatorFolder) -> Iterator[OperatorSession]:
+    """A session of the operator in a folder, whose certificate is taken over if it was renewed."""
     operator.install_kit()
     kits.check_keys_private(operator.folder)
     with open_session(operator.kit, operator.name, SESSION_TIMEOUT) as session:

@@ -22,6 +22,10 @@ CLOSE_TIMEOUT = 3.0  # seconds for the session's process to end
 RETRY_INTERVAL = 1.0  # seconds between attempts to open a session
 
 
+class LostError(DeployError):
+    """The server did not answer, or FLARE refused for it."""
+
+
 class OperatorSession:
     """A session with the server under the operator's certificate, held by its own process.
 
@@ -60,10 +64,11 @@ class OperatorSession:
         no such thing."""
         return self._answer_to("view", what, *run)
 
-    def ask(self, what: str, run: str) -> dict[str, Any]:
-        """Ask a run to `pause` or to `stop`; DeployError if it cannot, or the operator may not."""
+    def ask(self, what: str, *words: str) -> dict[str, Any]:
+        """Ask a run to `pause` or to `stop`, or what else `views.ask` knows; DeployError if that is
+        not possible, or the operator may not."""
         try:
-            return self._answer_to("ask", what, run)
+            return self._answer_to("ask", what, *words)
         except DeployError as error:
             if READS not in error.cause:
                 raise
@@ -115,7 +120,7 @@ class OperatorSession:
             self._process.stdin.flush()
             return self._receive()
         except (OSError, ValueError) as error:
-            raise DeployError(
+            raise LostError(
                 f"the server refused {name} or did not answer: {error}",
                 "check that `fedsight server start` is running, and look at server/kit/log.txt",
             ) from None

@@ -17,6 +17,7 @@ from fedsight.core.files import json_object, parse_json
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.operators import FOLDER
 from fedsight.deploy.membership.overview import certificates_table, sites
+from fedsight.deploy.server import remote_runs
 from fedsight.runs.listing import control, listed
 
 MAX_REPORT = 16 << 20  # characters of a report that is sent
@@ -88,9 +89,15 @@ def view(federation: FederationFolder, what: str, *run: str) -> str:
 
 
 def ask(federation: FederationFolder, operator: str, *words: str) -> str:
-    """Ask a run to `pause` or to `stop`, as JSON; DeployError or StoreError if that is not
-    possible. The history says who asked."""
+    """Ask a run to `pause` or to `stop`, or for a run, which is then followed (`remote_runs.py`),
+    as JSON; DeployError or StoreError if that is not possible. The history says who asked."""
     match words:
+        case ("begin", text):
+            return json.dumps(remote_runs.begin(federation, operator, text))
+        case ("seen", id, offset):
+            return json.dumps(remote_runs.seen(federation, operator, id, offset))
+        case ("submitted", id, text):
+            return json.dumps(remote_runs.submitted(federation, operator, id, text))
         case (("pause" | "stop") as what, name):
             control(_run_folder(federation, name), what)
             federation.log_event("asked", what=what, run=name, operator=operator)
