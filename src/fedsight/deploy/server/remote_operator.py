@@ -115,9 +115,9 @@ class Following:
         run, sites, given = str(job["run"]), list(job["sites"]), job["arguments"]
         number = given["number"]
         if type(number) is not int or type(job["number"]) is not int:
-            raise ValueError("a number is a whole one")
+            raise ValueError("a number is malformed")
         if not all(isinstance(one, str) and is_printable(one) for one in (run, *sites)):
-            raise ValueError("names are printable")
+            raise ValueError("a name is malformed")
         arguments = {"run": run, "fingerprint": self._request.fingerprint, "number": number}
         if given != arguments or self._run not in (None, run) or not 0 < len(sites) <= MAX_SITES:
             raise DeployError(

@@ -173,9 +173,8 @@ class RemoteRun:
                 )
             time.sleep(POLL_INTERVAL)
         if error := answer.get("error"):
-            raise DeployError(
-                f"the operator's machine could not submit a job: {error}", "see there"
-            )
+            cause = f"the operator's machine could not submit a job: {error}"
+            raise DeployError(cause, "look at what that machine printed")
         return str(answer["job"])
 
     def end(self, code: int) -> None:
