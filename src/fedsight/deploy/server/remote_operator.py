@@ -10,9 +10,9 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fedsight.core.errors import DeployError, Interrupted
 from fedsight.core.text import is_printable
@@ -45,9 +45,10 @@ class Following:
         self._operator, self._request, self._tell = operator, request, tell
         self._id = ""
         self._offset = 0
-        self._submitted: int | None = None  # the number of the last job
+        self._number: int | None = None  # of the last job that was submitted
+        self._answer: dict[str, Any] = {}  # what became of it
         self._run: str | None = request.resume or None  # its name, once known
-        self._stopping = False
+        self._stop: Literal["no", "wanted", "asked"] = "no"
 
     def follow(self) -> int:
         """Ask for the run and follow it to its end; returns the exit code of the process that
@@ -56,59 +57,60 @@ class Following:
         while True:
             try:
                 with session_of(self._operator) as session:
-                    if not self._id:
-                        asked = json.dumps(vars(self._request))
-                        self._id = understood(
-                            session.ask("begin", asked), lambda found: str(found["id"])
-                        )
-                    while True:
-                        code = self._step(session)
+                    self._begin(session)
+                    while (code := self._step(session)) is None:
                         lost = None
-                        if code is not None:
-                            return code
+                    return code
             except LostError:  # the server may be restarting
-                now = time.monotonic()
-                lost = lost or now
-                if not self._id or now - lost > PATIENCE:
+                lost = lost or time.monotonic()
+                if not self._id or time.monotonic() - lost > PATIENCE:
                     raise
                 time.sleep(POLL_INTERVAL)
+            except KeyboardInterrupt:
+                # In another session: an answer to this one may be under way.
+                if self._stop != "no" or self._run is None:
+                    raise Interrupted(
+                        "no longer followed; the run ends when it needs another job",
+                        "see how far it is with: fedsight operator history DIR",
+                    ) from None
+                self._stop = "wanted"
+
+    def _begin(self, session: OperatorSession) -> None:
+        """Ask for the run, or for its stop, if that has not been done yet."""
+        if not self._id:
+            asked = json.dumps(asdict(self._request))
+            self._id = understood(session.ask("begin", asked), lambda found: str(found["id"]))
+        if self._stop == "wanted" and self._run is not None:
+            session.ask("stop", self._run)
+            self._stop = "asked"
 
     def _step(self, session: OperatorSession) -> int | None:
         """Look once; returns how it ended, if it has."""
-        try:
-            found = session.ask("seen", self._id, str(self._offset))
-            said, code = understood(found, lambda table: (str(table["said"]), table["code"]))
-            self._offset = understood(found, lambda table: int(table["next"]))
-            if said:
-                self._tell(said)
-            job = found.get("job")
-            if job is not None and job.get("number") != self._submitted:
-                self._answer(session, job)
-            elif code is not None and not said:
-                return int(code)
-            else:
-                time.sleep(POLL_INTERVAL)
-        except KeyboardInterrupt:
-            if self._stopping or self._run is None:
-                raise Interrupted(
-                    "no longer followed; the run ends when it needs another job",
-                    "see how far it is with: fedsight operator history DIR",
-                ) from None
-            self._stopping = True
-            session.ask("stop", self._run)
+        found = session.ask("seen", self._id, str(self._offset))
+        said, code = understood(found, lambda table: (str(table["said"]), table["code"]))
+        self._offset = understood(found, lambda table: int(table["next"]))
+        if said:
+            self._tell(said)
+        if (job := found.get("job")) is not None:
+            self._submit(session, job)
+        elif code is not None and not said:
+            return int(code)
+        time.sleep(POLL_INTERVAL)
         return None
 
-    def _answer(self, session: OperatorSession, job: Mapping[str, Any]) -> None:
-        """Submit a job, and tell the server which it has become."""
+    def _submit(self, session: OperatorSession, job: Mapping[str, Any]) -> None:
+        """Submit a job, once, and tell the server which it has become."""
         run, sites, arguments = understood(job, self._checked)
-        try:
-            with tempfile.TemporaryDirectory(prefix="fedsight-") as scratch:
-                write_job(Path(scratch), run, sites, arguments)
-                answer = {"job": session.submit(Path(scratch))}
-        except DeployError as error:
-            answer = {"error": error.cause}
-        session.ask("submitted", self._id, json.dumps({"number": job["number"], **answer}))
-        self._submitted, self._run = int(job["number"]), run
+        if self._number != job["number"]:
+            try:
+                with tempfile.TemporaryDirectory(prefix="fedsight-") as scratch:
+                    write_job(Path(scratch), run, sites, arguments)
+                    self._answer = {"job": session.submit(Path(scratch))}
+            except DeployError as error:
+                self._answer = {"error": error.cause}
+            self._number, self._run = int(job["number"]), run
+        answer = {"number": self._number, **self._answer}
+        session.ask("submitted", self._id, json.dumps(answer))
 
     def _checked(self, job: Mapping[str, Any]) -> tuple[str, list[str], dict[str, Any]]:
         """The parts of a job; DeployError unless it is one of what was asked for."""

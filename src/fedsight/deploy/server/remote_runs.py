@@ -172,6 +172,7 @@ class RemoteRun:
                     f"continue there with: fedsight operator run DIR CONFIG --resume {run}",
                 )
             time.sleep(POLL_INTERVAL)
+        (self.folder / JOB).unlink(missing_ok=True)
         if error := answer.get("error"):
             cause = f"the operator's machine could not submit a job: {error}"
             raise DeployError(cause, "look at what that machine printed")
@@ -213,7 +214,7 @@ def seen(federation: FederationFolder, operator: str, id: str, offset: str) -> d
     """What was said since `offset`, which job is to be submitted, and how it ended if it has."""
     found = _of(federation, operator, id)
     ended = json_object(found.folder / ENDED).get("code")
-    lost = ended is None and not found.going
+    code = 1 if ended is None and not found.going else ended
     try:
         said = content(found.folder / SAID)[max(0, int(offset)) :][:MOST_SAID]
     except (OSError, ValueError):
@@ -221,8 +222,8 @@ def seen(federation: FederationFolder, operator: str, id: str, offset: str) -> d
     return {
         "said": said.decode("utf-8", "replace"),
         "next": max(0, int(offset)) + len(said),
-        "job": json_object(found.folder / JOB) or None,
-        "code": 1 if lost else ended,
+        "job": (json_object(found.folder / JOB) or None) if code is None else None,
+        "code": code,
     }
 
 
