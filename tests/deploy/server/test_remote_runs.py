@@ -13,6 +13,7 @@ from remote_servers import ASKED, Server, carried, going_on, job, reached
 from fedsight.core.errors import DeployError, Interrupted, StoreError
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder
 from fedsight.deploy.server import remote_runs
+from fedsight.deploy.server.operator import LostError
 from fedsight.deploy.server.remote_runs import RemoteRun, begin, check_program, seen, submitted
 
 
@@ -53,7 +54,7 @@ def test_a_program_brings_no_code_and_names_no_files(text: str, cause: str) -> N
 @pytest.mark.parametrize(
     "other",
     [
-        {"language": "xx"}, {"fingerprint": "../x"}, {"program": 1}, {"operator": OPERATOR},
+        {"language": "xx"}, {"fingerprint": "../x"}, {"program": 1},
         {"more": "x"}, {"resume": None}, {"program": "plugins = ['mine.py']"},
     ],
 )  # fmt: skip
@@ -62,7 +63,8 @@ def test_what_cannot_be_begun_leaves_nothing(
 ) -> None:
     with pytest.raises(DeployError):
         begun(federation, **other)
-    for broken in ("", "[]", "{", "{}"):
+    in_anothers_name = json.dumps(ASKED | {"operator": OPERATOR})
+    for broken in ("", "[]", "{", "{}", in_anothers_name):
         with pytest.raises(DeployError):
             begin(federation, ANNA, broken)
     assert not (federation.folder / remote_runs.PLACE).exists()
@@ -132,6 +134,49 @@ def test_jobs_of_the_program_are_submitted_where_the_operator_is(
 ) -> None:
     assert carried(server, monkeypatch, job(), job(number=4)) == ["job 1", "job 2"]
     assert server.jobs == [{"sites": ["server", "lyon"], **job(number=n)} for n in (3, 4)]
+
+
+def test_a_job_is_submitted_once_though_the_answer_is_lost(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, lost = Server.ask, iter([True, True, False])
+
+    def sometimes(self: Server, what: str, *words: str) -> dict[str, Any]:
+        if what == "submitted" and next(lost, False):
+            raise LostError("the server did not answer", "")
+        return ask(self, what, *words)
+
+    monkeypatch.setattr(Server, "ask", sometimes)
+    assert carried(server, monkeypatch, job()) == ["job 1"]
+    assert len(server.jobs) == 1
+
+
+def test_ctrl_c_stops_the_run_and_a_second_one_leaves_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    ask = Server.ask
+
+    def pressed(self: Server, what: str, *words: str) -> dict[str, Any]:
+        told.append(what)
+        if what == "stop":
+            return {}
+        if what == "seen" and server.jobs:
+            raise KeyboardInterrupt
+        return ask(self, what, *words)
+
+    monkeypatch.setattr(Server, "ask", pressed)
+    with pytest.raises(Interrupted, match="no longer followed"):
+        carried(server, monkeypatch, job())
+    assert told.count("stop") == 1
+
+
+def test_a_job_of_a_carrier_that_died_is_not_submitted(federation: FederationFolder) -> None:
+    found = begun(federation)
+    (found.folder / remote_runs.JOB).write_text(json.dumps({"number": 1}))
+    assert seen(federation, ANNA, found.folder.name, "0")["job"] == {"number": 1}
+    found.end(1)
+    assert seen(federation, ANNA, found.folder.name, "0")["job"] is None
 
 
 def test_an_operator_who_does_not_answer_is_named(
