@@ -23,7 +23,7 @@ RETRY_INTERVAL = 1.0  # seconds between attempts to open a session
 
 
 class LostError(DeployError):
-    """The server did not answer, or FLARE refused for it."""
+    """The server is out of reach or did not answer, or FLARE refused for it."""
 
 
 class OperatorSession:
@@ -152,7 +152,7 @@ def open_session(kit: Path, user: str, timeout: float) -> Iterator[OperatorSessi
             break
         except (OSError, ValueError) as error:  # the server may be restarting
             if time.monotonic() >= deadline:
-                raise DeployError(
+                raise LostError(
                     f"the server cannot be reached, or refuses {user}: {error}",
                     "check that `fedsight server start` is running",
                 ) from None
