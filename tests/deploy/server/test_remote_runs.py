@@ -100,6 +100,11 @@ def test_an_operator_has_a_few_at_a_time_and_old_ones_go(
     monkeypatch.setattr(remote_runs, "START_TIMEOUT", -1.0)  # none of them was ever carried
     begun(federation)
     assert not held[1].folder.exists()
+    monkeypatch.setattr(remote_runs, "KEEP", 1e9)
+    monkeypatch.setattr(remote_runs, "MOST_KEPT", 2)
+    for _ in range(5):
+        begun(federation)
+    assert len(list((federation.folder / remote_runs.PLACE).glob("*/"))) == 3
 
 
 def test_what_is_said_is_read_once_and_the_end_is_told(federation: FederationFolder) -> None:

@@ -48,6 +48,7 @@ MAX_PROGRAM = 64 << 10  # bytes
 MAX_GOING = 4  # runs of one operator at a time
 START_TIMEOUT = 120.0  # seconds in which a process that was started takes its lock
 KEEP = 7 * 86400.0  # seconds for which what was said of an ended run is kept
+MOST_KEPT = 100  # such runs
 MOST_SAID = 32 << 10  # bytes of what was said that are sent at once
 POLL_INTERVAL = 0.25  # seconds
 _ID = re.compile(r"[0-9a-f]{16}")
@@ -140,6 +141,11 @@ class RemoteRun:
         begun = (self.folder / ASKED).stat().st_mtime
         return not (self.folder / ENDED).exists() and time.time() - begun < START_TIMEOUT
 
+    @property
+    def changed(self) -> float:
+        """When something was written last, in seconds since 1970."""
+        return self.folder.stat().st_mtime
+
     def exclusive(self) -> contextlib.AbstractContextManager[Any]:
         """Held by the process that carries the run."""
         busy = StoreError("another process carries this run", "wait until it ends")
@@ -196,8 +202,9 @@ def begin(federation: FederationFolder, operator: str, text: str) -> dict[str, A
         if sum(one.asked.operator == operator for one in going) >= MAX_GOING:
             cause = f"{MAX_GOING} runs that {operator} has asked for are going on"
             raise DeployError(cause, "wait until one has ended, or stop one")
-        for one in known:
-            if one not in going and time.time() - one.folder.stat().st_mtime > KEEP:
+        over = sorted((one for one in known if one not in going), key=lambda one: one.changed)
+        for at, one in enumerate(over):
+            if at < len(over) - MOST_KEPT or time.time() - one.changed > KEEP:
                 remove(one.folder)
         found = RemoteRun(place / secrets.token_hex(8))
         make_folder(found.folder)
