@@ -21,6 +21,7 @@ from fedsight.deploy.server.looking import look, session_of
 from fedsight.deploy.server.operator import LostError
 from fedsight.deploy.server.remote_operator import Following, Request
 from fedsight.governance.ledger import Ledger
+from fedsight.runs import listing
 
 SITES = ("site-00", "site-01")
 
@@ -62,17 +63,14 @@ def test_a_run_is_asked_for_followed_stopped_and_resumed_from_afar(
     thread = threading.Thread(target=lambda: codes.append(first.follow()))
     thread.start()
 
-    def round_of() -> int:
-        table = look(own, "history")["runs"]
-        return max([run["round"] for run in table if run["name"] == "far"], default=0)
-
-    wait_until(lambda: round_of() >= 2, DEPLOYED)
+    folder = made.federation.runs / "far"
+    wait_until(lambda: listing.look(folder).round >= 2, 4 * DEPLOYED)
     with session_of(own) as session:
         session.ask("stop", "far")
-    thread.join(120)
+    thread.join(4 * DEPLOYED)
     assert codes == [130], "".join(said)
     assert "far" in "".join(said)
-    done = round_of()
+    done = listing.look(folder).round
     # The same program is not in another machine's hands: a program of other rounds is another one.
     with session_of(own) as session:
         wrong = request(3, "far", "far")

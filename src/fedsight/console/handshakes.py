@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 from fedsight.console.certificate import Certificate
 
+GOODBYE = 1.0  # seconds in which a browser may agree that a connection is closed
 log = logging.getLogger(__name__)
 
 
@@ -76,6 +77,7 @@ class Handshake(asyncio.Protocol):
                 self._certificate.context,
                 server_side=True,
                 ssl_handshake_timeout=self._patience,
+                ssl_shutdown_timeout=GOODBYE,
             )
         except (OSError, ValueError) as error:  # what is not TLS, a certificate that is not known
             log.debug("no handshake: %s", error)

@@ -162,6 +162,10 @@ class Server(uvicorn.Server):
         """End, once the answers in progress are complete."""
         self._changes.end()
         await super().shutdown(sockets)
+        # Over TLS a connection is closed once the browser says so, too; nobody waits for that here.
+        for one in list(self.server_state.connections):
+            one.transport.abort()  # type: ignore[union-attr]
+        await asyncio.sleep(0.05)  # for the loop to hear that they have gone
 
 
 @dataclass(frozen=True)
