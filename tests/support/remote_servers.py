@@ -73,12 +73,19 @@ def carried(
                 code = 8
         found.end(code)
 
+    threads: list[threading.Thread] = []
+
     def start(found: RemoteRun) -> None:
-        threading.Thread(target=carry, args=(found,)).start()
+        threads.append(threading.Thread(target=carry, args=(found,)))
+        threads[-1].start()
 
     monkeypatch.setattr(remote_runs, "_start", start)
     request = Request(PROGRAM, str(ASKED["fingerprint"]), "en")
-    assert Following(None, request, print).follow() == 0  # type: ignore[arg-type]
+    try:
+        assert Following(None, request, print).follow() == 0  # type: ignore[arg-type]
+    finally:
+        for thread in threads:
+            thread.join()
     return heard
 
 

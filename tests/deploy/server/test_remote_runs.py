@@ -172,7 +172,7 @@ def test_ctrl_c_stops_the_run_and_a_second_one_leaves_it(
 
     monkeypatch.setattr(Server, "ask", pressed)
     with pytest.raises(Interrupted, match="no longer followed"):
-        carried(server, monkeypatch, job())
+        carried(server, monkeypatch, job(), patience=1.0)
     assert told.count("stop") == 1
 
 
