@@ -163,8 +163,9 @@ class Server(uvicorn.Server):
         self._changes.end()
         await super().shutdown(sockets)
         # Over TLS a connection is closed once the browser says so, too; nobody waits for that here.
-        for one in list(self.server_state.connections):
-            one.transport.abort()  # type: ignore[union-attr]
+        held: list[Any] = list(self.server_state.connections)
+        for one in held:
+            one.transport.abort()
         await asyncio.sleep(0.05)  # for the loop to hear that they have gone
 
 
