@@ -84,8 +84,9 @@ def log_in(
 
 
 def buttons(browser: webdriver.Chrome) -> set[str]:
-    found = browser.find_elements(By.CSS_SELECTOR, "button[id]")
-    return {str(one.get_attribute("id")) for one in found}
+    """In one go: the page may be renewed at any time."""
+    found = "return [...document.querySelectorAll('button[id]')].map(one => one.id)"
+    return set(browser.execute_script(found))
 
 
 def test_who_looks_on_finds_nothing_to_press_and_is_out_once_revoked(
