@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from consoles import Client, served
+from consoles import Client, secured, served
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fedsight.console import server
@@ -119,6 +119,68 @@ def test_ours_keeps_what_a_session_has_open(client: Client) -> None:
         assert answer(stream, events) == b"HTTP/1.1 200"
         assert answered(client, 10 * MOST) == (b"HTTP/1.1 200", MOST - 2)
         assert is_open(stream)
+
+
+@pytest.fixture
+def with_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", MOST)
+    (tmp_path / "more").mkdir()
+    with served(tmp_path / "more", door=secured(tmp_path / "tls")) as found:
+        yield found
+
+
+def handshakes(client: Client, silent: int, said: bytes) -> tuple[int, int]:
+    """The same over TLS: what is answered while so many connections have begun no handshake, or
+    half of one, and how many of them are held then."""
+    with contextlib.ExitStack() as others:
+        held = [connect(client, others) for _ in range(silent)]
+        for one in held:
+            one.sendall(said)
+        code = client.get("/session").code
+        return code, sum(is_open(one) for one in held)
+
+
+HALF = bytes.fromhex("1603010200010001fc0303")  # the beginning of a TLS greeting
+
+
+@pytest.mark.parametrize("said", [b"", HALF], ids=["nothing", "half"])
+def test_any_number_of_handshakes_is_held_where_only_complete_ones_count(
+    with_tls: Client, said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "make_room", lambda _: None)
+    assert handshakes(with_tls, 10 * MOST, said) == (200, 10 * MOST)
+
+
+@pytest.mark.parametrize("said", [b"", HALF], ids=["nothing", "half"])
+def test_ours_holds_a_few_handshakes_for_a_while(
+    with_tls: Client, said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, held = handshakes(with_tls, 10 * MOST, said)
+    assert code == 200
+    assert held < MOST
+    monkeypatch.setattr(server, "PATIENCE", 0.05)
+    with contextlib.ExitStack() as others:
+        silent = connect(with_tls, others)
+        silent.sendall(said)
+        with contextlib.suppress(ConnectionError):
+            while silent.recv(1 << 16):
+                pass
+    assert with_tls.get("/session").code == 200
+
+
+def test_ours_keeps_what_a_session_has_open_over_tls(with_tls: Client) -> None:
+    with_tls.enter()
+    assert with_tls.trusts is not None
+    with contextlib.ExitStack() as others:
+        plain = connect(with_tls, others)
+        stream = others.enter_context(
+            with_tls.trusts.wrap_socket(plain, server_hostname="127.0.0.1")
+        )
+        lines = request(with_tls, "/events", cookie=with_tls.cookie)
+        assert answer(stream, lines.replace(b"localhost", b"127.0.0.1")) == b"HTTP/1.1 200"
+        handshakes(with_tls, 10 * MOST, b"")
+        stream.settimeout(20)
+        assert stream.recv(1 << 16)  # the rest of the head, and it is not closed
 
 
 @pytest.mark.parametrize("asked", ["nothing", "half a head", "half a body", "half of a second one"])

@@ -190,7 +190,7 @@ class Commands(CommandModule):
         self.done: list[str] = []
 
     def get_spec(self) -> CommandModuleSpec:
-        names = ("speed", "abort_job", "submit_job", "fedsight")
+        names = ("speed", "abort_job", "submit_job", "fedsight", "fedsight_ask")
         specs = [CommandSpec(name, "", "", self.do) for name in names]
         return CommandModuleSpec("all", specs)
 
@@ -219,6 +219,7 @@ def test_who_may_only_read_gives_no_commands(role: str, weak: bool) -> None:
     register.register_module(commands)
     register.finalize()
     asked = ["speed server server 1 64", "abort_job x", "submit_job x", "all.abort_job x"]
+    asked += ["fedsight_ask stop 00", "all.fedsight_ask stop 00"]
     for words in (*asked, "fedsight status"):
         connection = Connection()
         request = Message({CERTIFIED: BEN})

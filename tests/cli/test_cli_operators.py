@@ -11,6 +11,9 @@ import pytest
 import tomli_w
 from command_line import done, refused
 
+from fedsight.coordinator.asked import asked
+from fedsight.coordinator.folders import LOCK
+from fedsight.core import locks
 from fedsight.core.errors import DeployError
 from fedsight.deploy.membership import certificates
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder, Invitation
@@ -177,6 +180,40 @@ def test_an_operator_looks_on_and_an_answer_that_is_none_is_one_message(
     for broken in ({}, {"rows": 3}, {"federation": 1, "address": 2, "serving": 3, "rows": [{}]}):
         monkeypatch.setattr(looking, "look", lambda own, *what, found=broken: found)
         assert "cannot be understood" in refused(8, "operator", "status", home)
+
+
+def test_an_operator_steers_a_run_from_another_machine(
+    federation: FederationFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedsight.deploy.server.views import ask
+
+    monkeypatch.setattr(looking, "ask", lambda own, *words: ask(federation, own.name, *words))
+    home = own_folder(tmp_path, OPERATOR, "lead")
+    run = federation.runs / "first"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    assert "is not running" in refused(7, "operator", "stop", home, "first")
+    assert "has no run 'other'" in refused(7, "operator", "pause", home, "other")
+    with locks.hold(run / LOCK, 1.0, ValueError()):
+        assert "will pause" in done("operator", "pause", home, "first").out
+        assert asked(run) == "pause"
+        assert "told to stop" in done("operator", "stop", home, "first").out
+        assert asked(run) == "stop"
+    told = [(one["what"], one["run"], one["operator"]) for one in federation.events()]
+    assert told == [("pause", "first", OPERATOR), ("stop", "first", OPERATOR)]
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("stop",), ("resume", "first"), ("stop", "../ca"), ("stop", "first", "x")]
+)
+def test_nothing_else_can_be_asked(federation: FederationFolder, words: tuple[str, ...]) -> None:
+    from fedsight.core.errors import StoreError
+    from fedsight.deploy.server.views import ask
+
+    (federation.runs / "first").mkdir(exist_ok=True)
+    (federation.runs / "first" / "run.json").write_text("{}")
+    with pytest.raises((DeployError, StoreError)):
+        ask(federation, OPERATOR, *words)
 
 
 @pytest.mark.parametrize("what", ["", "nothing", "status x", "rounds", "report ../../ca"])

@@ -16,8 +16,9 @@ import pytest
 from command_line import refused
 from consoles import Client
 
-from fedsight.console.access import MOST_SESSIONS, Guard, Sessions
-from fedsight.console.server import bound
+from fedsight.console.access import Guard
+from fedsight.console.door import bound
+from fedsight.console.sessions import MOST_SESSIONS, Sessions
 from fedsight.core.errors import StoreError
 
 PAGES = ("/", "/new", "/run/first", "/report/first", "/sites", "/events", "/?fragment")
@@ -159,12 +160,12 @@ def test_an_old_session_ends_when_many_new_ones_begin() -> None:
     sessions = Sessions()
     first = sessions.enter(sessions.token)
     assert first is not None
-    assert sessions.knows(first)
+    assert sessions.who(first)
     for _ in range(MOST_SESSIONS):
         newest = sessions.enter(sessions.token)
     assert newest is not None
-    assert sessions.knows(newest)
-    assert not sessions.knows(first)
+    assert sessions.who(newest)
+    assert not sessions.who(first)
 
 
 def test_the_console_cannot_be_reached_from_another_machine(outside: Client) -> None:

@@ -257,7 +257,7 @@ def test_the_pages_follow_also_after_a_look_that_failed(monkeypatch: pytest.Monk
         return {"left": (seen,)}
 
     async def heard() -> list[str]:
-        events = changes.Changes(look).events()
+        events = changes.Changes(look).events(lambda: True)
         async with contextlib.aclosing(events), asyncio.timeout(30):
             return [await anext(events) for _ in range(6)]
 

@@ -19,7 +19,7 @@ PAGES = (
     "SECURITY.md",
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")),
 )
-GROUPS = ("data", "faces", "federation", "operator", "privacy", "runs", "server", "site")
+GROUPS = ("data", "faces", "federation", "operator", "privacy", "runs", "server", "site", "tokens")
 
 
 @cache

@@ -20,6 +20,9 @@ from cryptography.x509.oid import NameOID
 from loopback import Loopback
 from processes import DEPLOYED, wait_until
 
+from fedsight.coordinator.asked import asked
+from fedsight.coordinator.folders import LOCK
+from fedsight.core import locks
 from fedsight.core.errors import DeployError, SiteError
 from fedsight.deploy.membership import certificates, kits, presence
 from fedsight.deploy.membership.federation import OPERATOR
@@ -28,7 +31,7 @@ from fedsight.deploy.membership.operators import GLANCE
 from fedsight.deploy.membership.renewal import renew
 from fedsight.deploy.membership.revocations import Revocations
 from fedsight.deploy.server.job_definition import write_job
-from fedsight.deploy.server.looking import look
+from fedsight.deploy.server.looking import ask, look
 from fedsight.deploy.server.operator import open_session
 from fedsight.deploy.server.server import disable_site, end_jobs
 from fedsight.governance.ledger import Ledger
@@ -211,7 +214,34 @@ def test_who_may_only_read_sees_the_federation_and_starts_nothing(
         ):
             with pytest.raises(DeployError, match="the server refused"):
                 forbidden()
+        with pytest.raises(DeployError, match="may look on, and start, stop and revoke nothing"):
+            session.ask("stop", "first")
     assert not list((server.server / "kit" / "jobs").glob("*/meta"))
+
+
+def test_who_may_start_runs_pauses_and_stops_them_from_afar(
+    server: Loopback, tmp_path: Path
+) -> None:
+    own = operator(server, tmp_path, "far@oslo.example", False)
+    folder = server.federation.runs / "long"
+    folder.mkdir()
+    (folder / "run.json").write_text("{}")
+    with locks.hold(folder / LOCK, 1.0, ValueError()):  # it goes on
+        for what in ("pause", "stop"):
+            ask(own, what, "long")
+            assert asked(folder) == what
+        with pytest.raises(DeployError, match=r"no run '\.\./long'"):
+            ask(own, "stop", "../long")
+        with pytest.raises(DeployError, match="nothing like that"):
+            ask(own, "remove", "long")
+    with pytest.raises(DeployError, match="is not running"):
+        ask(own, "stop", "long")
+    found = [line for line in server.federation.events() if line["event"] == "asked"]
+    assert [(line["what"], line["operator"]) for line in found] == [
+        ("pause", own.name),
+        ("stop", own.name),
+    ]
+    shutil.rmtree(folder)
 
 
 def is_refused(made: Loopback, kit: Path, user: str) -> bool:

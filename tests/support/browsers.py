@@ -58,14 +58,14 @@ return [...found].filter(e => !(e.labels?.length || e.textContent.trim()
 
 
 @contextmanager
-def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
+def chromium(profile: Path, *flags: str) -> Iterator[webdriver.Chrome]:
     """The browser, with an own and empty profile."""
     binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
     assert binary, "install Debian's packages chromium and chromium-driver"
     assert driver, "install Debian's packages chromium and chromium-driver"
     options = webdriver.ChromeOptions()
     options.binary_location = binary
-    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+    for flag in (*FLAGS, *flags, f"--user-data-dir={profile}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     chrome = webdriver.Chrome(options=options, service=Service(executable_path=driver))

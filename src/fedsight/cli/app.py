@@ -25,6 +25,7 @@ from fedsight.cli import (
     server,
     site,
     sweep,
+    tokens,
     train,
     use,
 )
@@ -60,6 +61,7 @@ app.add_typer(data.app, name="data", cls=Group)
 app.add_typer(privacy.app, name="privacy", cls=Group)
 app.add_typer(faces.app, name="faces", cls=Group)
 app.add_typer(runs.app, name="runs", cls=Group)
+app.add_typer(tokens.app, name="tokens", cls=Group)
 app.add_typer(federation.app, name="federation", cls=Group)
 app.add_typer(operators.app, name="operator", cls=Group)
 app.add_typer(server.app, name="server", cls=Group)

@@ -12,6 +12,8 @@ from rich.markup import escape
 
 from fedsight.cli.output import JsonOption, echo
 from fedsight.cli.place import FederationOption, OperatorOption, open_federation
+from fedsight.cli.train import Sets
+from fedsight.core.text import printable_lines
 from fedsight.language.message import message
 
 if TYPE_CHECKING:
@@ -202,6 +204,7 @@ def _require_operator(federation: FederationFolder, name: str) -> None:
 OwnFolder = Annotated[
     Path, typer.Argument(metavar="DIR", help="Your operator's folder.", show_default=False)
 ]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name.", show_default=False)]
 
 
 @app.command("status")
@@ -263,7 +266,7 @@ def history_command(
 @app.command("report")
 def report_command(
     folder: OwnFolder,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name.", show_default=False)],
+    run: RunName,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -285,6 +288,74 @@ def report_command(
     found = _look(folder, "report", run)
     write_atomically(target, understood(found, lambda table: str(table["report"]).encode()))
     echo(message("Report: {page}", page=target))
+
+
+@app.command("run")
+def run_command(
+    folder: OwnFolder,
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)
+    ],
+    sets: Sets = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Continue this run of the same program, instead of a new one.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Train one model over the sites of the federation, from any machine.
+
+    The run is at the server. This machine signs its jobs, so it has to be there when one begins;
+    Ctrl-C stops the run.
+
+    Example: fedsight operator run anna@lyon.example my.toml
+    """
+    from fedsight.cli.train import read_program
+    from fedsight.coordinator.store import to_toml
+    from fedsight.deploy.membership.operator_folder import OperatorFolder
+    from fedsight.deploy.requirements import need_engine
+    from fedsight.deploy.server.remote_runs import check_program
+    from fedsight.language.current import current_language
+
+    program, speed = read_program(config, None, list(sets or []), None)
+    text = to_toml(program, speed)
+    check_program(text)
+    own = OperatorFolder.open(folder)
+    need_engine()
+    from fedsight.deploy.server.remote_operator import Following, Request
+
+    request = Request(text, program.fingerprint, current_language(), resume or "")
+    code = Following(own, request, _tell).follow()
+    if code:
+        raise typer.Exit(code)
+
+
+def _tell(said: str) -> None:
+    """Print what the process at the server says, in the language that it was asked in."""
+    typer.echo(printable_lines(said), nl=False)
+
+
+@app.command("pause")
+def pause_command(folder: OwnFolder, run: RunName) -> None:
+    """End a run of the federation after the round in progress, from any machine.
+
+    Example: fedsight operator pause anna@lyon.example first
+    """
+    _ask(folder, "pause", run)
+    echo(message("{run} will pause after the round in progress", run=run))
+
+
+@app.command("stop")
+def stop_command(folder: OwnFolder, run: RunName) -> None:
+    """End a run of the federation now, from any machine.
+
+    Example: fedsight operator stop anna@lyon.example first
+    """
+    _ask(folder, "stop", run)
+    echo(message("{run} is told to stop", run=run))
 
 
 @app.command("renew")
@@ -316,6 +387,17 @@ def count_sites(folder: Path) -> int:
 
     rows = understood(_look(folder, "status"), Sites.of).rows
     return sum(not row.revoked for row in rows)
+
+
+def _ask(folder: Path, what: str, run: str) -> None:
+    from fedsight.deploy.membership.operator_folder import OperatorFolder
+    from fedsight.deploy.requirements import need_engine
+
+    own = OperatorFolder.open(folder)
+    need_engine()
+    from fedsight.deploy.server.looking import ask
+
+    ask(own, what, run)
 
 
 def _look(folder: Path, what: str, *run: str) -> dict[str, Any]:

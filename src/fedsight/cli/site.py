@@ -9,7 +9,14 @@ from typing import Annotated
 
 import typer
 
-from fedsight.cli.console import need_console, say_address
+from fedsight.cli.console import (
+    CertificateOption,
+    HostOption,
+    KeyOption,
+    ProxyOption,
+    need_console,
+    say_address,
+)
 from fedsight.cli.monitoring import LogOption, MetricsOption, monitoring
 from fedsight.cli.output import JsonOption, echo
 from fedsight.console import SITE_PORT
@@ -267,22 +274,28 @@ def console_command(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The port on this machine; 0: any that is free.")
     ] = SITE_PORT,
+    host: HostOption = "127.0.0.1",
+    certificate: CertificateOption = None,
+    key: KeyOption = None,
+    proxy: ProxyOption = None,
 ) -> None:
-    """Serve a page on this machine for the owner of a site: what left it, what is asked now, and
-    programs to approve or refuse.
+    """Serve a page for the owner of a site: what left it, what is asked now, and programs to
+    approve or refuse.
 
-    Its address holds a token: who has it can do what you can do with fedsight site.
+    On this machine its address holds a token: who has it can do what you can do with fedsight site.
+    For other machines, it speaks TLS, and takes the tokens of `fedsight tokens`.
 
     Example: fedsight site console ward-3
     """
     need_console()
+    from fedsight.console.door import Wish
     from fedsight.console.server import serve_site
     from fedsight.deploy.site.approvals import require_own
     from fedsight.deploy.site.folder import SiteFolder
 
     site = SiteFolder.open(folder)
     require_own(site.folder)
-    serve_site(site, port, say_address)
+    serve_site(site, Wish(port, host, certificate, key, proxy), say_address)
 
 
 @app.command("doctor")

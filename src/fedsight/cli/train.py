@@ -158,7 +158,7 @@ def _training(command: Command, about: str) -> Callable[..., None]:
             _begin(command, program, speed, Target(out, force), log)
         else:
             acting = open_federation(federation, operator)
-            _deploy(acting, program, speed, Target(out, force), log)
+            deploy(acting, program, speed, Target(out, force), log)
 
     training_command.__doc__ = about
     return training_command
@@ -421,7 +421,7 @@ def _refuse(
         raise ConfigError([Problem("--device", cause, cure)])
 
 
-def _deploy(
+def deploy(
     federation: FederationFolder,
     program: Program,
     speed: Speed,
@@ -462,6 +462,11 @@ def _redeploy(
     moved = (around / "invitation.toml").is_file()
     federation = open_federation(around if moved else before, operator)
     need_engine()
+    carry_on(federation, store, log)
+
+
+def carry_on(federation: FederationFolder, store: RunStore, log: list[LogFormat] | None) -> None:
+    """Continue a run of a federation until it has ended."""
     from fedsight.deploy.server import scheduler
 
     _finish(

@@ -1,31 +1,31 @@
-"""Who may use the console: whoever has its token, from a page of its own, on this machine.
+"""Who may use the console: whoever has a token for it, from a page of its own, under its own name.
 
 Everything else on this machine can reach the port, and so can every page that the user's browser
-shows. So a request needs a cookie that only the token gives; whatever changes something has to
-come from a page of this console (its `Origin`); and the name under which the browser found the
-console has to be one of this machine's own, or a page from elsewhere could give its name a new
-address and read everything (DNS rebinding). A browser sends a cookie to all ports of a machine, so
-another user's server on this one could collect it; the cookie is therefore for one path alone,
-which begins with a secret of its own.
+shows. So a request needs a cookie that only a token gives; whatever changes something has to come
+from a page of this console (its `Origin`), and from somebody with the right to it; and the name
+under which the browser found the console has to be one of its own, or a page from elsewhere could
+give its name a new address and read everything (DNS rebinding). What a proxy says about a request
+is not believed. A browser sends a cookie to all ports of a machine, so another user's server on
+this one could collect it; the cookie is therefore for one path alone, which begins with a secret of
+its own.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import secrets
+from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-COOKIE = "fedsight_console"
-SESSION = "session"  # in the state of a request: whether it is one of a session
+from fedsight.console.door import Door
+from fedsight.console.rights import Right
+from fedsight.console.sessions import Holder, Sessions
+
+HOLDER = "holder"  # in the state of a request: who is logged in; None: nobody
+SECRET = "secret"  # in the same: of the session
 OPEN = ("/session", "/static/")  # what can be had without a session: the way in, and its looks
-HOSTS = ("127.0.0.1", "localhost", "::1")
-MOST_SESSIONS = 64  # browsers that are logged in at once; the oldest has to log in again
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; "
@@ -44,33 +44,14 @@ HEADERS = {
 }
 
 
-class Sessions:
-    """The token of a console, and the browsers that have shown it."""
-
-    def __init__(self) -> None:
-        self.token = secrets.token_urlsafe(32)
-        self.base = f"/{secrets.token_urlsafe(9)}"  # the path of all pages
-        self._known: list[bytes] = []  # hashes, so that a dump of the memory gives no session
-
-    def enter(self, token: str) -> str | None:
-        """The secret of a new session for whoever has the token; None for another token."""
-        if not hmac.compare_digest(token.encode(), self.token.encode()):
-            return None
-        secret = secrets.token_urlsafe(32)
-        self._known = [*self._known[1 - MOST_SESSIONS :], _hash(secret)]
-        return secret
-
-    def knows(self, secret: str) -> bool:
-        """Whether this is the secret of a session."""
-        found = _hash(secret)
-        return any([hmac.compare_digest(found, one) for one in self._known])  # noqa: C419 - all
-
-
 class Guard:
     """Lets through what may pass, and puts the headers of safety on every answer."""
 
-    def __init__(self, app: ASGIApp, sessions: Sessions) -> None:
-        self._app, self._sessions = app, sessions
+    def __init__(
+        self, app: ASGIApp, sessions: Sessions, door: Door, needed: Callable[[str], Right]
+    ) -> None:
+        """`needed`: the right that whatever changes something at a place takes."""
+        self._app, self._sessions, self._door, self._needed = app, sessions, door, needed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
@@ -79,7 +60,9 @@ class Guard:
                 await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        scope.setdefault("state", {})[SESSION] = self._sessions.knows(cookie(headers, COOKIE))
+        secret = cookie(headers, self._door.cookie)
+        holder = self._sessions.who(secret)
+        scope.setdefault("state", {}).update({HOLDER: holder, SECRET: secret})
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -89,26 +72,31 @@ class Guard:
                 told.setdefault("Content-Security-Policy", POLICY)
             await send(message)
 
-        if why := self._refusal(scope, headers):
+        if why := self._refusal(scope, headers, holder):
             await why(scope, receive, guarded)
         else:
             await self._app(scope, receive, guarded)
 
-    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+    def _refusal(self, scope: Scope, headers: Headers, holder: Holder | None) -> Response | None:
         """The answer to a request that is refused; None if it is not."""
         host, path, base = headers.get("host", ""), scope["path"], self._sessions.base
-        if _name(host) not in HOSTS:
+        if not self._door.is_named(host):
             return _plain(
-                "this is not a name of the console: use http://127.0.0.1 and its port", 403
+                "this is not a name of the console: use the address that it printed when it "
+                "started; a proxy has to leave the header Host as it is",
+                403,
             )
         if not path.startswith(f"{base}/"):
             return _plain("open the address that the console printed when it started", 404)
-        if scope["method"] not in ("GET", "HEAD") and headers.get("origin") != f"http://{host}":
+        changes = scope["method"] not in ("GET", "HEAD")
+        if changes and not self._door.is_own(headers.get("origin"), host):
             return _plain("this request does not come from a page of the console", 403)
         place = path.removeprefix(base)
         if place == OPEN[0] or place.startswith(OPEN[1]):
             return None
-        if scope["state"][SESSION]:
+        if holder is not None:
+            if changes and holder.right < self._needed(place):
+                return _plain("your token does not permit this", 403)
             return None
         if scope["method"] == "GET" and place != "/events" and not scope["query_string"]:
             return RedirectResponse(f"{base}{OPEN[0]}", 303)
@@ -126,15 +114,3 @@ def cookie(headers: Headers, name: str) -> str:
     except CookieError:
         return ""
     return "" if found is None else found.value
-
-
-def _name(host: str) -> str:
-    """The name in a Host header, without the port; empty if it is not one."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def _hash(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()

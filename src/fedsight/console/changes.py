@@ -28,6 +28,7 @@ WATCHED = (
 )
 INTERVAL = 0.5  # seconds between two looks
 ALIVE = 15.0  # seconds after which an idle connection is told that it is one
+GLANCE = 1.0  # seconds after which it is asked again whether somebody may still listen
 
 EVERYTHING = "*"
 
@@ -44,22 +45,27 @@ class Changes:
         self._listeners: dict[asyncio.Queue[list[str] | None], bool] = {}
         self._task: asyncio.Task[None] | None = None
 
-    async def events(self) -> AsyncIterator[str]:
-        """The events for one listener, until it goes."""
+    async def events(self, permitted: Callable[[], bool]) -> AsyncIterator[str]:
+        """The events for one listener, until it goes, or is not `permitted` to listen any more."""
         queue: asyncio.Queue[list[str] | None] = asyncio.Queue()
         self._listeners[queue] = False
         if self._task is None:
             self._task = asyncio.create_task(self._watch())
         try:
             yield "retry: 2000\n\n"
-            while True:
+            idle = 0.0
+            while permitted():
                 try:
-                    changed = await asyncio.wait_for(queue.get(), ALIVE)
+                    changed = await asyncio.wait_for(queue.get(), GLANCE)
                 except TimeoutError:
-                    yield ": still here\n\n"
+                    idle += GLANCE
+                    if idle >= ALIVE:
+                        idle = 0.0
+                        yield ": still here\n\n"
                     continue
-                if changed is None:
+                if changed is None or not permitted():
                     return
+                idle = 0.0
                 yield f"data: {json.dumps(changed)}\n\n"
         finally:
             del self._listeners[queue]

@@ -13,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from fedsight.console.access import REPORT_POLICY
+from fedsight.console.access import HOLDER, REPORT_POLICY
 from fedsight.console.queue import Queue
+from fedsight.console.rights import Right
 from fedsight.console.shell import Shell, form, told
 from fedsight.console.starting import EXAMPLES, started
 from fedsight.core.errors import FedSightError
@@ -53,9 +54,25 @@ class Console(Shell):
             Route("/sites", told(sites_page)),
         ]
 
+    def needed(self, place: str) -> Right:
+        """To pause and to stop takes less than to start."""
+        steers = place.startswith(("/do/pause/", "/do/stop/"))
+        return Right.STEER if steers else super().needed(place)
+
+    def to_see(self, place: str) -> Right:
+        """The form for a new run is of use only to who may start one."""
+        return Right.ALL if place == "/new" else super().to_see(place)
+
     def globals(self) -> Mapping[str, Any]:
         """What runs are said to be."""
         return {"state_words": state_words}
+
+    def note(self, request: Request, what: str, run: str) -> None:
+        """Keep who has done what in the history of the federation."""
+        holder = getattr(request.state, HOLDER)
+        if self.federation is not None:
+            facts = {"what": what, "run": run, "operator": holder.name}
+            self.federation.log_event("console", **facts)
 
     def run(self, name: str) -> Listed | None:
         """The run of this name, which is its folder's path below that of the runs; None if there
@@ -122,11 +139,12 @@ async def begin(request: Request) -> Response:
 
     def act(console: Console, request: Request) -> Response:
         try:
-            started(console.queue, given, console.federation)
+            job = started(console.queue, given, console.federation)
         except FedSightError as error:
             return console.show(
                 request, "new.html", 422, examples=EXAMPLES, given=given, error=error
             )
+        console.note(request, "start", job.folder)
         return RedirectResponse(f"{console.base}/", 303)
 
     return await asyncio.to_thread(told(act), request)
@@ -144,6 +162,7 @@ def act(console: Console, request: Request) -> Response:
         control(run.folder, what)
     else:
         return console.missing(request)
+    console.note(request, what, console.name(run))
     return RedirectResponse(f"{console.base}/run/{quote(console.name(run))}", 303)
 
 

@@ -1,11 +1,14 @@
-"""Serves the console on this machine alone."""
+"""Serves the consoles."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,31 +21,35 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fedsight.console.access import SESSION, Guard, Sessions
+from fedsight.console.access import HOLDER, Guard
 from fedsight.console.changes import Changes, look_at_runs
+from fedsight.console.door import Door, Opened, Wish, open_door
+from fedsight.console.handshakes import Handshake, Held
 from fedsight.console.pages import Console
 from fedsight.console.queue import Queue
+from fedsight.console.rights import Rights, of_operators, of_token
+from fedsight.console.sessions import Sessions
 from fedsight.console.shell import Shell, ways_in
+from fedsight.console.tokens import Known, TokenFile
 from fedsight.core.errors import StoreError
 from fedsight.core.files import make_folder
 
 if TYPE_CHECKING:
     from fedsight.deploy.site.folder import SiteFolder
 
-ADDRESS = "127.0.0.1"
 MOST_BYTES = 1 << 16  # of a form
 LONGEST_WAIT = 2  # seconds in which listeners may end when the console does
 MOST_CONNECTIONS = 256  # at a time: a process may have about a thousand open files
 PATIENCE = 10.0  # seconds until a connection without a complete request is closed
 
 
-def application(console: Shell) -> Starlette:
+def application(console: Shell, door: Door) -> Starlette:
     """The console as an ASGI application."""
     routes = [*console.routes(), *ways_in(), Route("/static/{name}", static)]
-    guard = Middleware(Guard, sessions=console.sessions)
+    guard = Middleware(Guard, sessions=console.sessions, door=door, needed=console.needed)
     mounted: list[BaseRoute] = [Mount(console.base, routes=routes)]
     app = Starlette(routes=mounted, middleware=[guard], max_body_size=MOST_BYTES)
-    app.state.console = console
+    app.state.console, app.state.door = console, door
     return app
 
 
@@ -63,23 +70,6 @@ def _static() -> Mapping[str, tuple[str, str]]:
         "console.css": ((here / "console.css").read_text(encoding="utf-8"), "text/css"),
         "console.js": ((here / "console.js").read_text(encoding="utf-8"), "text/javascript"),
     }
-
-
-def bound(port: int) -> socket.socket:
-    """A socket at `port` of this machine, 0 for any that is free; StoreError if it is taken."""
-    found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        found.bind((ADDRESS, port))
-        found.listen()  # whoever reads the address may come at once
-    except OSError as error:
-        found.close()
-        why = error.strerror or str(error)
-        raise StoreError(
-            f"cannot serve the console at port {port}: {why}",
-            "choose another with --port, or end what uses it; --port 0 takes one that is free",
-        ) from error
-    return found
 
 
 class Connection(H11Protocol):
@@ -113,13 +103,10 @@ class Connection(H11Protocol):
     @property
     def entered(self) -> bool:
         """Whether its latest request is one of a session."""
-        return self.scope is not None and bool(self.scope["state"].get(SESSION))
+        return self.scope is not None and bool(self.scope["state"].get(HOLDER))
 
     def _make_room(self) -> None:
-        held = [one for one in self.connections if not one.transport.is_closing()]
-        if len(held) > MOST_CONNECTIONS:
-            strangers = [one for one in held if isinstance(one, Connection) and not one.entered]
-            min(strangers, key=lambda one: one.made).transport.abort()  # this one at the latest
+        make_room(self.connections)
 
     def _wait(self) -> None:
         self._stop_waiting()
@@ -137,15 +124,31 @@ class Connection(H11Protocol):
             self.transport.abort()
 
 
+def make_room(connections: Iterable[Any]) -> None:
+    """Close the oldest connection of somebody without a session if there are too many."""
+    held: list[Held] = [one for one in connections if not one.transport.is_closing()]
+    if len(held) > MOST_CONNECTIONS:
+        strangers = [one for one in held if not one.entered]
+        min(strangers, key=lambda one: one.made).transport.abort()  # the newest at the latest
+
+
 class Server(uvicorn.Server):
     """A server that lets its listeners go before it ends."""
 
-    def __init__(self, console: Shell) -> None:
+    def __init__(self, console: Shell, door: Door) -> None:
         self._changes = console.changes
+        protocol: Any = Connection
+        if (certificate := door.certificate) is not None:
+
+            def protocol(**shared: Any) -> Handshake:
+                held = shared["server_state"].connections
+                make = functools.partial(Connection, **shared)
+                return Handshake(make, held, certificate, PATIENCE, lambda: make_room(held))
+
         super().__init__(
             uvicorn.Config(
-                application(console),
-                http=Connection,
+                application(console, door),
+                http=protocol,
                 log_level="warning",
                 access_log=False,
                 server_header=False,
@@ -159,40 +162,82 @@ class Server(uvicorn.Server):
         """End, once the answers in progress are complete."""
         self._changes.end()
         await super().shutdown(sockets)
+        # Over TLS a connection is closed once the browser says so, too; nobody waits for that here.
+        held: list[Any] = list(self.server_state.connections)
+        for one in held:
+            one.transport.abort()
+        await asyncio.sleep(0.05)  # for the loop to hear that they have gone
 
 
-def serve_on(listening: socket.socket, console: Shell, announce: Callable[[str], None]) -> None:
-    """Serve a console until Ctrl-C or SIGTERM; `announce` gets its address."""
-    at = listening.getsockname()[1]
-    announce(f"http://{ADDRESS}:{at}{console.base}/session#{console.sessions.token}")
-    Server(console).run(sockets=[listening])
+@dataclass(frozen=True)
+class Said:
+    """What there is to say about a console that is served."""
+
+    address: str  # with its own token, if that is taken
+    names: Sequence[str]  # of whose tokens are taken
+    fingerprint: str | None  # SHA-256 of the certificate
 
 
-def serve(root: Path, federation: Any, port: int, announce: Callable[[str], None]) -> None:
+Announce = Callable[[Said], None]
+
+
+def sessions_for(wish: Wish, file: TokenFile, rights: Rights) -> Sessions:
+    """Who may use a console. Its own token, which is printed, is for this machine; from others it
+    takes those on file, of which StoreError says that there are none."""
+    known = Known(file, rights)
+    if wish.remote and not known.names:
+        cause = "nobody has a token for this console, and its own is for this machine alone"
+        raise StoreError(cause, "make one first: fedsight tokens add NAME")
+    return Sessions(known, own=not wish.remote)
+
+
+def serve_on(opened: Opened, console: Shell, announce: Announce) -> None:
+    """Serve a console until Ctrl-C or SIGTERM."""
+    sessions, certificate = console.sessions, opened.door.certificate
+    address = f"{opened.origin}{sessions.base}/session"
+    announce(
+        Said(
+            f"{address}#{sessions.token}" if sessions.token else address,
+            sessions.names,
+            None if certificate is None else certificate.fingerprint,
+        )
+    )
+    Server(console, opened.door).run(sockets=[opened.listening])
+
+
+def serve(root: Path, federation: Any, wish: Wish, announce: Announce) -> None:
     """Serve the console for the runs in `root` until Ctrl-C or SIGTERM.
 
-    `announce` gets its address. Raises StoreError if the port is taken, or another console serves
-    the folder.
+    `announce` gets its address. Raises StoreError if it cannot be served as is wished for, or
+    another console serves the folder.
     """
     make_folder(root)
-    with bound(port) as listening:
+    file, own = TokenFile.of_runs(root), None
+    rights: Rights = of_token
+    if federation is not None:
+        file, rights = TokenFile.within(federation.folder), of_operators(federation)
+        kit = federation.server_home / "kit" / "startup"
+        own = kit / "server.crt", kit / "server.key"
+    sessions = sessions_for(wish, file, rights)
+    with closing(open_door(wish, own)) as opened:
         queue = Queue(root)
         others = [queue.place] + ([federation.presences] if federation is not None else [])
         changes = Changes(look_at_runs(root, *others))
         queue.start()
         try:
-            serve_on(listening, Console(Sessions(), changes, root, queue, federation), announce)
+            serve_on(opened, Console(sessions, changes, root, queue, federation), announce)
         finally:
             queue.close()
 
 
-def serve_site(site: SiteFolder, port: int, announce: Callable[[str], None]) -> None:
+def serve_site(site: SiteFolder, wish: Wish, announce: Announce) -> None:
     """Serve the console of a site's owner until Ctrl-C or SIGTERM.
 
-    `announce` gets its address. Raises StoreError if the port is taken.
+    `announce` gets its address. Raises StoreError if it cannot be served as is wished for.
     """
     from fedsight.console.site_pages import SiteConsole, look_at_site
 
-    with bound(port) as listening:
+    sessions = sessions_for(wish, TokenFile.within(site.folder), of_token)
+    with closing(open_door(wish)) as opened:
         changes = Changes(look_at_site(site.folder))
-        serve_on(listening, SiteConsole(Sessions(), changes, site), announce)
+        serve_on(opened, SiteConsole(sessions, changes, site), announce)

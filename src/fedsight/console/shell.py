@@ -14,8 +14,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from fedsight.console.access import COOKIE, Sessions
+from fedsight.console.access import HOLDER, SECRET
 from fedsight.console.changes import Changes
+from fedsight.console.door import Door
+from fedsight.console.rights import Right
+from fedsight.console.sessions import Sessions
 from fedsight.core.errors import FedSightError, StoreError
 from fedsight.core.text import printable, printable_lines
 from fedsight.language.current import LANGUAGES, Language, current_language, using
@@ -26,6 +29,7 @@ from fedsight.report.bilingual import TAGS
 
 CHOICE = "fedsight_language"  # the cookie that holds a browser's language
 YEAR = 365 * 24 * 3600  # seconds
+LEAVE, LANGUAGE = "/leave", "/language/"  # places where everybody may change something: for them
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,15 @@ class Shell:
     def routes(self) -> Iterable[BaseRoute]:
         """The pages that are this console's own."""
         raise NotImplementedError
+
+    def needed(self, place: str) -> Right:
+        """The right that whatever changes something at a place takes."""
+        free = place == LEAVE or place.startswith(LANGUAGE)
+        return Right.LOOK if free else Right.ALL
+
+    def to_see(self, place: str) -> Right:
+        """The right without which the menu leads to no such page."""
+        return Right.LOOK
 
     def globals(self) -> Mapping[str, Any]:
         """What else its templates know."""
@@ -88,6 +101,8 @@ class Shell:
         part = "fragment" in request.query_params
         values |= {"console": self, "base": self.base, "language": current_language(), "part": part}
         values["place"] = request.url.path.removeprefix(self.base)
+        values["holder"] = holder = getattr(request.state, HOLDER)
+        values["right"] = Right.NONE if holder is None else holder.right
         page = self.templates.get_template(template).render(values)
         return HTMLResponse(page.encode("utf-8", "replace"), code)
 
@@ -105,7 +120,8 @@ def ways_in() -> list[BaseRoute]:
     return [
         Route("/session", told(login_page)),
         Route("/session", login, methods=["POST"]),
-        Route("/language/{language}", told(choose_language), methods=["POST"]),
+        Route(f"{LANGUAGE}{{language}}", told(choose_language), methods=["POST"]),
+        Route(LEAVE, leave, methods=["POST"]),
         Route("/events", events),
     ]
 
@@ -141,22 +157,47 @@ def language_of(request: Request) -> Language:
 
 def login_page(console: Shell, request: Request) -> Response:
     """The form for the token."""
-    return console.show(request, "login.html", wrong=False)
+    return console.show(request, "login.html", wrong=None)
 
 
 async def login(request: Request) -> Response:
     """Give the browser a session for the token."""
-    token = (await form(request)).get("token", "")
     console: Shell = request.app.state.console
-    secret = console.sessions.enter(token)
+    door: Door = request.app.state.door
+    address = "" if request.client is None else request.client.host
+    attempts = console.sessions.attempts
+    tries = door.proxied or attempts.may_try(address)
+    token = (await form(request)).get("token", "")
+    secret = console.sessions.enter(token) if tries else None
     if secret is None:
+        if tries:
+            attempts.wrong(address)
 
         def wrong(console: Shell, request: Request) -> Response:
-            return console.show(request, "login.html", 403, wrong=True)
+            code, why = (403, "token") if tries else (429, "often")
+            return console.show(request, "login.html", code, wrong=why)
 
         return await asyncio.to_thread(told(wrong), request)
     answer = RedirectResponse(f"{console.base}/", 303)
-    answer.set_cookie(COOKIE, secret, httponly=True, samesite="strict", path=console.base)
+    answer.set_cookie(
+        *(door.cookie, secret),
+        httponly=True,
+        samesite="strict",
+        path=console.base,
+        secure=door.secure,
+    )
+    return answer
+
+
+async def leave(request: Request) -> Response:
+    """End the browser's session."""
+    console: Shell = request.app.state.console
+    door: Door = request.app.state.door
+    console.sessions.leave(getattr(request.state, SECRET))
+    answer = RedirectResponse(f"{console.base}/session", 303)
+    answer.delete_cookie(
+        door.cookie, path=console.base, secure=door.secure, httponly=True, samesite="strict"
+    )
     return answer
 
 
@@ -164,14 +205,22 @@ def choose_language(console: Shell, request: Request) -> Response:
     """Keep the language that the browser's user chose, and go to the first page."""
     answer = RedirectResponse(f"{console.base}/", 303)
     if (language := request.path_params["language"]) in LANGUAGES:
-        answer.set_cookie(CHOICE, language, max_age=YEAR, samesite="strict", path=console.base)
+        secure = request.app.state.door.secure
+        answer.set_cookie(
+            CHOICE, language, max_age=YEAR, samesite="strict", path=console.base, secure=secure
+        )
     return answer
 
 
 async def events(request: Request) -> Response:
-    """The changes, as they come."""
+    """The changes, as they come, for as long as the session holds."""
     console: Shell = request.app.state.console
-    return StreamingResponse(console.changes.events(), media_type="text/event-stream")
+    secret = getattr(request.state, SECRET)
+
+    def permitted() -> bool:
+        return console.sessions.who(secret) is not None
+
+    return StreamingResponse(console.changes.events(permitted), media_type="text/event-stream")
 
 
 async def form(request: Request) -> Mapping[str, str]:

@@ -138,8 +138,7 @@ class RunStore:
 
     def write_program(self, program: Program, speed: Speed, name: str = "run.toml") -> None:
         """Write run.toml."""
-        table = without_none({**program.table(), "speed": speed.table()})
-        write_atomically(self.folder / name, tomli_w.dumps(table).encode())
+        write_atomically(self.folder / name, to_toml(program, speed).encode())
 
     def earlier(self) -> list[Path]:
         """The folders with the results before each extension (`runs/extension.py`)."""
@@ -405,6 +404,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
     return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def to_toml(program: Program, speed: Speed) -> str:
+    """The text of a run.toml."""
+    return tomli_w.dumps(without_none({**program.table(), "speed": speed.table()}))
 
 
 def without_none(value: Any) -> Any:

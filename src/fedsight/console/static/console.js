@@ -57,5 +57,6 @@ if (live) {
     const about = live.dataset.about;
     if (about === "*" || changed.includes("*") || changed.includes(about)) refresh();
   };
-  events.onerror = () => (lost.hidden = false);
+  // The console is gone, or the session has ended: `refresh` finds out which.
+  events.onerror = refresh;
 }

@@ -1,4 +1,4 @@
-"""What operators see of a federation from other machines, and all that those see who only read.
+"""What operators see of a federation from other machines, and ask of its runs.
 
 FLARE lets every session use commands that take no right: one has the server allocate as much as it
 is told. So a session of an operator who only reads can log in, read, and log out. And FLARE ties a
@@ -24,7 +24,8 @@ from fedsight.core.errors import FedSightError
 from fedsight.deploy.flare.routes import CERTIFIED
 from fedsight.deploy.membership.federation import FederationFolder
 
-COMMAND = "fedsight"
+COMMAND = "fedsight"  # reads
+ASK = "fedsight_ask"  # asks for a run, or a run to pause or to stop: not for who only reads
 READERS = frozenset(
     {
         *(COMMAND, InternalCommands.CERT_LOGIN, InternalCommands.LOGOUT),
@@ -32,6 +33,7 @@ READERS = frozenset(
     }
 )
 MAX_ARGUMENT = 512  # hexadecimal digits of a run's name
+MAX_ASKED = 512 << 10  # hexadecimal digits of a program
 
 
 class ReadersFilter(CommandFilter):
@@ -64,7 +66,8 @@ class ReadersFilter(CommandFilter):
 
 
 class Reading(CommandModule):
-    """The command that reads: `fedsight WHAT [RUN]`, a run's name in hexadecimal digits."""
+    """The command that reads, `fedsight WHAT [RUN]`, and the one that asks, `fedsight_ask WHAT
+    WORD...`; a run's name and other words in hexadecimal digits."""
 
     def __init__(self, federation: Path) -> None:
         self._federation = federation
@@ -72,25 +75,41 @@ class Reading(CommandModule):
 
     def get_spec(self) -> CommandModuleSpec:
         """What FLARE registers."""
-        usage = f"{COMMAND} WHAT [RUN]"
-        spec = CommandSpec(COMMAND, "read the state of the federation", usage, self.read)
-        return CommandModuleSpec(COMMAND, [spec])
+        read = f"{COMMAND} WHAT [RUN]", self.read
+        ask = f"{ASK} WHAT WORD...", self.ask
+        specs = [
+            CommandSpec(COMMAND, "read the state of the federation", *read),
+            CommandSpec(ASK, "ask for a run, or one to pause or to stop", *ask),
+        ]
+        return CommandModuleSpec(COMMAND, specs)
 
     def read(self, conn: Any, args: list[str]) -> None:
         """Called by FLARE with the command; the answer is JSON, or has an `error`."""
         from fedsight.deploy.server.views import OWN, own_certificate, view
 
+        def answer(federation: FederationFolder, operator: str, *words: str) -> str:
+            if words == (OWN,):
+                return own_certificate(federation, operator)
+            return view(federation, *words)
+
+        self._answer(conn, args, answer, MAX_ARGUMENT)
+
+    def ask(self, conn: Any, args: list[str]) -> None:
+        """The same, with the command that asks."""
+        from fedsight.deploy.server.views import ask
+
+        self._answer(conn, args, ask, MAX_ASKED)
+
+    def _answer(self, conn: Any, args: list[str], answered: Callable[..., str], most: int) -> None:
         try:
-            if any(len(one) > MAX_ARGUMENT for one in args):
+            if any(len(one) > most for one in args):
                 raise ValueError("too long")
             what, *run = args[1:]
             names = [bytes.fromhex(one).decode("utf-8") for one in run]
             federation = FederationFolder.open(self._federation)
             with self._lock:
-                if [what, *names] == [OWN]:
-                    answer = own_certificate(federation, str(conn.get_prop(ConnProps.USER_NAME)))
-                else:
-                    answer = view(federation, what, *names)
+                operator = str(conn.get_prop(ConnProps.USER_NAME))
+                answer = answered(federation, operator, what, *names)
         except FedSightError as error:
             answer = json.dumps({"error": [error.cause, error.cure]})
         except ValueError:

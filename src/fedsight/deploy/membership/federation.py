@@ -6,11 +6,11 @@ import json
 import shutil
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import tomli_w
 
@@ -82,6 +82,20 @@ class Invitation:
         return found
 
 
+class Signer(Protocol):
+    """Submits jobs in the name of an operator on another machine."""
+
+    def submit(
+        self,
+        run: str,
+        sites: Sequence[str],
+        arguments: Mapping[str, Any],
+        patience: float,
+        still: Callable[[], None],
+    ) -> str:
+        """Submit a job of a run; returns its ID. DeployError after `patience` seconds."""
+
+
 @dataclass(frozen=True)
 class FederationFolder:
     """A federation's folder on the coordinator's machine."""
@@ -90,6 +104,7 @@ class FederationFolder:
     invitation: Invitation
     # whose kit opens sessions with the server, and where it is; by default that which was made here
     acting: tuple[str, Path] | None = None
+    signer: Signer | None = None  # submits jobs instead, with another operator's key
 
     @classmethod
     def open(cls, folder: Path) -> FederationFolder:

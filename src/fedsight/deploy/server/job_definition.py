@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ SERVER_CONFIG, SITE_CONFIG = "config_fed_server.json", "config_fed_client.json"
 _COMMON: dict[str, Any] = {"format_version": 2, "task_data_filters": [], "task_result_filters": []}
 
 
-def write_job(folder: Path, name: str, sites: Sequence[str], arguments: dict[str, Any]) -> None:
+def write_job(folder: Path, name: str, sites: Sequence[str], arguments: Mapping[str, Any]) -> None:
     """Write a job for `sites` to `folder`; `arguments` go to the coordinator component."""
     meta = {
         "name": name,
@@ -33,7 +33,7 @@ def write_job(folder: Path, name: str, sites: Sequence[str], arguments: dict[str
     write_atomically(config / SITE_CONFIG, site_config())
 
 
-def server_config(arguments: dict[str, Any]) -> bytes:
+def server_config(arguments: Mapping[str, Any]) -> bytes:
     """The job's configuration at the server. A site that gets it compares it byte for byte."""
     controller = {"server_obj_id": "coordinator", "sync_task_timeout": START_TIMEOUT}
     config = {
@@ -41,7 +41,7 @@ def server_config(arguments: dict[str, Any]) -> bytes:
         "server": {"task_request_interval": STATUS_INTERVAL},
         "workflows": [{"id": "controller", "path": kits.CONTROLLER, "args": controller}],
         "components": [
-            {"id": "coordinator", "path": kits.COORDINATOR_COMPONENT, "args": arguments}
+            {"id": "coordinator", "path": kits.COORDINATOR_COMPONENT, "args": dict(arguments)}
         ],
     }
     return _encode(config)

@@ -15,10 +15,15 @@ from typing import Any
 
 from fedsight.core.errors import DeployError
 
+READS = "this operator may only read"  # what `deploy/flare/reading.py` refuses with
 SAME = "use the same version of FedSight here and there"
 ANSWER_TIMEOUT = 60.0  # seconds
 CLOSE_TIMEOUT = 3.0  # seconds for the session's process to end
 RETRY_INTERVAL = 1.0  # seconds between attempts to open a session
+
+
+class LostError(DeployError):
+    """The server is out of reach or did not answer, or FLARE refused for it."""
 
 
 class OperatorSession:
@@ -57,7 +62,21 @@ class OperatorSession:
     def view(self, what: str, *run: str) -> dict[str, Any]:
         """What the server shows of the federation, as `views.view` has it; DeployError if there is
         no such thing."""
-        found = self._call("view", what, *run)
+        return self._answer_to("view", what, *run)
+
+    def ask(self, what: str, *words: str) -> dict[str, Any]:
+        """Ask a run to `pause` or to `stop`, or what else `views.ask` knows; DeployError if that is
+        not possible, or the operator may not."""
+        try:
+            return self._answer_to("ask", what, *words)
+        except DeployError as error:
+            if READS not in error.cause:
+                raise
+            cause = "this operator may look on, and start, stop and revoke nothing"
+            raise DeployError(cause, "ask an operator who may") from None
+
+    def _answer_to(self, command: str, *words: str) -> dict[str, Any]:
+        found = self._call(command, *words)
         if not isinstance(found, dict):
             raise DeployError("the server's answer cannot be understood", SAME)
         if "error" in found:
@@ -101,7 +120,7 @@ class OperatorSession:
             self._process.stdin.flush()
             return self._receive()
         except (OSError, ValueError) as error:
-            raise DeployError(
+            raise LostError(
                 f"the server refused {name} or did not answer: {error}",
                 "check that `fedsight server start` is running, and look at server/kit/log.txt",
             ) from None
@@ -133,7 +152,7 @@ def open_session(kit: Path, user: str, timeout: float) -> Iterator[OperatorSessi
             break
         except (OSError, ValueError) as error:  # the server may be restarting
             if time.monotonic() >= deadline:
-                raise DeployError(
+                raise LostError(
                     f"the server cannot be reached, or refuses {user}: {error}",
                     "check that `fedsight server start` is running",
                 ) from None

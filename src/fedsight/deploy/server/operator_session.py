@@ -16,13 +16,14 @@ from nvflare.fuel.flare_api.flare_api import new_secure_session
 from fedsight.deploy.flare import addresses
 
 ALLOWED_CALLS = ("submit_job", "get_job_meta", "list_jobs", "abort_job", "disable_client")
-COMMAND = "fedsight"  # of `deploy/flare/reading.py`, which the process of a session need not load
+# The commands of `deploy/flare/reading.py`, which the process of a session need not load.
+OWN_COMMANDS = {"view": "fedsight", "ask": "fedsight_ask"}
 LOGIN_TIMEOUT = 5.0  # seconds
 
 
-def view(session: Any, what: str, *run: str) -> Any:
-    """What the server answers to our own command that reads, as plain values."""
-    words = [COMMAND, what, *(name.encode("utf-8").hex() for name in run)]
+def answer_to(session: Any, command: str, what: str, *run: str) -> Any:
+    """What the server answers to one of our own commands, as plain values."""
+    words = [command, what, *(name.encode("utf-8").hex() for name in run)]
     answer = session.api.server_execute(" ".join(words))
     texts = [one.get("data") for one in answer.get("data") or [] if one.get("type") == "string"]
     if not texts:
@@ -46,8 +47,8 @@ def serve(kit: str, user: str, output: TextIO) -> None:
     for line in sys.stdin:
         name, arguments = json.loads(line)
         try:
-            if name == "view":
-                send(answer=view(session, *arguments))
+            if name in OWN_COMMANDS:
+                send(answer=answer_to(session, OWN_COMMANDS[name], *arguments))
                 continue
             if name not in ALLOWED_CALLS:
                 raise ValueError(f"unknown call {name}")

@@ -201,18 +201,27 @@ class RunScheduler:
         }
         home, self._began = self._federation.server_home, time.time()
         server, before = supervisor.process_id(home), presence.presences(self._federation.presences)
-        with tempfile.TemporaryDirectory(prefix="fedsight-") as scratch:
-            write_job(Path(scratch), self._store.folder.name, sites, arguments)
-            with self._open_session(self._program.rounds.deadline) as session:
-                self._job = session.submit(Path(scratch))
-                there = {site: before.get(site) for site in sites}
-                outcome = self._wait_for_start(session, there) or self._wait_for_end(sites)
+        with self._open_session(self._program.rounds.deadline) as session:
+            self._job = self._submit(session, sites, arguments)
+            there = {site: before.get(site) for site in sites}
+            outcome = self._wait_for_start(session, there) or self._wait_for_end(sites)
         # A server that was restarted knows nothing of the job, and neither do its sites.
         if outcome["state"] in ("lost", "left") and supervisor.process_id(home) == server:
             with contextlib.suppress(DeployError):  # nothing may be left of the job
                 self.abort()
         self._job = None
         return outcome
+
+    def _submit(
+        self, session: OperatorSession, sites: Sequence[str], arguments: Mapping[str, Any]
+    ) -> str:
+        """Submit a job for the sites, here or where its operator is; returns its ID."""
+        name, patience = self._store.folder.name, self._program.rounds.deadline
+        if (signer := self._federation.signer) is not None:
+            return signer.submit(name, sites, arguments, patience, self._require_going_on)
+        with tempfile.TemporaryDirectory(prefix="fedsight-") as scratch:
+            write_job(Path(scratch), name, sites, arguments)
+            return session.submit(Path(scratch))
 
     def _wait_for_start(
         self, session: OperatorSession, sites: Mapping[str, presence.Presence | None]

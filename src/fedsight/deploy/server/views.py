@@ -1,4 +1,5 @@
-"""What an operator sees of a federation, as plain values: its state, its history, a run, a report.
+"""What an operator sees of a federation, as plain values: its state, its history, a run, a report;
+and what one asks of a run.
 
 The command line prints these where the federation's folder is; the server gives them to operators
 on other machines (`deploy/flare/reading.py`).
@@ -16,7 +17,8 @@ from fedsight.core.files import json_object, parse_json
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.operators import FOLDER
 from fedsight.deploy.membership.overview import certificates_table, sites
-from fedsight.runs.listing import listed
+from fedsight.deploy.server import remote_runs
+from fedsight.runs.listing import control, listed
 
 MAX_REPORT = 16 << 20  # characters of a report that is sent
 
@@ -84,6 +86,23 @@ def view(federation: FederationFolder, what: str, *run: str) -> str:
     if what not in VIEWS or len(run) != (what in OF_A_RUN):
         raise DeployError("there is no such view of a federation", "update this machine")
     return json.dumps(VIEWS[what](federation, *run))
+
+
+def ask(federation: FederationFolder, operator: str, *words: str) -> str:
+    """Ask a run to `pause` or to `stop`, or for a run, which is then followed (`remote_runs.py`),
+    as JSON; DeployError or StoreError if that is not possible. The history says who asked."""
+    match words:
+        case ("begin", text):
+            return json.dumps(remote_runs.begin(federation, operator, text))
+        case ("seen", id, offset):
+            return json.dumps(remote_runs.seen(federation, operator, id, offset))
+        case ("submitted", id, text):
+            return json.dumps(remote_runs.submitted(federation, operator, id, text))
+        case (("pause" | "stop") as what, name):
+            control(_run_folder(federation, name), what)
+            federation.log_event("asked", what=what, run=name, operator=operator)
+            return json.dumps({"asked": what})
+    raise DeployError("there is nothing like that to be asked", "update this machine")
 
 
 def _run_folder(federation: FederationFolder, name: str) -> Path:

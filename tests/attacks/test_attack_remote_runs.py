@@ -1,0 +1,87 @@
+"""A run that is asked for from another machine brings code or reads files of the coordinator's
+machine; and the server has an operator sign what they did not ask for.
+
+The operator's key is on a machine that does what the server says: it submits the jobs that the
+server wants. Whoever has the server could have any program signed, of which the sites' owners would
+find this operator's name in their ledgers.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from federation_folders import ANNA, folder_with_operators
+from remote_servers import PROGRAM, Server, carried, job, reached
+
+from fedsight.core.errors import DeployError
+from fedsight.deploy.server import remote_runs
+from fedsight.deploy.server.remote_operator import Following
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    return reached(folder_with_operators(tmp_path / "wards"), monkeypatch)
+
+
+OTHERS = [
+    {"fingerprint": "1" * 32},
+    {"run": "another"},
+    {"more": "than a job has"},
+    {"number": "3"},
+    {"number": True},
+]
+
+
+def weakened(self: Following, found: dict[str, Any]) -> tuple[str, list[str], dict[str, Any]]:
+    """Whatever the server wants."""
+    return str(found["run"]), list(found["sites"]), dict(found["arguments"])
+
+
+@pytest.mark.parametrize("other", OTHERS[:3])
+def test_whatever_the_server_wants_is_signed_where_nobody_looks(
+    server: Server, other: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Following, "_checked", weakened)
+    assert carried(server, monkeypatch, job(), job(**other)) == ["job 1", "job 2"]
+    assert server.jobs[1] == {"sites": ["server", "lyon"], **job(**other)}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_ours_signs_jobs_of_its_own_program_alone(
+    server: Server, other: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DeployError, match=r"not of the program|cannot be understood"):
+        carried(server, monkeypatch, job(), job(**other), patience=2.0)
+    assert len(server.jobs) == 1
+
+
+def asked_for(folder: Path, program: str) -> Path:
+    """What the process that carries a run finds, for a program that was let in."""
+    federation = folder_with_operators(folder / "wards")
+    found = federation.folder / remote_runs.PLACE / ("0" * 16)
+    found.mkdir(parents=True)
+    asked = {"operator": ANNA, "program": program, "fingerprint": "0" * 32, "language": "en"}
+    (found / remote_runs.ASKED).write_text(json.dumps({**asked, "resume": ""}))
+    (found / remote_runs.PROGRAM).write_text(program)
+    return found
+
+
+def test_a_plug_in_is_code_on_the_coordinators_machine_and_ours_lets_none_in(
+    tmp_path: Path,
+) -> None:
+    said, code = tmp_path / "said", tmp_path / "mine.py"
+    code.write_text(f"open({str(said)!r}, 'w').write('here')\n")
+    program = f"plugins = [{str(code)!r}]\n{PROGRAM}"
+    # The weakened build looks at nothing before the process that carries it does.
+    command = [sys.executable, "-m", remote_runs.CARRIER, str(asked_for(tmp_path, program))]
+    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+    assert said.read_text() == "here"
+    with pytest.raises(DeployError, match="plug-ins are code"):
+        remote_runs.Asked.of(
+            ANNA, json.dumps({"program": program, "fingerprint": "0" * 32, "language": "en"})
+        )
