@@ -116,7 +116,8 @@ def left_over(site: AttackedSite, of: Program, vector: Tensor) -> float | None:
 
 
 def own_losses(images: Path, of: Program, vector: Tensor, person: str) -> list[float]:
-    """The losses of each of a patient's images, which no coordinator has."""
+    """The losses of each of a patient's images (of all images of a nameless one), which no
+    coordinator has."""
     here = federate(of)
     client = Client(here, Speed(device="cpu"))
     client.load(vector, {})
@@ -140,7 +141,7 @@ def test_where_only_parts_have_to_be_large_an_image_more_of_a_patient_is_told(
     told = [one for one in found if one is not None]
     assert told, "in no site's name the patient is in a part of which one image is drawn"
     alone = own_losses(images, of, vector, "p3")
-    every = own_losses(images, of, vector, "p")
+    every = own_losses(images, of, vector, "")
     assert abs(alone[0] - alone[1]) > 0.05
     assert float(np.std(every)) > 0.05
     for one in told:
