@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from site_folders import ask, make_site, some_program
 
 from fedsight.core.text import is_printable
 from fedsight.deploy.site import approvals
-from fedsight.deploy.site.enforcement import ContractEnforcement
+from fedsight.deploy.site.enforcement import ContractEnforcement, Requester
 from fedsight.deploy.site.log import SiteLog
+from fedsight.deploy.site.service import SiteService
 from fedsight.governance.ledger import Ledger
 
 Attack = Callable[..., AttackedSite]
@@ -108,6 +110,86 @@ def test_a_program_that_is_refused_meanwhile_begins_no_further_round(
     approvals.decide(site.home, other.fingerprint, approve=False)
     assert "error" not in site.train(vector + 1)[0], "it trains from another model, in that round"
     assert "error" not in site.train(vector, round=2)[0]
+
+
+def kept(site: AttackedSite) -> list[str]:
+    """What the coordinator has had the site keep of a model."""
+    return [path.name for path in (site.home / "memory").rglob("kept-*.bin")]
+
+
+def test_nothing_is_received_of_a_program_that_was_refused(
+    site: AttackedSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = of(tmp_path)
+    frozen = known(good).initial[known(good).layout.kept]
+    approvals.decide(site.home, good.fingerprint, approve=True)
+    site.join(good)
+    approvals.decide(site.home, good.fingerprint, approve=False)
+    assert "has refused this program" in site.adopt(frozen)["error"]
+    assert kept(site) == []
+    monkeypatch.setattr(ContractEnforcement, "require_still_approved", lambda self: None)
+    assert "error" not in site.adopt(frozen), "images are opened again, and the model is kept"
+    assert len(kept(site)) == 1
+
+
+ALICE = "alice@lyon.example"
+
+
+def begun_again(site: AttackedSite, signed: Any) -> None:
+    """A job that Alice has signed for one program, as whoever has the coordinator's machine can
+    begin it again."""
+    site.close()
+    requester = Requester((ALICE,), signed.fingerprint)
+    site.service = SiteService(site.home, site.home.name, requester)
+
+
+def asked_by(site: AttackedSite) -> dict[str, tuple[str, ...]]:
+    """Who has asked for the programs that wait, as the owner is told."""
+    found = approvals.waiting(site.home, Ledger(site.home))
+    return {one.fingerprint: one.asked_by for one in found}
+
+
+def test_no_program_waits_in_the_name_of_who_has_not_signed_it(
+    site: AttackedSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approvals, "REPEATED", 0.0)
+    signed, other = of(tmp_path), of(tmp_path, train={"lr": 0.3})
+    begun_again(site, signed)
+    site.join(signed)
+    (honest,) = approvals.waiting(site.home, Ledger(site.home))
+    begun_again(site, other)
+    site.join(replace(signed, name="urgent"), "run2")
+    (again,) = approvals.waiting(site.home, Ledger(site.home))
+    assert replace(again, last=honest.last) == honest, "in whose name, under which"
+    begun_again(site, signed)
+    site.join(other)
+    assert asked_by(site) == {signed.fingerprint: (ALICE,), other.fingerprint: ()}
+    assert "error" in site.ask("propose", {"run": "r", "program": other.table(), "sites": 3})[0]
+    by = {entry.program: entry.asked_by for entry in Ledger(site.home).entries()}
+    assert ALICE not in by.get("", ())
+    approvals.decide(site.home, other.fingerprint, approve=True)
+    assert "declared" in site.join(other)
+    assert {entry.asked_by for entry in Ledger(site.home).entries()} == {()}
+    monkeypatch.setattr(Requester, "of", lambda self, program: self.operators)
+    third = of(tmp_path, train={"lr": 0.4})
+    site.join(third)
+    assert asked_by(site)[third.fingerprint] == (ALICE,), "whom the owner may trust"
+
+
+def test_nobody_fills_the_list_in_anothers_name(
+    site: AttackedSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approvals, "MOST_OF_ONE", 2)
+    honest = of(tmp_path)
+    begun_again(site, honest)
+    for seed in range(5):
+        site.join(of(tmp_path, train={"lr": 1.0 + seed}))
+    assert site.join(honest)["error"] == WAITS
+    monkeypatch.setattr(Requester, "of", lambda self, program: self.operators)
+    approvals.decide(site.home, honest.fingerprint, approve=True)
+    for seed in range(5):
+        site.join(of(tmp_path, train={"lr": 2.0 + seed}))
+    assert "too many programs wait" in site.join(of(tmp_path, train={"lr": 9.0}))["error"]
 
 
 def test_a_refusal_holds_without_the_clause_too(attack: Attack, tmp_path: Path) -> None:

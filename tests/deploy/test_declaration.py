@@ -321,6 +321,7 @@ def test_no_program_changes_which_images_of_a_site_are_tested_on(
         (Contract(), "figures: exact"),
         (Contract(require=("secure_aggregation",)), "figures: none"),
         (Contract(test_images=99), "figures: none leave the site, because it has fewer than"),
+        (Contract(counts=False), "figures: none leave the site, because exact ones would tell"),
         (
             Contract(epsilon=1.0, figures="noised"),
             "figures: noised (noise 5), at most 100 over all runs",

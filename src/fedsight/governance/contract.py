@@ -147,7 +147,8 @@ class Contract(Settings):
     figures_noise: float | None = Field(None, gt=0, le=MOST_NOISE)
     # whether a run is told how many images of each class there are, and how many are corrupt, not
     # only how many there are; None: only if epsilon is not set. Where it is not, a site's own sums
-    # by class must be masked; what its updates show of them, noise alone hides
+    # by class must be masked; what its updates show of them, noise alone hides. With false no exact
+    # figures leave, which tell it of the test images
     counts: bool | None = None
     # whether the server learns between runs how many images the site has, and the classes' names;
     # None: only if epsilon is not set

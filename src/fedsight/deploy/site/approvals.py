@@ -126,6 +126,9 @@ def _ask(home: Path, ledger: Ledger, program: Program, asked: Asked) -> None:
             return
         if before is None:
             _make_room(home, waiting(home, ledger), asked.operators, now)
+        # What a job that nobody has signed for it says is not what the signer of another has said.
+        if before is not None and not asked.operators:
+            asked = replace(asked, run=before.run, name=before.name, operators=before.asked_by)
         found = Request(
             *(program.fingerprint, asked.name, asked.run, asked.operators),
             *(now if before is None else before.since, now),

@@ -19,7 +19,15 @@ from torch import Tensor
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics
 from fedsight.deploy.site.answers import Answer
-from fedsight.deploy.site.figures import FAILED, MASKED, UNMASKED, FigureRules, too_few, withheld
+from fedsight.deploy.site.figures import (
+    COUNTED,
+    FAILED,
+    MASKED,
+    UNMASKED,
+    FigureRules,
+    too_few,
+    withheld,
+)
 from fedsight.deploy.site.release import FREE, MASKS
 from fedsight.deploy.site.secagg_client import SiteSecAgg, Sums
 from fedsight.deploy.site.trainer import CalibrateStep, Opened, SumStep
@@ -44,7 +52,6 @@ PART_TOO_SMALL = (
 )
 UNNOISED = "contract.figures: beside updates with noise these sums leave only with noise (noised)"
 EXACT = "contract.figures: these sums have no noise, and only exact figures may leave without"
-COUNTED = "contract.counts: these sums would tell how many test images of each class there are"
 TRUSTING = f"{MASKED}, and secure.split_view = false trusts the coordinator with the masks"
 
 

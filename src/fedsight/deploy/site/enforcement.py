@@ -45,6 +45,12 @@ class Requester:
     operators: tuple[str, ...] = ()  # signed the job, with certificates of the authority
     fingerprint: str = ""  # of the program that they signed
 
+    def of(self, program: str) -> tuple[str, ...]:
+        """The operators who signed a job for the program with this fingerprint. Whoever has the
+        coordinator's machine can begin an old job again, and propose another program in it: that
+        one nobody has signed."""
+        return self.operators if self.fingerprint == program else ()
+
 
 @dataclass(frozen=True)
 class _Run:
@@ -163,7 +169,7 @@ class ContractEnforcement:
             "update",
             run=run,
             program=program.fingerprint,
-            asked_by=self.requester.operators,
+            asked_by=self.requester.of(program.fingerprint),
             protections=stated,
             data_set=contract.data_set,
             enforced=bool(ADDED_AT_SITE & set(stated)),
@@ -181,7 +187,8 @@ class ContractEnforcement:
         leaves programs to the owner, HeldError until it is approved. It depends on nothing else."""
         if contract.approval:
             name = Asked.short(program.name)
-            asked = Asked(run, program.fingerprint, name, self.requester.operators)
+            by = self.requester.of(program.fingerprint)
+            asked = Asked(run, program.fingerprint, name, by)
             approvals.require(self._home, self._known_ledger(), program, asked)
         else:
             approvals.require_not_declined(self.decision(program))

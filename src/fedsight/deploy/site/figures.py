@@ -30,6 +30,7 @@ from fedsight.program.program import Program
 MASKED = "contract.figures: sums over the test images leave only inside a masked sum"
 UNMASKED = f"{MASKED}, and the program has none"
 FAILED = "the figures cannot be computed, or are not finite"
+COUNTED = "contract.counts: these sums would tell how many test images of each class there are"
 
 
 def too_few(contract: Contract, images: int) -> str:
@@ -72,7 +73,11 @@ class FigureRules:
             pixels = size.height * size.width
             self.bounds = self._program.task.bounds(len(declared.classes), pixels)
         self._reason = self._why_none(declared.test, bare)
-        release = "none" if self._reason and self._reason != MASKED else self._contract.release
+        release = self._contract.release
+        if self._reason == COUNTED and self._program.secure.masks:
+            release = "masked"  # then only sums for calibration leave, inside those of all sites
+        elif self._reason and self._reason != MASKED:
+            release = "none"
         return replace(declared, figures=release, withheld=self._reason)
 
     def _why_none(self, images: int, bare: bool) -> str:
@@ -100,6 +105,8 @@ class FigureRules:
             return why
         if contract.release == "masked":
             return MASKED
+        if contract.release == "exact" and contract.counts is False:
+            return COUNTED
         most = contract.most_evaluations
         if most is not None and self._evaluations() >= most:
             return f"contract.evaluations: {most} sets of figures have left, and no more may"

@@ -175,7 +175,8 @@ class SiteFolder:
         # Jobs read this copy, so an edit of site.toml takes effect at the next start.
         write_owner(owner, self.folder / "owner.toml")
         said = facts.pop("said")  # names files: for this screen only
-        announced = facts if owner.contract.announces else None
+        corrupt = {} if owner.contract.tells_counts else {"skipped": None}
+        announced = {**facts, **corrupt} if owner.contract.announces else None
         write_atomically(self.folder / "declared.json", json.dumps(announced).encode())
         self.log.write("started", images=facts["train"], classes=len(facts["classes"]))
         out.private(

@@ -186,6 +186,12 @@ def figure_rules(owner: OwnerSettings, tested: int) -> list[str]:
     if contract.release != "none" and tested < contract.test_images:
         few = f"fewer than contract.test_images = {contract.test_images}"
         return [*lines, f"figures: none leave the site, because it has {few} test images"]
+    if contract.release == "exact" and contract.counts is False:
+        why = (
+            "figures: none leave the site, because exact ones would tell how many test images of "
+            "each class there are (contract.counts)"
+        )
+        return [*lines, why]
     noise = f" (noise {contract.noise_of_figures:g})" if contract.release == "noised" else ""
     most = contract.most_evaluations
     number = "" if most is None or contract.release == "none" else f", at most {most} over all runs"

@@ -39,8 +39,8 @@ KINDS: dict[str, Kind] = {
         "all test images, which the owner chooses, and personal parameters",
         "`contract.figures`: none, noise (none of models with parameters that were trained here "
         "without noise that the contract bounds), or only the number of images "
-        "(`contract.test_images`); a protected site's "
-        "failure is an answer without figures, or zeros with noise",
+        "(`contract.test_images`), and no exact ones with `contract.counts = false`; a protected "
+        "site's failure is an answer without figures, or zeros with noise",
         "the epsilon of the noise, before the work begins; exact figures an entry, no epsilon",
         "one model a round; `contract.evaluations` over all runs, where noised figures, and those "
         "with personal parameters, count each time they are computed; the latest question, asked "
@@ -54,7 +54,9 @@ KINDS: dict[str, Kind] = {
         "noise. None with both, of models with parameters that stay at the site, or, without "
         "noise, if any of the parts has fewer images, or groups, than `contract.test_images`; a "
         "protected site's failure is an answer without sums, zeros in a masked sum, or sums with "
-        "noise of which the histograms have all images in the last bin",
+        "noise of which the histograms have all images in the last bin; but in both of these an "
+        "image that cannot be read or asked counts, alone, like one of which the model knows "
+        "nothing",
         "the epsilon of the noise, before the work begins; without noise an entry, no epsilon",
         "one model and one temperature for a run of a program; each of its two answers (with noise "
         "one, each time it is computed) is one of `contract.evaluations` over all runs; the latest "

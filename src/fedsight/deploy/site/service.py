@@ -128,13 +128,14 @@ class SiteService(TrainerHolder):
 
     def _asked(self, kind: str, fields: Mapping[str, Any]) -> Asked:
         """Who asks, for which run and program; of a proposal, as the coordinator states it."""
-        by, opened = self._enforcement.requester.operators, self._opened
+        requester, opened = self._enforcement.requester, self._opened
         if kind == "propose":
-            return Asked.of(fields, by)
+            return Asked.of(fields, requester.of(str(fields.get("fingerprint"))))
         if opened is None:
-            return Asked(operators=by)
-        program = opened.program
-        return Asked(opened.memory.name, program.fingerprint, Asked.short(program.name), by)
+            return Asked(operators=requester.operators)
+        program, mark = opened.program, opened.program.fingerprint
+        by = requester.of(mark)
+        return Asked(opened.memory.name, mark, Asked.short(program.name), by)
 
     def _start(
         self,
@@ -205,6 +206,7 @@ class SiteService(TrainerHolder):
         joined, opened, mark = self._current_run(), self._opened, count(fields, "mark")
         if opened is None or self._found is None:
             raise no_run()
+        self._enforcement.require_still_approved()
         sha256, due = str(fields.get("sha256")), self._found.lengths["kept"] // 4
         path = adopted.path_of(opened.memory, sha256)
         data = self._incoming.take("kept", mark) if mark else adopted.read(path, self._found.kept)

@@ -58,6 +58,7 @@ from fedsight.program import coding, plugins, rules
 from fedsight.program.auto_codec import settled
 from fedsight.program.facts import Facts
 from fedsight.program.federation import Federation
+from fedsight.program.site_data import SiteData
 
 DURABLE = ".durable"  # beside what the site remembers: the coordinator's last checkpoint, as told
 
@@ -209,7 +210,11 @@ class SiteTrainer:
 
     def count(self, step: CalibrateStep) -> Metrics:
         """Histograms of all test images, or of one image of each group, each of which adds 1 to one
-        number of each. Which of a group's is drawn says nothing of other groups, and is secret."""
+        number of each. Which of a group's is drawn says nothing of other groups, and is secret.
+
+        Each is asked by itself: one that fails would otherwise change what all others add, and no
+        noise is sized for that.
+        """
         seen = self.federation.tested(self.federation.views[0])
         if step.blank:
             return noised.nothing(group_count(seen.part) or len(seen))
@@ -219,7 +224,7 @@ class SiteTrainer:
         classes, method = len(self.federation.dataset.classes), self.federation.program.trust.sets
         asks = Respondent(lambda _: self.client, self.client.network, classes)
         some = pieces(seen, math.ceil(len(seen) / MOST))
-        each = [noised.counted(asks.answers([one]).finite, method) for one in some]
+        each = [noised.counted(asks.singly(one).finite, method) for one in some]
         return {name: noised.added(each, name) for name in noised.BOUNDS}
 
     def calibrate(self, step: CalibrateStep) -> Tensor | str:
@@ -245,9 +250,7 @@ class SiteTrainer:
         count = math.ceil(max(map(len, asked)) / MOST)  # so many at a time take little memory
         total = torch.zeros((), dtype=torch.int64)
         for some in zip(*(pieces(part, count) for part in asked), strict=True):
-            answers = [respondent.answers([one]) for one in some]
-            if step.masked:
-                answers = [one.finite for one in answers]
+            answers = [_answers(respondent, one, step.masked) for one in some]
             if not all(bool(torch.isfinite(one.logits).all()) for one in answers):
                 return FAILED
             total = total + flat(self._summed(answers, step.temperature))
@@ -262,6 +265,18 @@ class SiteTrainer:
             return FitSums.of(answers[0])
         scaling, method = TemperatureScaling(temperature), self.federation.program.trust.sets
         return CountSums.of(answers[0], answers[1], scaling, method)
+
+
+def _answers(respondent: Respondent, data: SiteData, masked: bool) -> Answers:
+    """The answers to the images. In a `masked` sum one that fails must not take the site's others
+    away: by the exact number of images one could see which site has it."""
+    if not masked:
+        return respondent.answers([data])
+    try:
+        return respondent.answers([data]).finite
+    except Exception:
+        traceback.print_exc()
+    return respondent.singly(data).finite
 
 
 class Commands:

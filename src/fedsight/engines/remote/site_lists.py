@@ -15,6 +15,7 @@ from fedsight.core.errors import SiteError
 from fedsight.engines.remote.messages import read_reason
 
 MOST_LISTS = 256
+MOST_NAMES = 10_000  # of sites, of which a question has lists
 FEWEST = 3  # sites of a masked sum
 OTHER_RULE = (
     "contract.figures and contract.figures_lists are not those of the sites that are summed, and "
@@ -45,9 +46,11 @@ def read_lists(fields: Mapping[str, Any]) -> list[list[str]]:
     names: Any = fields.get("sites")
     lists: Any = fields.get("lists")
     right = isinstance(lists, list) and len(lists) <= MOST_LISTS
-    if not (right and _is_list_of(names, str) and all(_is_list_of(one, int) for one in lists)):
+    right = right and _is_list_of(names, str) and len(names) <= MOST_NAMES
+    if not (right and all(_is_list_of(one, int) for one in lists)):
         raise SiteError(_UNREADABLE, _SAME_VERSION)
-    return [[name for place, name in enumerate(names) if place not in gone] for gone in lists]
+    places = [frozenset(gone) for gone in lists]  # each may be as long as the header
+    return [[name for place, name in enumerate(names) if place not in gone] for gone in places]
 
 
 def _is_list_of(value: Any, kind: type) -> bool:
@@ -86,9 +89,23 @@ def largest_group(found: Mapping[str, Willing]) -> list[str]:
 def agreed(sites: list[str], found: Mapping[str, Willing]) -> tuple[list[str], dict[str, str]]:
     """The most of these sites that would all help with a sum over one another, and why the others
     are not in it; by what they have found of the lists `lists_without` makes of them.
+
+    Of lists of one length it is one without those that refuse the list of all: a single site that
+    helps with no list on which some other is would otherwise keep that one from all sums to come.
     """
+    best: list[int] | None = None
+    refusing = {
+        number for number, site in enumerate(sites) if site in found and 0 not in found[site].lists
+    }
     for place, gone in enumerate(lists_without(len(sites))):
+        if best is not None and len(gone) > len(best):
+            break
         left = [site for number, site in enumerate(sites) if number not in gone]
-        if all(site in found and place in found[site].lists for site in left):
-            return left, {sites[number]: OFF_LIST for number in gone}
-    return [], {site: one.refused for site, one in found.items() if one.refused}
+        if not all(site in found and place in found[site].lists for site in left):
+            continue
+        if best is None or len(refusing.intersection(gone)) > len(refusing.intersection(best)):
+            best = gone
+    if best is None:
+        return [], {site: one.refused for site, one in found.items() if one.refused}
+    left = [site for number, site in enumerate(sites) if number not in best]
+    return left, {sites[number]: OFF_LIST for number in best}

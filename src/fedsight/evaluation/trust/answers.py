@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +22,8 @@ from fedsight.evaluation.trust.unlike import mixing
 from fedsight.models.base import Network
 from fedsight.models.features import linear_head
 from fedsight.program.site_data import SiteData
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,23 @@ class Respondent:
             torch.cat([one.logits for one in found]), torch.cat([one.labels for one in found]),
             torch.cat([one.origins for one in found]), torch.cat([one.features for one in found]),
         )  # fmt: skip
+
+    def singly(self, data: SiteData) -> Answers:
+        """The answers to the images, each of which is read and asked by itself, so that none can
+        change another's. Of one that cannot be, the model knows nothing: its logits are 0."""
+        client, told = self.client(-1), False
+        assert client is not None
+        logits = torch.zeros(len(data), self.classes)
+        client.model.eval()
+        with one_thread(), torch.inference_mode():
+            for position in torch.arange(len(data)).split(1):
+                try:
+                    logits[position] = client.model(client.batch(data, position).x).float().cpu()
+                except Exception as error:  # the first reason stays in this machine's log
+                    if not told:
+                        log.warning("an image counts as unknown to the model", exc_info=error)
+                    told = True
+        return Answers(logits, data.labels(), data.origins, torch.zeros(len(data), 0))
 
     def _of(self, data: SiteData, features: bool) -> Answers | None:
         client = self.client(int(data.origins[0]) if self.apart and len(data) else -1)
