@@ -126,7 +126,7 @@ def show(found: Mapping[str, Any]) -> None:
     ]
     columns = ["asked for", "times", "median, ms", "95 of 100, ms", "longest, ms"]
     print_table("Answers of the console meanwhile", columns, rows)
-    print(f"  the console computed on {found['console_cores']:.3f} cores")
+    print(f"  the console computed on {found['console_cores']:.3f} of {found['cores']} cores")
     for check, met in found["checks"].items():
         print(f"  {check}: {'yes' if met else 'NO'}")
     for problem in found["problems"][:10]:
@@ -160,7 +160,7 @@ def main() -> None:
         ),
         "nothing went wrong": not found["problems"],
     }
-    show(found)
+    show({**found, "cores": facts["cores"]})
     content = {"benchmark": "console", "quick": options.quick, "machine": facts}
     write_json(options.out, {**content, "cores_busy_with_other_work_before": before, **found})
     print(f"wrote {options.out}")
