@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from common import RESULTS, machine, print_table, write_json
 from loopback import Loopback, Seen, finished, identity
-from visitor import ConsoleProcess, Visitor, told
 
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import FedSightError
@@ -154,78 +153,6 @@ def beside(watcher: Killer | Gauge) -> Iterator[None]:
         thread.join()
 
 
-class Consoles:
-    """The operator's console and that of one site's owner, each with a browser that has it open."""
-
-    def __init__(self, loopback: Loopback, run: str) -> None:
-        self._loopback, self._run = loopback, run
-        self._visitors: dict[str, Visitor] = {}
-        self._over = threading.Event()
-        self._kib: dict[str, list[tuple[float, int]]] = {}  # by console: seconds, memory
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[None]:
-        """Both open, and looked at, while the block runs."""
-        federation, site = self._loopback.federation.folder, self._loopback.sites[0].folder
-        run = f"/run/{self._run}"
-        operator = run, ["/", run, "/sites", f"/report/{self._run}"]
-        owner = "/", ["/", "/left", "/ledger", "/programs", "/health"]
-        consoles = {
-            "console": (["console", "--federation", str(federation)], federation, operator),
-            "owner's console": (["site", "console", str(site)], site, owner),
-        }
-        with contextlib.ExitStack() as stack:
-            for name, (words, place, (page, pages)) in consoles.items():
-                console = stack.enter_context(contextlib.closing(ConsoleProcess(words, place)))
-                self._visitors[name] = Visitor(console, page, pages)
-                stack.enter_context(self._visitors[name].looking())
-            watcher = threading.Thread(target=self._watch, daemon=True)
-            watcher.start()
-            try:
-                yield
-            finally:
-                self._over.set()
-                watcher.join()
-
-    def found(self) -> dict[str, Any]:
-        """By console: memory with its slope, events, answers, and what went wrong."""
-        return {
-            name: {
-                **line_through(self._kib[name]),
-                "events": visitor.events,
-                "answers": {
-                    what: told(sorted(seconds)) for what, seconds in visitor.seconds.items()
-                },
-                "problems": visitor.problems,
-                "alive_at_the_end": self._alive[name],
-            }
-            for name, visitor in self._visitors.items()
-        }
-
-    def _watch(self) -> None:
-        began = time.monotonic()
-        while not self._over.wait(1.0):
-            for name, visitor in self._visitors.items():
-                if kib := visitor.console.private_kib:
-                    self._kib.setdefault(name, []).append((time.monotonic() - began, kib))
-        self._alive = {
-            name: visitor.console.process.poll() is None for name, visitor in self._visitors.items()
-        }
-
-
-def line_through(points: Sequence[tuple[float, int]]) -> dict[str, float]:
-    """Memory that no file backs: MiB at first and last, and the slope by least squares, without the
-    first fifth of the time."""
-    kept = points[int(len(points) * WARM_UP) :]
-    slope = float(np.polyfit(*np.array(kept, dtype=float).T, 1)[0])
-    return {
-        "first_mib": round(kept[0][1] / 1024, 1),
-        "last_mib": round(kept[-1][1] / 1024, 1),
-        "kib_per_minute": round(60 * slope, 1),
-        "minutes": round((kept[-1][0] - kept[0][0]) / 60, 1),
-    }
-
-
 def killed(sites: int, kills: int, rounds: int, seed: int, place: Path) -> dict[str, Any]:
     """A run through all kills; what came of it."""
     draws = random.Random(seed)
@@ -237,21 +164,17 @@ def killed(sites: int, kills: int, rounds: int, seed: int, place: Path) -> dict[
     store = RunStore(loopback.federation.runs / program.name)
     killer = Killer(loopback, store, spread(kills, draws), draws)
     began = time.monotonic()
-    consoles = Consoles(loopback, program.name)
-    with loopback.up(again=True), consoles.open(), beside(killer):
+    with loopback.up(again=True), beside(killer):
         summary, said, problem = deployed(loopback, program, speed, store)
     seconds = time.monotonic() - began
     left = loopback.leftovers()
-    lost, seen = again(loopback, store), consoles.found()
+    lost = again(loopback, store)
     checks = {
         "finished without anybody's help": bool(summary),
         "all kills were made": len(killer.kills) == kills and not killer.problem,
         "at most one round lost for each kill": sum(lost.values()) <= len(killer.kills),
         "same bits as the undisturbed run": summary.get("model_sha256") == sha,
         "nothing left running": not left,
-        "the consoles answered all the time": not any(
-            one["problems"] or not one["alive_at_the_end"] for one in seen.values()
-        ),
     }
     return {
         "sites": sites,
@@ -260,7 +183,6 @@ def killed(sites: int, kills: int, rounds: int, seed: int, place: Path) -> dict[
         "seconds": round(seconds, 1),
         "checks": checks,
         "problems": [text for text in (problem, killer.problem) if text],
-        "consoles": seen,
         "kills": killer.kills,
         "kinds": by_kind(killer.kills),
         "rounds_trained_again": {str(number): times for number, times in sorted(lost.items())},
@@ -313,31 +235,10 @@ def show_kills(found: dict[str, Any]) -> None:
     )
     lost = sum(found["rounds_trained_again"].values())
     print(f"  {lost} rounds trained again; {found['segments']} segments; {found['seconds']:.0f} s")
-    show_consoles(found["consoles"])
     for check, met in found["checks"].items():
         print(f"  {check}: {'yes' if met else 'NO'}")
     for problem in (*found["problems"], *found["left_running"]):
         print(f"  {problem}")
-
-
-def show_consoles(found: dict[str, dict[str, Any]]) -> None:
-    """Their memory and how often they were asked."""
-    rows = [
-        [
-            name,
-            f"{one['first_mib']:.1f}",
-            f"{one['last_mib']:.1f}",
-            f"{one['kib_per_minute']:+.0f}",
-            str(one["events"]),
-            str(sum(answers["answers"] for answers in one["answers"].values())),
-        ]
-        for name, one in found.items()
-    ]
-    columns = ["console", "first, MiB", "last, MiB", "KiB in a minute", "events", "answers"]
-    print_table("Memory of the consoles that no file backs", columns, rows)
-    for one in found.values():
-        for problem in one["problems"][:5]:
-            print(f"  {problem}")
 
 
 @dataclass
@@ -407,8 +308,8 @@ def flat(sites: int, rounds: int, place: Path) -> dict[str, Any]:
     print(f"making keys and kits for {sites} sites")
     loopback = Loopback(place / "flat", sites)
     store = RunStore(loopback.federation.runs / program.name)
-    gauge, consoles = Gauge(loopback, store), Consoles(loopback, program.name)
-    with loopback.up(), consoles.open(), beside(gauge):
+    gauge = Gauge(loopback, store)
+    with loopback.up(), beside(gauge):
         summary, said, problem = deployed(loopback, program, speed, store)
     left = loopback.leftovers()
     lines = store.history()
@@ -421,7 +322,6 @@ def flat(sites: int, rounds: int, place: Path) -> dict[str, Any]:
         "said": said,
         "seconds_per_round": round(median(line["seconds"] for line in lines), 3),
         "fitted_over": f"the last {1 - WARM_UP:.0%} of the rounds",
-        "consoles": consoles.found(),
         "processes": gauge.slopes(),
         "at_rounds": gauge.rounds[::step],
         "resident_kib": {place: values[::step] for place, values in gauge.kib.items()},
@@ -447,7 +347,6 @@ def show_flat(found: dict[str, Any]) -> None:
         ["process", "first, MiB", "last, MiB", "KiB in 100 rounds", "most threads"],
         rows,
     )
-    show_consoles(found["consoles"])
     for problem in (*found["problems"], *found["left_running"]):
         print(f"  {problem}")
 
@@ -458,11 +357,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--rounds", type=int, help="default: as many as the kills can need")
     parser.add_argument("--seed", type=int, default=0, help="of who is killed, and when")
-    parser.add_argument("--more", action="store_true", help="keep the kills of earlier runs, too")
     parser.add_argument("--flat", type=int, metavar="ROUNDS", help="no kills: memory over so many")
     parser.add_argument("--out", type=Path, default=RESULTS / "soak.json")
     given = parser.parse_args()
-    content: dict[str, Any] = {"benchmark": "soak"}
+    content = {"benchmark": "soak"}
     if given.out.exists():  # the other half of it stays
         content |= json.loads(given.out.read_text())
     facts = machine()
@@ -476,12 +374,8 @@ def main() -> None:
             found = killed(given.sites or 10, given.kills, rounds, given.seed, Path(scratch))
             good = all(found["checks"].values())
             show_kills(found)
-    whole = {"machine": facts, **found}
-    if given.flat is not None:
-        content |= {"flat": whole}
-    else:
-        content |= {"kills": [*(content.get("kills", []) if given.more else []), whole]}
-    write_json(given.out, content)
+    part = "flat" if given.flat is not None else "kills"
+    write_json(given.out, {**content, part: {"machine": facts, **found}})
     print(f"wrote {given.out}")
     sys.exit(not good)
 
