@@ -19,6 +19,7 @@ from fedsight.deploy import demo
 
 AGAIN = 1.0  # seconds until a process that ended is started again, as an init system would
 LOOK = 0.2
+FIRST, EACH = 240.0, 20.0  # seconds until all are connected, on a machine with other work, too
 LEFT = 15.0  # seconds that processes get to be gone after their starters
 ROLES = {  # a word of the command line that tells the role
     "nvflare.private.fed.app.server.server_train": "server's parent",
@@ -119,7 +120,8 @@ class Loopback:
             self._processes = processes
             for home, words in self._words.items():
                 processes[home] = demo.launch(words, home)
-            demo.wait_for(self.federation, [site.name for site in self.sites], processes)
+            names = [site.name for site in self.sites]
+            demo.wait_for(self.federation, names, processes, FIRST + EACH * len(names))
             over = threading.Event()
             init = threading.Thread(target=self._init_system, args=(over,), daemon=True)
             try:

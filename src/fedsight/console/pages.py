@@ -22,7 +22,7 @@ from fedsight.core.errors import FedSightError
 from fedsight.language.current import current_language
 from fedsight.language.message import Text, message
 from fedsight.report import page as report
-from fedsight.report.figures import chapter_plots
+from fedsight.report.figures import round_plots
 from fedsight.report.read import read
 from fedsight.runs.listing import Listed, control, folders, listed, look, state_words
 
@@ -103,7 +103,7 @@ def run_page(console: Console, request: Request) -> Response:
         found = read(run.folder)
     except FedSightError:  # no round is complete yet, or a line is half written
         found = None
-    plots = {} if found is None else chapter_plots(found, "run")
+    plots = {} if found is None else round_plots(found, "run")
     return console.show(request, "run.html", run=run, found=found, plots=plots)
 
 

@@ -108,10 +108,13 @@ def launch(arguments: Sequence[str], home: Path, module: str = "fedsight") -> Pr
 
 
 def wait_for(
-    federation: FederationFolder, names: Sequence[str], running: dict[Path, Process]
+    federation: FederationFolder,
+    names: Sequence[str],
+    running: dict[Path, Process],
+    patience: float = CONNECT_TIMEOUT,
 ) -> None:
     """Wait until all sites are connected; DeployError if a process ends or time runs out."""
-    deadline = time.monotonic() + CONNECT_TIMEOUT
+    deadline = time.monotonic() + patience
     while True:
         for home, process in running.items():
             if process.poll() is not None:
@@ -126,7 +129,7 @@ def wait_for(
             return
         if time.monotonic() > deadline:
             raise DeployError(
-                f"{', '.join(missing)} did not connect within {CONNECT_TIMEOUT:.0f} s",
+                f"{', '.join(missing)} did not connect within {patience:.0f} s",
                 f"run the demo with --keep DIR and look at DIR/{NAME}/server/kit/log.txt",
             )
         time.sleep(POLL_INTERVAL)

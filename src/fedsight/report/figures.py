@@ -29,19 +29,25 @@ def _line(run: Run, name: Words, what: str, style: int = 0) -> plots.Polyline:
     return plots.Polyline(name, [line.round for line in run.rounds], values, style)
 
 
-def chapter_plots(run: Run, anchor: str) -> dict[str, Plot]:
-    """The plots of one run by name; those for which nothing was measured are left out."""
-    facts, evaluation = run.facts, run.evaluation
+def round_plots(run: Run, anchor: str) -> dict[str, Plot]:
+    """Main figure and loss over a run's rounds, as far as they were measured."""
     tested = message("on {part}", part=history_part(run))
     losses = [
         _line(run, tested, "loss", 0),
         _line(run, message("in training"), "train_loss", 1),
     ]
-    headline = known_phrase(facts.headline)
-    found: dict[str, Plot | None] = {
+    headline = known_phrase(run.facts.headline)
+    found = {
         "score": plots.curves(f"{anchor}-score", headline, [_line(run, headline, "score")], True),
         "loss": plots.curves(f"{anchor}-loss", message("loss"), losses),
     }
+    return {name: plot for name, plot in found.items() if plot is not None}
+
+
+def chapter_plots(run: Run, anchor: str) -> dict[str, Plot]:
+    """The plots of one run by name; those for which nothing was measured are left out."""
+    facts, evaluation = run.facts, run.evaluation
+    found: dict[str, Plot | None] = {**round_plots(run, anchor)}
     held = [(site.name, site.labels) for site in facts.sites if site.labels]
     if held and len(facts.classes) <= tables.MOST:
         found["labels"] = tables.labels(f"{anchor}-labels", facts.classes, held)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from fedsight.core.errors import StoreError
 from fedsight.core.files import content, parse_json
+from fedsight.core.line_cache import LineCache
 from fedsight.report.explanation_records import ExplanationsRecord
 from fedsight.report.record import Record
 from fedsight.report.records import (
@@ -65,8 +66,7 @@ def read(folder: Path) -> Run:
             f"there is no run folder {folder}",
             "name a folder written by `fedsight run ... --out DIR`",
         )
-    facts = _model(folder / "run.json", Facts, required=True)
-    assert facts is not None
+    facts = _facts_of(folder / "run.json")
     text, config = _config(folder / "run.toml")
     return Run(
         folder,
@@ -108,12 +108,23 @@ def _bytes(path: Path, required: bool = False) -> bytes | None:
         ) from error
 
 
-def _model(path: Path, kind: type[M], required: bool = False) -> M | None:
-    raw = _bytes(path, required)
+def _model(path: Path, kind: type[M]) -> M | None:
+    raw = _bytes(path)
     if raw is None:
         return None
     try:
         return kind.model_validate(parse_json(raw))
+    except ValueError as error:
+        raise StoreError(f"{path} is broken: {_why(error)}", CURE) from error
+
+
+_facts = LineCache(lambda raw: Facts.model_validate(parse_json(raw)), 64)
+
+
+def _facts_of(path: Path) -> Facts:
+    """What `run.json` says: of many sites it is long, and read with each page of a console."""
+    try:
+        return _facts(_bytes(path, required=True) or b"")
     except ValueError as error:
         raise StoreError(f"{path} is broken: {_why(error)}", CURE) from error
 
@@ -126,6 +137,9 @@ def _why(error: ValueError) -> str:
     return f"{where}: {first['msg']}"
 
 
+_round = LineCache(lambda line: RoundRecord.model_validate(parse_json(line)))
+
+
 def _history(path: Path) -> tuple[RoundRecord, ...]:
     """The rounds in order; if a resumed run wrote a round twice, the last line counts."""
     raw = _bytes(path, required=True) or b""
@@ -133,7 +147,7 @@ def _history(path: Path) -> tuple[RoundRecord, ...]:
     rounds: dict[int, RoundRecord] = {}
     for number, line in lines:
         try:
-            entry = RoundRecord.model_validate(parse_json(line))
+            entry = _round(line)
         except ValueError as error:
             if number == lines[-1][0] and not isinstance(error, ValidationError):
                 break  # the run was interrupted while writing this line

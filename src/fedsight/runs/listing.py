@@ -14,13 +14,15 @@ from fedsight.coordinator.folders import CARRIED, LOCK
 from fedsight.coordinator.live import LIVE
 from fedsight.core import locks
 from fedsight.core.errors import StoreError
-from fedsight.core.files import json_object, link_on_the_way, records
+from fedsight.core.files import json_object, link_on_the_way, parse_json, whole_lines
+from fedsight.core.line_cache import LineCache
 from fedsight.language.english import from_english
 from fedsight.language.message import Text, message
 
 State = Literal["running", "paused", "stopped", "failed", "interrupted", "finished"]
 Control = Literal["pause", "stop"]
 _MOST = 10**18  # no run counts beyond
+SHOWN = ("round", "score", "score_error", "epsilon", "bytes_up", "bytes_down")  # of a round
 PLACES = ("*/", "*/*/")  # a series or a sweep has its runs in its own folder
 
 
@@ -186,11 +188,24 @@ def _sound(live: Mapping[str, Any]) -> dict[str, Any]:
     return dict(live) if fits else {}
 
 
-def _history(folder: Path) -> list[dict[str, Any]]:
+def _history(folder: Path) -> list[Mapping[str, Any]]:
+    """What is shown of each round; a line that is not one is left out."""
     try:
-        return records(folder / "history.jsonl")
+        lines = whole_lines(folder / "history.jsonl")
     except OSError:
         return []
+    return [found for line in lines if (found := _shown(line)) is not None]
+
+
+def _read_line(line: bytes) -> Mapping[str, Any] | None:
+    try:
+        found = parse_json(line)
+    except ValueError:
+        return None
+    return {key: found[key] for key in SHOWN if key in found} if isinstance(found, dict) else None
+
+
+_shown = LineCache(_read_line)
 
 
 def _count(value: Any) -> int | None:

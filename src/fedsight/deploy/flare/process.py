@@ -1,4 +1,5 @@
-"""The entry of every FLARE process: sets the limits that FLARE lacks, then runs FLARE's own module.
+"""The entry of every FLARE process: sets the limits that FLARE lacks, spares it work that changes
+nothing (`copies.py`), then runs FLARE's own module.
 
     python -m fedsight.deploy.flare.process MODULE ARGUMENTS...
 
@@ -17,10 +18,11 @@ from typing import Any
 
 from nvflare.fuel.f3.cellnet import cell, core_cell
 from nvflare.fuel.f3.drivers import socket_conn
-from nvflare.fuel.f3.streaming import byte_receiver
+from nvflare.fuel.f3.streaming import blob_streamer, byte_receiver
 from nvflare.fuel.sec import audit
+from nvflare.fuel.utils.fobs import datum
 
-from fedsight.deploy.flare import addresses, reading
+from fedsight.deploy.flare import addresses, copies, reading
 from fedsight.deploy.flare.records import BoundedAuditor
 from fedsight.deploy.flare.routes import SERVER, Gate
 from fedsight.deploy.flare.streams import BoundedTask
@@ -40,6 +42,10 @@ def set_limits() -> None:
     _replace(cell, "_is_server_job_cell", _never)
     _replace(byte_receiver, "RxTask", BoundedTask)
     _replace(audit, "Auditor", BoundedAuditor)
+    _replace(blob_streamer, "ConsumableBufferList", copies.Chunks)
+    # Larger values are written as they are, behind the message that they belong to.
+    _replace(datum, "TEN_MEGA", copies.LARGE)
+    copies.spare_copies()
     addresses.use_both_kinds()
     home = os.environ.get("FEDSIGHT_HOME")
     permitted = Permitted(Path(home).parent) if home else dict
