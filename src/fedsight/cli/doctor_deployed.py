@@ -292,7 +292,7 @@ def _member(what: Text, row: overview.SiteRow) -> Finding:
         return Finding(what, "bad", value, message("install the same version there"))
     if row.state == "stopped":
         cure = message("ask its owner")
-        return Finding(what, "bad", message("its trainer process is stopped"), cure)
+        return Finding(what, "bad", message("one of its processes is suspended"), cure)
     if row.state == "drained":
         return Finding(what, "note", message("drained by its owner"))
     return Finding(what, "ok", message("connected"))
