@@ -163,7 +163,7 @@ def test_status_tells_whether_the_server_runs(tmp_path: Path) -> None:
     (home / "process.pid").write_text("1")
     assert "the server is not running" in done(*words).out, "a number left over from before"
     with supervisor.exclusive(home, "the server"):
-        assert "is being restarted" in done(*words).out
+        assert "the server is starting" in done(*words).out
         (home / "process.pid").write_text("1")
         assert "the server is running (process 1)" in done(*words).out
         (home / "process.pid").write_text(str(2**22 + 1))  # beyond the largest there is

@@ -30,9 +30,8 @@ from fedsight.deploy.membership.certificates import AUTHORITY_SOON, SOON, days_l
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder, Invitation
 from fedsight.deploy.membership.renewal import certified
 from fedsight.deploy.monitoring.settings import check
-from fedsight.deploy.package import installed, stated
+from fedsight.deploy.package import RUNNING, installed, stated
 from fedsight.deploy.processes import supervisor
-from fedsight.deploy.server.server import RUNNING
 from fedsight.deploy.server.settings import read_server
 from fedsight.deploy.site.folder import SiteFolder, open_images
 from fedsight.deploy.site.owner import read_owner

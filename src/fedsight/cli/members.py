@@ -18,9 +18,8 @@ from fedsight.deploy.membership import hosts
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.overview import SiteRow, server_words, sites
 from fedsight.deploy.membership.renewal import endings
-from fedsight.deploy.package import installed, stated
+from fedsight.deploy.package import RUNNING, installed, stated
 from fedsight.deploy.processes import supervisor
-from fedsight.deploy.server.server import RUNNING
 from fedsight.deploy.site.log import details, protections
 from fedsight.governance.entries import SUMS
 from fedsight.language.english import from_english
