@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from clocks import set_clock
 
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.presence import FREE_RESTARTS, Presence, State, record
@@ -24,7 +25,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1e9
-        monkeypatch.setattr(presence.time, "time", lambda: self.now)
+        set_clock(monkeypatch, lambda: self.now)
 
 
 @pytest.fixture

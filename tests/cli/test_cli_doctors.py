@@ -22,9 +22,9 @@ from fedsight.cli import doctor_deployed
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
 from fedsight.deploy.membership.kits import AUTHORITY, AUTHORITY_KEY
-from fedsight.deploy.package import installed
+from fedsight.deploy.package import RUNNING, installed
 from fedsight.deploy.processes import supervisor
-from fedsight.deploy.server.server import RUNNING, free_port
+from fedsight.deploy.server.server import free_port
 from fedsight.deploy.site.approvals import decide
 from fedsight.deploy.site.owner import read_owner, write_owner
 from fedsight.governance import entries

@@ -6,7 +6,6 @@ import json
 import socket
 import subprocess
 import sys
-import time
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from unittest import mock
 import authorities
 import pytest
 import tomli_w
+from clocks import heard_ago
 from command_line import check_message, cli, done, refused, write_config
 
 from fedsight.cli import members
@@ -113,12 +113,10 @@ def test_of_several_federations_one_must_be_named(tmp_path: Path, monkeypatch) -
 
 def test_status_shows_who_is_connected_and_with_what(tmp_path: Path) -> None:
     made = federation(tmp_path / "wards", "a", "b", "c", "d")
-    now = time.time()
     presence.record(made.presences, "a", "process", DECLARED)
     presence.record(made.presences, "b", "process", {"classes": 7, "train": "[x]", "source": None})
     presence.record(made.presences, "d", "process", None)
-    path = made.presences / "b.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "seen": now - 86400 * 9}))
+    heard_ago(made.presences / "b.json", 86400 * 9)
     made.revoke("d", "stolen [red] :x:")
     text = done("federation", "status", "--federation", made.folder).out
     assert "the server is not running" in text
@@ -165,7 +163,7 @@ def test_status_tells_whether_the_server_runs(tmp_path: Path) -> None:
     (home / "process.pid").write_text("1")
     assert "the server is not running" in done(*words).out, "a number left over from before"
     with supervisor.exclusive(home, "the server"):
-        assert "is being restarted" in done(*words).out
+        assert "the server is starting" in done(*words).out
         (home / "process.pid").write_text("1")
         assert "the server is running (process 1)" in done(*words).out
         (home / "process.pid").write_text(str(2**22 + 1))  # beyond the largest there is

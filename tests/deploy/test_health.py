@@ -19,9 +19,10 @@ from command_line import cli, done
 from processes import wait_until
 
 from fedsight.core.errors import DeployError
+from fedsight.core.process_facts import is_suspended
 from fedsight.deploy import health
 from fedsight.deploy.membership import presence
-from fedsight.deploy.processes import spawn, supervisor
+from fedsight.deploy.processes import supervisor
 from fedsight.deploy.site import state
 
 
@@ -68,8 +69,8 @@ def test_a_site_is_well_while_its_processes_are(site: Path, process: int) -> Non
         assert fault(site) == ""
         with state.at_work(site, process, "training"):
             os.kill(process, signal.SIGSTOP)
-            wait_until(lambda: spawn.is_stopped(process))
-            assert fault(site) == "its process is stopped"
+            wait_until(lambda: is_suspended(process))
+            assert fault(site) == "its process is suspended"
         os.kill(process, signal.SIGCONT)
         wait_until(lambda: fault(site) == "")
     assert fault(site) == "not running"
@@ -88,8 +89,8 @@ def test_a_stopped_trainer_is_a_fault(site: Path, process: int) -> None:
     with supervisor.exclusive(site, "the site"), state.at_work(site, process, "training"):
         (site / "process.pid").write_text(str(os.getpid()))
         os.kill(process, signal.SIGSTOP)
-        wait_until(lambda: spawn.is_stopped(process))
-        assert fault(site) == "its trainer process is stopped"
+        wait_until(lambda: is_suspended(process))
+        assert fault(site) == "one of its processes is suspended"
 
 
 def test_a_server_that_does_nothing_is_not_well(federation: Path, process: int) -> None:

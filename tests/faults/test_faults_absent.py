@@ -94,7 +94,7 @@ class Told(list[str]):
     def append(self, text: str) -> None:
         """Something is said."""
         super().append(text)
-        if "trainer process is stopped" in text:
+        if "one of its processes is suspended" in text:
             os.kill(self.watch.stopped, signal.SIGCONT)
 
 
@@ -105,4 +105,4 @@ def test_a_trainer_that_stands_still_is_told(three: Loopback) -> None:
     # It is held until this was told, so the run ends only if it is.
     store = three.run("still", told.watch, rounds={**QUORUM, "rounds": 3, "quorum": None})
     assert len(store.history()) == 3
-    assert "site 'site-01' is connected, but its trainer process is stopped" in told
+    assert "site 'site-01' is connected, but one of its processes is suspended (SIGSTOP)" in told

@@ -30,9 +30,8 @@ from fedsight.deploy.membership.certificates import AUTHORITY_SOON, SOON, days_l
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder, Invitation
 from fedsight.deploy.membership.renewal import certified
 from fedsight.deploy.monitoring.settings import check
-from fedsight.deploy.package import installed, stated
+from fedsight.deploy.package import RUNNING, installed, stated
 from fedsight.deploy.processes import supervisor
-from fedsight.deploy.server.server import RUNNING
 from fedsight.deploy.server.settings import read_server
 from fedsight.deploy.site.folder import SiteFolder, open_images
 from fedsight.deploy.site.owner import read_owner
@@ -292,7 +291,7 @@ def _member(what: Text, row: overview.SiteRow) -> Finding:
         return Finding(what, "bad", value, message("install the same version there"))
     if row.state == "stopped":
         cure = message("ask its owner")
-        return Finding(what, "bad", message("its trainer process is stopped"), cure)
+        return Finding(what, "bad", message("one of its processes is suspended"), cure)
     if row.state == "drained":
         return Finding(what, "note", message("drained by its owner"))
     return Finding(what, "ok", message("connected"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -12,11 +13,12 @@ from rich.markup import escape
 from fedsight.cli.renewal import warnings
 from fedsight.cli.screen import share
 from fedsight.cli.tables import make_table, print_line, show
+from fedsight.core.files import json_object
 from fedsight.deploy.membership import hosts
 from fedsight.deploy.membership.federation import FederationFolder
-from fedsight.deploy.membership.overview import SiteRow, sites
+from fedsight.deploy.membership.overview import SiteRow, server_words, sites
 from fedsight.deploy.membership.renewal import endings
-from fedsight.deploy.package import installed
+from fedsight.deploy.package import RUNNING, installed, stated
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.site.log import details, protections
 from fedsight.governance.entries import SUMS
@@ -29,13 +31,7 @@ from fedsight.runs.progress import size
 def show_status(federation: FederationFolder) -> None:
     """Print the server's state, and a line for each site."""
     home, invitation = federation.server_home, federation.invitation
-    process = supervisor.process_id(home)
-    if not supervisor.is_running(home):
-        state = message("the server is not running: start it with `fedsight server start`")
-    elif process is None:
-        state = message("the server's process has ended and is being restarted")
-    else:
-        state = message("the server is running (process {n})", n=process)
+    state = server_words(supervisor.state(home), supervisor.process_id(home))
     address = hosts.written(invitation.host, invitation.port)
     print_line(
         message(
@@ -45,9 +41,24 @@ def show_status(federation: FederationFolder) -> None:
             state=state,
         )
     )
+    _show_other_server(home)
     for text in warnings(endings(federation)):
         print_line(text)
     show_sites(sites(federation).rows)
+
+
+def _show_other_server(home: Path) -> None:
+    """Say if the server in `home` runs other code than this machine has."""
+    runs, ours = json_object(home / RUNNING), installed()
+    if runs and supervisor.is_running(home) and stated(runs) != ours:
+        print_line(
+            message(
+                "The server was started with FedSight {other}, and this machine has {ours}: start "
+                "the server again.",
+                other=str(stated(runs)),
+                ours=str(ours),
+            )
+        )
 
 
 def show_sites(rows: Sequence[SiteRow]) -> None:
@@ -177,7 +188,7 @@ def _connection(row: SiteRow) -> Text:
     if row.since is None:
         return message("never")
     if row.connected and row.state == "stopped":
-        return message("[red]trainer process stopped[/]")
+        return message("[red]process suspended[/]")
     if row.connected and row.state == "drained":
         return message("drained by its owner")
     if row.connected:

@@ -123,9 +123,10 @@ def sites_page(console: Console, request: Request) -> Response:
     """The sites of the federation: connection, images, refusals."""
     if console.federation is None:
         return console.missing(request)
-    from fedsight.deploy.membership.overview import sites
+    from fedsight.deploy.membership.overview import server_words, sites
 
-    return console.show(request, "sites.html", sites=sites(console.federation))
+    found = sites(console.federation)
+    return console.show(request, "sites.html", sites=found, server_words=server_words)
 
 
 def new_page(console: Console, request: Request) -> Response:

@@ -165,6 +165,8 @@ class Now:
             return message("not running")
         if self.said == "leaving":
             return message("is about to stop")
+        if self.said == "stopped":
+            return message("one of its processes is suspended")
         if not self.answered:
             return message("running, but the server does not answer")
         return message("connected")

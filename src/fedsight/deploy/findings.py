@@ -112,7 +112,7 @@ def running_site(site: SiteFolder) -> Iterator[Finding]:
     said = state.state_of(site.folder)
     if said == "stopped":
         cure = message("let it go on (kill -CONT), or end it")
-        yield Finding(what, "bad", message("its trainer process is stopped"), cure)
+        yield Finding(what, "bad", message("one of its processes is suspended"), cure)
     elif said == "drained":
         yield Finding(what, "note", message("drained"), "fedsight site drain --end")
     elif presence.is_answered(site.folder):

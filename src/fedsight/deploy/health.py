@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fedsight.core.errors import DeployError
 from fedsight.deploy.membership import presence
-from fedsight.deploy.processes import spawn, supervisor
+from fedsight.deploy.processes import supervisor
 from fedsight.deploy.site import state
 from fedsight.language.message import Text, message
 
@@ -54,7 +54,9 @@ def _of(folder: Path, connected: bool) -> Iterator[Health]:
         yield Health(what, _process(home, connected) or _serving(home))
     if (folder / "identity.toml").is_file():
         what = message("site {name}", name=folder.resolve().name)
-        yield Health(what, _process(folder, connected) or _site(folder, connected))
+        leaves = supervisor.is_running(folder) and state.state_of(folder) == "leaving"
+        fault = message("it is about to stop") if leaves else _process(folder, connected)
+        yield Health(what, fault or _site(folder, connected))
 
 
 def _process(home: Path, connected: bool) -> Text | str:
@@ -68,7 +70,7 @@ def _process(home: Path, connected: bool) -> Text | str:
     process = supervisor.process_id(home)
     if process is None:
         return message("its process has ended and is being restarted")
-    return message("its process is stopped") if spawn.is_stopped(process) else ""
+    return message("its process is suspended") if supervisor.is_suspended(home) else ""
 
 
 def _serving(home: Path) -> Text | str:
@@ -88,7 +90,7 @@ def _is_full(home: Path) -> bool:
 
 def _site(home: Path, connected: bool) -> Text | str:
     if state.state_of(home) == "stopped":
-        return message("its trainer process is stopped")
+        return message("one of its processes is suspended")
     if connected and not presence.is_answered(home):
         return message("the server does not answer")
     return ""

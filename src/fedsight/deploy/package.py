@@ -22,6 +22,7 @@ import fedsight
 from fedsight.core.errors import RefusedError, SiteError
 from fedsight.core.text import printable
 
+RUNNING = "package.json"  # in the server's folder: the FedSight code that it was started with
 SHOWN = 12  # digits of a hash
 SETTLED = 3.0  # seconds after which a file's times tell of each further change
 CURE = "install the same FedSight version at the coordinator and at all sites, and restart them"

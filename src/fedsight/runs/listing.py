@@ -16,6 +16,7 @@ from fedsight.core import locks
 from fedsight.core.errors import StoreError
 from fedsight.core.files import json_object, link_on_the_way, parse_json, whole_lines
 from fedsight.core.line_cache import LineCache
+from fedsight.core.process_facts import is_suspended
 from fedsight.language.english import from_english
 from fedsight.language.message import Text, message
 
@@ -116,6 +117,8 @@ def state_words(one: Listed) -> Text:
             return message("running; to pause after this round")
         case "running" if one.asked == "stop":
             return message("running; told to stop")
+        case "running" if is_suspended(int(one.live.get("process", 0))):
+            return message("running, but its process is suspended (SIGSTOP)")
         case "running":
             return message("running")
         case "paused":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import stat
+import time
 import zipfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import tomli_w
+from clocks import heard_ago, set_clock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -447,10 +449,11 @@ def test_a_heartbeat_is_recorded_whatever_the_name(tmp_path: Path) -> None:
 def test_times_are_the_servers_and_since_is_that_of_the_current_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter((100.0, 200.0, 300.0, 400.0))
-    monkeypatch.setattr(presence.time, "time", lambda: next(clock))
+    now = [0.0]
+    set_clock(monkeypatch, lambda: now[0])
     seen = []
     for process in ("first", "first", "second", "second"):
+        now[0] += 100.0
         presence.record(tmp_path, "a", process, None)
         one = presence.presence(tmp_path, "a")
         assert one is not None
@@ -480,16 +483,33 @@ def test_a_heartbeat_is_decoded_again_unless_it_is_too_long() -> None:
 
 def test_a_silent_site_is_not_connected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     presence.record(tmp_path, "a", "first", None)
-    now = presence.time.time()
-    monkeypatch.setattr(presence.time, "time", lambda: now + presence.HEARTBEAT_TIMEOUT + 1)
+    heard_ago(tmp_path / "a.json", presence.HEARTBEAT_TIMEOUT + 1)
     assert not presence.presences(tmp_path)["a"].alive
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_a_clock_that_jumps_makes_no_site_silent_or_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    for name in ("there", "gone"):
+        presence.record(tmp_path, name, "first", None)
+    heard_ago(tmp_path / "gone.json", presence.HEARTBEAT_TIMEOUT + 1)
+    presence.record_answer(tmp_path)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump)
+    found = presence.presences(tmp_path)
+    assert (found["there"].alive, found["gone"].alive) == (True, False)
+    assert presence.is_answered(tmp_path)
+    presence.record(tmp_path, "there", "first", None)
+    again = presence.presences(tmp_path)["there"]
+    assert (again.since, again.restarts) == (found["there"].since, found["there"].restarts)
 
 
 def test_a_site_that_restarts_often_has_to_stay_before_a_job_begins_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1e9]
-    monkeypatch.setattr(presence.time, "time", lambda: now[0])
+    set_clock(monkeypatch, lambda: now[0])
 
     def settled(process: int) -> bool:
         presence.record(tmp_path, "a", str(process), None)

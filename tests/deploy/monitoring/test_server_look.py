@@ -13,6 +13,7 @@ from typing import Any
 import authorities
 import pytest
 import tomli_w
+from clocks import heard_ago
 
 from fedsight.coordinator.folders import LOCK
 from fedsight.core import locks
@@ -45,9 +46,7 @@ def looks_at(folder: Path, known: dict[str, Any] | None = None, lost: float = 0.
 def beat(folder: Path, site: str, state: presence.State = "", ago: float = 0.0) -> None:
     presence.record(folder / "server" / "sites", site, "process", None, state=state)
     if ago:
-        path = folder / "server" / "sites" / f"{site}.json"
-        table = json.loads(path.read_text())
-        path.write_text(json.dumps({**table, "seen": time.time() - ago}))
+        heard_ago(folder / "server" / "sites" / f"{site}.json", ago)
 
 
 def run(folder: Path, name: str, **live: Any) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 import authorities
 import pytest
 import tomli_w
+from clocks import heard_ago
 
 from fedsight.core.errors import StoreError
 from fedsight.core.files import append_line
@@ -154,8 +155,7 @@ def test_connection_lost_and_found(home: Path, monkeypatch: pytest.MonkeyPatch) 
     presence.record_answer(home)
     look = seen.look()
     assert (look.reasons, told(look)) == ([], ["server_answers"])
-    answered = home / "server_answered"
-    os.utime(answered, (time.time() - 60,) * 2)
+    heard_ago(home / "server_answered", 60)
     assert told(seen.look()) == ["server_lost"]
     assert told(looks_at(home, seen.known, lost_after=0.0).look()) == []
 

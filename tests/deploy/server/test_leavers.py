@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from clocks import set_clock
 
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.presence import Presence, State
@@ -16,7 +17,7 @@ class Hall:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folder, self.now = folder, 1e9
-        monkeypatch.setattr(presence.time, "time", lambda: self.now)
+        set_clock(monkeypatch, lambda: self.now)
 
     def says(self, state: State = "", process: str = "p") -> Presence:
         presence.record(self._folder, "a", process, None, "", state)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from clocks import heard_ago
 from loopback import program_of
 
 from fedsight.coordinator.live import Live
@@ -24,6 +26,7 @@ from fedsight.core.errors import (
 )
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
+from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server import scheduler
 from fedsight.deploy.server.job import JOB_FILE, read_outcome
 from fedsight.deploy.server.operator import OperatorSession
@@ -35,6 +38,16 @@ LEFT = {**LOST, "state": "left", "cause": "site 'b' left"}
 ABSENT = {"state": "failed", "again": True, "family": "SiteError", "cause": "a site", "cure": ""}
 HELD = {**ABSENT, "again": False, "family": "HeldError", "cause": "it waits"}
 REFUSED = {**ABSENT, "again": False, "family": "RefusedError"}
+
+
+@pytest.fixture(autouse=True)
+def serving(tmp_path: Path) -> Iterator[None]:
+    """A server that runs."""
+    home = tmp_path / "server"
+    home.mkdir()
+    with supervisor.exclusive(home, "the server"):
+        (home / supervisor.PROCESS_FILE).write_text(str(os.getpid()))
+        yield
 
 
 class Scripted(RunScheduler):
@@ -228,8 +241,7 @@ def test_a_start_is_given_up_for_a_site_that_has_left(
         "left",
         "site 'b' left before a job with it had started",
     )
-    now = time.time()
-    monkeypatch.setattr(presence.time, "time", lambda: now + presence.HEARTBEAT_TIMEOUT + 1)
+    heard_ago(tmp(one) / "b.json", presence.HEARTBEAT_TIMEOUT + 1)
     arrive(one, "a")
     before = dict(presence.presences(tmp(one)))
     one._store.write_json(JOB_FILE, {"number": one._number, "state": "running"})
@@ -252,7 +264,7 @@ def test_who_is_missing_in_a_job_is_told_once_and_why(tmp_path: Path) -> None:
     arrive(one, "b", state="stopped")
     for _ in range(3):
         one._report_sites(["a", "b", "c"])
-    assert said[1:] == ["site 'b' is connected, but its trainer process is stopped"]
+    assert said[1:] == ["site 'b' is connected, but one of its processes is suspended (SIGSTOP)"]
 
 
 def test_a_program_is_checked_for_as_many_sites_as_the_federation_has(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from command_line import done
 from processes import wait_until
 from site_services import FaultyLink, Places
 
+from fedsight.core.process_facts import is_suspended
 from fedsight.deploy.membership import presence
-from fedsight.deploy.processes import spawn
 from fedsight.deploy.server.joining import propose
 from fedsight.deploy.site import state
 
@@ -51,7 +51,7 @@ def test_a_process_that_is_held_by_a_signal_is_noticed(
         assert (found.process, found.doing) == (child.pid, "training in round 3")
         assert state.state_of(tmp_path) == ""
         os.kill(child.pid, signal.SIGSTOP)
-        wait_until(lambda: spawn.is_stopped(child.pid))
+        wait_until(lambda: is_suspended(child.pid))
         assert state.state_of(tmp_path) == "stopped"
         os.kill(child.pid, signal.SIGCONT)
         wait_until(lambda: state.state_of(tmp_path) == "")
@@ -81,7 +81,7 @@ def test_a_notice_that_is_left_over_reports_no_other_process(
         before = json.loads(notice.read_bytes())
     notice.write_text(json.dumps({**before, "started": before["started"] - 1}))
     os.kill(child.pid, signal.SIGSTOP)
-    wait_until(lambda: spawn.is_stopped(child.pid))
+    wait_until(lambda: is_suspended(child.pid))
     assert (state.works(tmp_path), state.state_of(tmp_path)) == ([], "")
     notice.write_text(json.dumps(before))
     assert state.state_of(tmp_path) == "stopped"

@@ -18,6 +18,7 @@ from typing import Any
 from nvflare.collab import collab
 
 from fedsight.deploy.processes import memory_reclaim
+from fedsight.engines.remote.conversation import JobEndedError
 
 
 class FlareLink:
@@ -37,14 +38,17 @@ class FlareLink:
     def ask(
         self, site: str, kind: str, header: Mapping[str, Any], body: bytes, timeout: float
     ) -> tuple[Any, Any]:
-        """The answer (header, body) to a request, unchecked; ConnectionError if none comes."""
-        from nvflare.collab.api.exceptions import CollabCallError
+        """The answer (header, body) to a request, unchecked; ConnectionError if none comes,
+        JobEndedError if none can come any more."""
+        from nvflare.collab.api.exceptions import CollabCallError, RunAborted
 
         call = self._proxies[site](timeout=timeout)
         try:
             answer = call.message(kind=kind, header=json.dumps(header), body=body)
         except CollabCallError as error:
             raise ConnectionError(str(error.cause)) from None
+        except RunAborted:
+            raise JobEndedError from None
         if not isinstance(answer, list | tuple) or len(answer) != 2:
             return None, None
         text, data = answer

@@ -11,6 +11,8 @@ from typing import Any
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
+from nvflare.private.defs import CellChannel, CellChannelTopic
 
 from fedsight.deploy.flare.updates import Updates, held
 from fedsight.deploy.membership import presence
@@ -19,6 +21,32 @@ from fedsight.deploy.site import approvals
 from fedsight.deploy.site.state import state_of
 
 HEARTBEAT_PROPERTY = "fedsight_heartbeat"  # in the context that FLARE sends with a heartbeat
+
+
+class Replies:
+    """Whether the server itself has answered the last heartbeat, at a site.
+
+    FLARE says that a heartbeat is over also where it could not be delivered.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._cell: Any = None
+
+    def await_one(self, cell: Any) -> None:
+        """A heartbeat is about to be sent by this cell; there is none before the first one."""
+        self.came = False
+        if cell is not None and cell is not self._cell:
+            self._cell = cell
+            # Beside FLARE's own filter for all replies: one for a topic would replace it.
+            cell.core_cell.add_incoming_reply_filter("*", "*", self._look)
+
+    def _look(self, message: Any) -> None:
+        header = message.get_header
+        what = header(MessageHeaderKey.CHANNEL), header(MessageHeaderKey.TOPIC)
+        if what == (CellChannel.SERVER_MAIN, CellChannelTopic.HEART_BEAT):
+            code = header(MessageHeaderKey.RETURN_CODE)
+            self.came = self.came or code in (None, ReturnCode.OK)
 
 
 class PresenceComponent(FLComponent):
@@ -34,6 +62,7 @@ class PresenceComponent(FLComponent):
         self._process = secrets.token_hex(8)
         self._state: presence.State = ""  # what the last heartbeat of this site said
         self._updates: Updates | None = None  # at the server
+        self._replies = Replies()  # at a site
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Called by FLARE in the long-lived processes of server and site."""
@@ -47,7 +76,8 @@ class PresenceComponent(FLComponent):
             has = *held(home), approvals.mark(home)
             text = presence.Heartbeat(token, self._process, *ours, *has).encode()
             fl_ctx.set_prop(HEARTBEAT_PROPERTY, text, private=False, sticky=True)
-        elif event_type == EventType.AFTER_CLIENT_HEARTBEAT:
+            self._replies.await_one(fl_ctx.get_engine().get_cell())
+        elif event_type == EventType.AFTER_CLIENT_HEARTBEAT and self._replies.came:
             presence.record_answer(home, self._state)
         elif event_type == EventType.CLIENT_HEARTBEAT_PROCESSED:
             peer = fl_ctx.get_peer_context()

@@ -13,6 +13,7 @@ from fedsight.deploy.membership.renewal import endings
 from fedsight.deploy.membership.requests import is_operators
 from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
+from fedsight.language.message import Text, message
 
 LONGEST = 80  # characters of what a site calls the source of its images
 
@@ -44,6 +45,7 @@ class Sites:
     address: str
     serving: bool
     rows: tuple[SiteRow, ...]
+    state: supervisor.State = "running"  # of the server's process
 
     def table(self) -> dict[str, Any]:
         """As plain values, for scripts."""
@@ -53,7 +55,8 @@ class Sites:
     def of(cls, table: Mapping[str, Any]) -> Sites:
         """From plain values; TypeError or KeyError unless they are those of a federation."""
         rows = tuple(SiteRow(**row) for row in table["rows"])
-        return cls(table["federation"], table["address"], table["serving"], rows)
+        state = table.get("state", "running")  # an older server says none
+        return cls(table["federation"], table["address"], table["serving"], rows, state)
 
 
 def certificates_table(federation: FederationFolder) -> list[dict[str, Any]]:
@@ -72,7 +75,24 @@ def sites(federation: FederationFolder) -> Sites:
         hosts.written(invitation.host, invitation.port),
         supervisor.is_running(federation.server_home),
         tuple(_row(name, found.get(name), revoked.get(name, "")) for name in names),
+        supervisor.state(federation.server_home),
     )
+
+
+def server_words(state: supervisor.State, process: int | None = None) -> Text:
+    """The state of a server's process in words."""
+    match state:
+        case "running" if process is None:
+            return message("the server is running")
+        case "running":
+            return message("the server is running (process {n})", n=process)
+        case "suspended":
+            return message("a process of the server is suspended (SIGSTOP): kill -CONT")
+        case "starting":
+            return message("the server is starting")
+        case "restarting":
+            return message("the server's process has ended and is being restarted")
+    return message("the server is not running: start it with `fedsight server start`")
 
 
 def _row(name: str, one: Presence | None, revoked: str) -> SiteRow:

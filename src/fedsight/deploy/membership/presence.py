@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import quote
 
+from fedsight.core.files import json_object
+from fedsight.core.moments import Moment
 from fedsight.core.text import printable
 from fedsight.deploy.membership.kits import HEARTBEAT_INTERVAL
 
@@ -31,8 +33,8 @@ _MOST_RESTARTS = 16  # that are remembered; so many ask for the longest wait
 MAX_IDENTIFIER_CHARACTERS = 64  # of the identifier of a process, or of a token
 
 
-# What a site says of itself: ready; it takes part in nothing new; it is about to stop; its trainer
-# process is held by a signal.
+# What a site says of itself: ready; it takes part in nothing new; it is about to stop; one of its
+# processes is held by a signal.
 State = Literal["", "drained", "leaving", "stopped"]
 _AWAY = ("drained", "leaving")  # it is in no job that begins now
 
@@ -45,7 +47,7 @@ class Presence:
     # when the server first heard from the site's current process, or again once it had said that
     # it was leaving
     since: float
-    seen: float  # the last heartbeat
+    heard: Moment  # the last heartbeat
     declared: dict[str, Any] | None  # the site's summary of its images
     process: str = ""  # identifies the site's current process
     restarts: tuple[float, ...] = ()  # when it came back, within RESTART_WINDOW
@@ -78,9 +80,14 @@ class Presence:
         return self.decisions[-1:] > (time.time(),)
 
     @property
+    def seen(self) -> float:
+        """The time of the last heartbeat."""
+        return self.heard.wall
+
+    @property
     def silence(self) -> float:
-        """Seconds since the last heartbeat."""
-        return time.time() - self.seen
+        """Seconds since the last heartbeat, also where the clock was set in between."""
+        return self.heard.ago
 
     @property
     def alive(self) -> bool:
@@ -145,13 +152,13 @@ def record(
     """Record a heartbeat of the site `name`. A site's own clock is not relied on."""
     folder.mkdir(exist_ok=True)
     path = _path(folder, name)
-    now, known = time.time(), _read(path)
-    since = stays = now
+    heard, known = Moment.now(), _read(path)
+    since = stays = now = heard.wall
     restarts: tuple[float, ...] = ()
     if known is not None:
         returns = known.state == "leaving" and state != "leaving"
         same = known.process == process and not returns
-        was_ready = known.state not in _AWAY and now - known.seen < HEARTBEAT_TIMEOUT
+        was_ready = known.state not in _AWAY and known.silence < HEARTBEAT_TIMEOUT
         since = known.since if same else now
         stays = known.stays if same and was_ready else now
         back = state not in _AWAY and not was_ready
@@ -162,7 +169,7 @@ def record(
     if known is not None:
         decisions = known.decided, known.decisions
     told = (declared, process, restarts, package, state, stays)
-    _write(path, Presence(name, since, now, *told, *decisions))
+    _write(path, Presence(name, since, heard, *told, *decisions))
 
 
 def record_decision(folder: Path, name: str, decided: str) -> None:
@@ -215,7 +222,7 @@ def _read(path: Path) -> Presence | None:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         lists = {key: tuple(table[key]) for key in ("restarts", "decisions")}
-        return Presence(**{**table, **lists})
+        return Presence(**{**table, **lists, "heard": Moment(**table["heard"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -226,22 +233,21 @@ def _read(path: Path) -> Presence | None:
 def record_answer(home: Path, state: State = "") -> None:
     """Record in the site's folder `home` that the server has answered a heartbeat, which said
     `state`."""
-    _answered(home).write_text(state)
+    partial = _answered(home).with_suffix(".partial")
+    partial.write_text(json.dumps({"state": state, "heard": asdict(Moment.now())}))
+    partial.replace(_answered(home))
 
 
 def is_answered(home: Path) -> bool:
     """Whether the server answers the heartbeats of the site in `home`."""
-    try:
-        return time.time() - _answered(home).stat().st_mtime < HEARTBEAT_TIMEOUT
-    except OSError:
-        return False
+    with contextlib.suppress(KeyError, TypeError):  # nothing was answered yet
+        return Moment(**json_object(_answered(home))["heard"]).ago < HEARTBEAT_TIMEOUT
+    return False
 
 
 def has_told(home: Path, state: State) -> bool:
     """Whether the last heartbeat that the server has answered said `state`."""
-    with contextlib.suppress(OSError):
-        return _answered(home).read_text() == state
-    return False
+    return json_object(_answered(home)).get("state") == state
 
 
 def _answered(home: Path) -> Path:
@@ -249,13 +255,15 @@ def _answered(home: Path) -> Path:
 
 
 class ConnectionMonitor:
-    """Reports at the site when the server starts or stops answering its heartbeats."""
+    """Reports at the site when the server starts or stops answering its heartbeats, or has not
+    answered one within HEARTBEAT_TIMEOUT of the start; `why` says what may be the matter."""
 
-    def __init__(self, home: Path, notify: Callable[[str], None]) -> None:
+    def __init__(self, home: Path, notify: Callable[[str], None], why: Callable[[], str]) -> None:
         self._home = home
         _answered(home).unlink(missing_ok=True)
-        self._notify = notify
-        self._connected = False
+        self._notify, self._why = notify, why
+        self._told: bool | None = None  # whether it answers, as was told
+        self._began = time.monotonic()
 
     @property
     def connected(self) -> bool:
@@ -265,11 +273,8 @@ class ConnectionMonitor:
     def poll(self) -> None:
         """Report a change since the last call."""
         connected = self.connected
-        if connected != self._connected:
-            self._connected = connected
-            self._notify(
-                "connected"
-                if connected
-                else "the server does not answer: it is down, the network is down, or this site "
-                "was revoked; still trying"
-            )
+        waits = self._told is None and time.monotonic() - self._began < HEARTBEAT_TIMEOUT
+        if connected == self._told or (waits and not connected):
+            return
+        self._told = connected
+        self._notify("connected" if connected else self._why())

@@ -51,7 +51,7 @@ METRICS: dict[Side, dict[str, Metric]] = {
         "sites": Metric(
             "gauge",
             "admitted sites by state: ready, drained (by their owners), stopped (their trainer "
-            "process stands still), absent",
+            "processes is suspended), absent",
             "state",
         ),
         "sites_expected": Metric("gauge", "sites that were admitted and not revoked"),

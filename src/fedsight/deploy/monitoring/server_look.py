@@ -35,7 +35,7 @@ from fedsight.deploy.monitoring.look import (
     number,
 )
 from fedsight.deploy.monitoring.settings import HookSettings
-from fedsight.deploy.processes import spawn, supervisor
+from fedsight.deploy.processes import supervisor
 from fedsight.runs import listing
 
 MAX_SITES, MAX_RUNS = 200, 20  # that have a label of their own
@@ -104,8 +104,8 @@ class ServerLook:
         written = number(traffic.get("time")) or 0.0
         if pid is None:
             look.reasons.append("the server's process is not running")
-        elif spawn.is_stopped(pid):
-            look.reasons.append("the server's process stands still")
+        elif supervisor.is_suspended(home):
+            look.reasons.append("a process of the server is suspended")
         elif time.time() - max(written, self._began + SETTLING) > SILENCE:
             look.reasons.append("the server's process has written nothing for a while")
         elif why := self._port_fault():

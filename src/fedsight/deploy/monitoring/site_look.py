@@ -118,7 +118,7 @@ class SiteLook:
     def _look_at_work(self, look: Look) -> None:
         works, said = state.works(self._home), state.state_of(self._home)
         if said == "stopped":
-            look.reasons.append("a trainer process stands still")
+            look.reasons.append("a process of the site is suspended")
         look.set("drained", state.is_drained(self._home))
         look.set("working", bool(works))
         named = _ROUND.search(works[0].doing) if works else None

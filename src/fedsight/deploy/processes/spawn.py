@@ -154,25 +154,6 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def is_stopped(pid: int) -> bool:
-    """Whether the process `pid` is held by a signal (SIGSTOP) or a debugger; Linux only."""
-    return _facts(pid)[:1] in (["T"], ["t"])
-
-
-def started(pid: int) -> int | None:
-    """When the process `pid` began, in ticks of the machine's clock; None if there is none. Another
-    process that gets its number later has another time. Linux only: always None elsewhere."""
-    return int(found[19]) if len(found := _facts(pid)) > 19 else None
-
-
-def _facts(pid: int) -> list[str]:
-    """What `/proc` says of a process, from its state on (`proc_pid_stat(5)`, fields 3 and more)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
 def describe_exit(code: int) -> str:
     """How a process with the exit code `code` ended, as the second half of a sentence."""
     return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"

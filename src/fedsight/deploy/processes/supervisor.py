@@ -12,8 +12,9 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
-from fedsight.core import locks
+from fedsight.core import locks, process_facts
 from fedsight.core.errors import DeployError, StoreError
 from fedsight.core.files import trim, write_atomically
 from fedsight.deploy.membership.kits import HEARTBEAT_INTERVAL, organisation
@@ -64,6 +65,7 @@ SITE_MODULES = (  # imported by the processes of a site; the first one is run
 )
 
 
+State = Literal["ended", "starting", "restarting", "suspended", "running"]
 Poll = Callable[[prefork.PreforkServer], None]
 Farewell = Callable[[], bool]  # whether all has been said that is to be said before the end
 
@@ -248,6 +250,23 @@ def process_id(home: Path) -> int | None:
     except PermissionError:
         pass  # it exists, under another user
     return pid
+
+
+def state(home: Path) -> State:
+    """What the supervisor for `home`, and the process that it runs, do now."""
+    if not is_running(home):
+        return "ended"
+    if process_id(home) is None:
+        return "starting" if is_starting(home) else "restarting"
+    return "suspended" if is_suspended(home) else "running"
+
+
+def is_suspended(home: Path) -> bool:
+    """Whether a signal (SIGSTOP) or a debugger holds the process that the supervisor for `home`
+    runs, or the supervisor itself, which is its parent."""
+    pid = process_id(home)
+    both = () if pid is None else (pid, process_facts.parent(pid))
+    return any(map(process_facts.is_suspended, both))
 
 
 def server(kit: Path, home: Path, listen: str | None = None) -> Supervisor:

@@ -53,7 +53,7 @@ from fedsight.deploy.server.joining import (
 from fedsight.deploy.server.leavers import SITE_TIMEOUT
 from fedsight.deploy.server.lines import lined
 from fedsight.deploy.site.peer_keys import PeerKeys
-from fedsight.engines.remote.conversation import Link
+from fedsight.engines.remote.conversation import JobEndedError, Link
 from fedsight.engines.remote.engine import RemoteEngine, RunRecord
 from fedsight.evaluation.conclusion import Conclusion
 from fedsight.evaluation.description import describe
@@ -124,6 +124,8 @@ def _outcome(why: Exception) -> dict[str, Any]:
     """The outcome of a job that ended before the run was finished."""
     if isinstance(why, Handover):
         return {"state": "handover", "why": str(why)}
+    if isinstance(why, JobEndedError):  # another one goes on
+        return {"state": "lost", "family": "EngineError", "cause": why.cause, "cure": why.cure}
     if not isinstance(why, FedSightError | OSError):
         what = printable(f"{type(why).__name__}: {why}", MAX_MESSAGE)
         why = EngineError(

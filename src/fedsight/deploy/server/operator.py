@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsight.core.errors import DeployError
+from fedsight.deploy.membership import certificates
 
 READS = "this operator may only read"  # what `deploy/flare/reading.py` refuses with
 SAME = "use the same version of FedSight here and there"
@@ -144,7 +145,14 @@ class OperatorSession:
 
 @contextlib.contextmanager
 def open_session(kit: Path, user: str, timeout: float) -> Iterator[OperatorSession]:
-    """Open a session, trying for `timeout` seconds; DeployError if the server is out of reach."""
+    """Open a session, trying for `timeout` seconds; DeployError if the server is out of reach, or
+    the certificate of `user` has ended."""
+    own = certificates.read(kit / "startup" / "client.crt")
+    if certificates.days_left(own) < 0:
+        raise DeployError(
+            f"the certificate of the operator '{user}' ended on {own.not_valid_after_utc.date()}",
+            "renew it: fedsight federation renew",
+        )
     deadline = time.monotonic() + timeout
     while True:
         try:

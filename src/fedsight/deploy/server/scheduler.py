@@ -45,6 +45,7 @@ from fedsight.deploy.server.job_definition import write_job
 from fedsight.deploy.server.joining import final_sites, is_trained
 from fedsight.deploy.server.leavers import Leavers, has_gone
 from fedsight.deploy.server.operator import OperatorSession, open_session
+from fedsight.deploy.server.signs import Signs
 from fedsight.program import config
 from fedsight.program.program import Program, Speed
 
@@ -132,7 +133,7 @@ class RunScheduler:
         self._reported: int | None = None  # the last round that the callbacks have seen
         self._history_size = 0  # bytes of the history that they have seen
         self._told: dict[str, str] = {}  # without which sites the run goes on, as the user knows
-        self._stopped: set[str] = set()  # sites whose trainer process is held by a signal
+        self._signs = Signs(federation, store.folder, notify)
         self._leavers = Leavers()
         self._began = 0.0  # when the current job did, in seconds since 1970
 
@@ -236,6 +237,7 @@ class RunScheduler:
         while read_outcome(self._store, self._number) is None:
             self._require_going_on()
             time.sleep(POLL_INTERVAL)
+            self._signs.look(list(sites))
             found = presence.presences(self._federation.presences)
             if gone := [site for site in sites if has_gone(sites[site], found.get(site))]:
                 return self._left(gone)
@@ -295,6 +297,7 @@ class RunScheduler:
         quorum = 1 if trained else self._program.rounds.quorum
         while True:
             self._require_going_on()
+            self._signs.look([])
             expected = self._federation.admitted()
             found = presence.presences(self._federation.presences)
             # A drained site still lets a model be measured in whose training it had a part.
@@ -349,12 +352,8 @@ class RunScheduler:
 
     def _report_sites(self, sites: Sequence[str]) -> None:
         """Tell without which sites the run goes on, and why, as soon as the coordinator knows, and
-        which are at a standstill."""
-        found = presence.presences(self._federation.presences)
-        stopped = {site for site in sites if site in found and found[site].state == "stopped"}
-        for site in sorted(stopped - self._stopped):
-            self._notify(f"site '{site}' is connected, but its trainer process is stopped")
-        self._stopped = stopped
+        what keeps it from going on."""
+        self._signs.look(sites, self._began)
         live = json_object(self._store.folder / LIVE)
         if float(live.get("began", 0.0)) < self._began:
             return  # what an earlier job said

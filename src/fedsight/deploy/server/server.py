@@ -19,13 +19,12 @@ from fedsight.deploy.membership.requests import is_operators
 from fedsight.deploy.monitoring.keeper import kept
 from fedsight.deploy.monitoring.lines import output, reporting
 from fedsight.deploy.monitoring.process import Job
-from fedsight.deploy.package import installed
+from fedsight.deploy.package import RUNNING, installed
 from fedsight.deploy.processes import prefork, supervisor
 from fedsight.deploy.server.operator import OperatorSession, open_session
 from fedsight.deploy.server.settings import read_server
 
 CLEAR_INTERVAL = 3600.0  # seconds between looks for folders of old jobs
-RUNNING = "package.json"  # in the server's folder: the FedSight code that it was started with
 SESSION_TIMEOUT = 10.0  # seconds to open an operator session
 
 

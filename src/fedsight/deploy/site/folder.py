@@ -9,6 +9,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ from fedsight.deploy.site.owner import (
     read_owner,
     write_owner,
 )
+from fedsight.deploy.site.told import RefusalsTold
+from fedsight.deploy.site.unanswered import certificate_ended, why_unanswered
 from fedsight.governance.ledger import Ledger
 
 # Files of a site that may name images.
@@ -189,15 +192,21 @@ class SiteFolder:
 
     def _serve(self, owner: OwnerSettings, keeper: MonitorKeeper | None, out: Output) -> None:
         """Stay connected until SIGTERM or Ctrl-C."""
+        why = partial(why_unanswered, self.folder, self.kit, self.name)
         monitor = presence.ConnectionMonitor(
-            self.folder, lambda text: out.notice(text, event="connection")
+            self.folder, lambda text: out.notice(text, event="connection"), why
         )
         address = hosts.written(self.invitation.host, self.invitation.port)
         out.notice(f"connecting to {address}", event="started")
+        if ended := certificate_ended(self.kit, self.name):
+            out.notice(ended, event="certificate", level="warning")
         maker = RecogniserMaker(self.folder, owner.delivery, out.private)
+
+        refusals = RefusalsTold(self.folder, out.private)
 
         def poll(forks: prefork.PreforkServer) -> None:
             monitor.poll()
+            refusals.poll()
             maker.poll(forks)
             if keeper is not None:
                 keeper.poll(forks)

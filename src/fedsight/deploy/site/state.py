@@ -17,8 +17,9 @@ from pathlib import Path
 
 from fedsight.core.errors import SiteError, StoreError
 from fedsight.core.files import json_object, make_folder, write_atomically
+from fedsight.core.process_facts import is_suspended, started
 from fedsight.deploy.membership.presence import State
-from fedsight.deploy.processes import spawn
+from fedsight.deploy.processes import supervisor
 from fedsight.deploy.site.refusals import Asked
 
 DRAINED, LEAVING = "drained.json", "leaving"
@@ -30,7 +31,7 @@ class Work:
     """What a trainer process of the site is doing; one that serves another job may do more."""
 
     process: int
-    started: int | None  # when the process began (`spawn.started`)
+    started: int | None  # when the process began (`started`)
     doing: str
     since: float  # seconds since 1970
     run: str = ""  # for which it does so
@@ -54,7 +55,8 @@ def state_of(home: Path) -> State:
     """What the site in `home` says of itself; empty if it is ready."""
     if (home / LEAVING).exists():
         return "leaving"
-    if any(spawn.is_stopped(one.process) for one in works(home)):
+    at_work = {one.process for one in (*works(home), *jobs(home))}
+    if supervisor.is_suspended(home) or any(map(is_suspended, at_work)):
         return "stopped"
     return "drained" if is_drained(home) else ""
 
@@ -100,7 +102,7 @@ def leave(home: Path) -> None:
 def at_work(home: Path, process: int, doing: str, run: str = "") -> Iterator[None]:
     """Meanwhile the trainer process `process` is `doing` something for a run."""
     path = home / WORK / f"{process}.json"
-    found = Work(process, spawn.started(process), doing, time.time(), run)
+    found = Work(process, started(process), doing, time.time(), run)
     _notice(path, asdict(found))
     try:
         yield
@@ -123,7 +125,7 @@ def works(home: Path) -> list[Work]:
                 float(table["since"]),
                 str(table.get("run", "")),
             )
-            if spawn.started(one.process) == one.started:
+            if started(one.process) == one.started:
                 found.append(one)
     return sorted(found, key=lambda one: one.since)
 
@@ -138,7 +140,7 @@ def tell_job(home: Path, asked: Asked, round: int) -> None:
         if path.stem != str(process) and _job(path) is None:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
-    found = Job(process, spawn.started(process), *facts)
+    found = Job(process, started(process), *facts)
     _notice(home / WORK / f"{process}.job", asdict(found))
 
 
@@ -159,7 +161,7 @@ def _job(path: Path) -> Job | None:
     with contextlib.suppress(KeyError, TypeError, ValueError):
         facts = {**table, "operators": tuple(map(str, table["operators"]))}
         found = Job(**facts)
-        if spawn.started(found.process) == found.started:
+        if started(found.process) == found.started:
             return found
     return None
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from fedsight.core.errors import FedSightError, HeldError, RefusedError, SiteError
+from fedsight.core.errors import EngineError, FedSightError, HeldError, RefusedError, SiteError
 from fedsight.core.text import MAX_MESSAGE, printable
 from fedsight.engines.remote import messages
 
@@ -42,8 +42,20 @@ class Link(Protocol):
     def ask(
         self, site: str, kind: str, header: Mapping[str, Any], body: bytes, timeout: float
     ) -> tuple[Any, Any]:
-        """The unchecked answer (header, body) to one question; ConnectionError without one."""
+        """The unchecked answer (header, body) to one question; ConnectionError without one, and
+        JobEndedError if nobody can be asked any more."""
         ...
+
+
+class JobEndedError(EngineError):
+    """The job is over for everybody: the server ended it, as it does when one of its processes
+    dies."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the server has ended the job, as it does when a process of one of its sites dies",
+            "continue with `fedsight resume`",
+        )
 
 
 class Silent(Exception):  # noqa: N818 - a state of a site, handled by `converse`
@@ -175,7 +187,8 @@ class Talk:
                 if time.monotonic() >= self._deadline:
                     raise self._late() from None
                 continue
-            if isinstance(answer, Exception) and not isinstance(answer, ConnectionError):
+            understood = isinstance(answer, ConnectionError | JobEndedError)
+            if isinstance(answer, Exception) and not understood:
                 raise _unreadable(self.site, answer)
             if isinstance(answer, BaseException):
                 raise answer

@@ -22,7 +22,7 @@ from fedsight.core.types import Batch, Metrics, Order, Payload
 from fedsight.engines.base import Accepted
 from fedsight.engines.protected import reply_bytes
 from fedsight.engines.remote import messages
-from fedsight.engines.remote.conversation import Talk
+from fedsight.engines.remote.conversation import JobEndedError, Talk
 from fedsight.privacy.secagg.words import unpacked
 from fedsight.program.federation import Federation
 
@@ -235,7 +235,7 @@ def _check_bounds(
 def _whole(site: str) -> Iterator[None]:
     try:
         yield
-    except SiteError:
+    except (SiteError, JobEndedError):
         raise
     except Exception as error:
         raise EngineError(
