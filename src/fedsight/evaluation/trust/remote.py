@@ -94,7 +94,7 @@ def refused(program: Program, unlabelled: bool, own: bool, classes: int) -> str 
 
 def fits(program: Program) -> bool:
     """Whether a temperature is fitted first, to losses: not where a task's answers are made large
-    enough, nor with noise, which would hide what a temperature changes."""
+    enough, nor with noise, where one question has all."""
     return program.task.covering is None and not program.privacy.protects
 
 
