@@ -144,7 +144,7 @@ def _travelled(run: Run, found: SetsRecord | None) -> list[Text]:
     return told
 
 
-def _single(found: SetsRecord, images: Text) -> list[Text]:
+def _single(found: SetsRecord, images: Words) -> list[Text]:
     """Whose images count one by one, and what that means."""
     if not found.grouped:
         return [
