@@ -51,8 +51,8 @@ SAID_IN = (
     "deploy/site/release.py", "deploy/site/service.py", "engines/remote/*.py",
     "engines/workers.py", "evaluation/attempts.py", "evaluation/fonts.py", "evaluation/overall.py",
     "evaluation/generalisation/exam.py", "evaluation/shortcuts/measure.py",
-    "evaluation/trust/covering.py", "evaluation/trust/masked.py", "evaluation/trust/measure.py",
-    "evaluation/trust/of_noise.py",
+    "evaluation/trust/covering*.py", "evaluation/trust/masked.py",
+    "evaluation/trust/measure.py", "evaluation/trust/of_noise.py", "evaluation/trust/risk.py",
     "evaluation/trust/of_site.py",
     "evaluation/trust/remote.py", "evaluation/trust/scaling.py", "deploy/site/calibration.py",
     "inference/trusted.py",
@@ -65,7 +65,7 @@ SAID_IN = (
     "program/keywords.py", "program/lone_image.py", "program/misread.py", "program/objective.py",
     "program/objects.py", "program/plugins.py", "program/rounds.py", "program/rules.py",
     "runs/lifecycle.py",
-    "runs/progress.py", "runs/sweeps/plan.py",
+    "runs/progress.py", "runs/sweeps/plan.py", "tasks/covering/*.py",
 )  # fmt: skip
 NO_SENTENCE = re.compile(r"[\\|<>%]|^[\W_]*$|\bv\d\b|# ")
 MOST_VARIANTS = 12

@@ -33,7 +33,7 @@ from fedsight.evaluation.trust.answers import Respondent
 from fedsight.evaluation.trust.calibration import UNIT
 from fedsight.evaluation.trust.images import parts_of_test
 from fedsight.evaluation.trust.measure import INFINITE
-from fedsight.evaluation.trust.sums import EVERY, CountSums, FitSums, read, size
+from fedsight.evaluation.trust.sums import EVERY, CountSums, FitSums, form, read
 from fedsight.governance.ledger import Ledger
 from fedsight.program.federation import Federation, federate
 from fedsight.program.program import Program, Speed
@@ -225,7 +225,7 @@ def summed_images(attack: Attack, root: Path, count: int) -> tuple[int, Tensor]:
     assert "declared" in site.join(of)
     data = b"".join(site.calibrate(model(of), temperature=heat)[1] for heat in (None, 1.0))
     both = torch.frombuffer(bytearray(data), dtype=torch.int64)
-    cut = size(FitSums, 2)
+    cut = form(FitSums, 2).size
     losses, scores = read(FitSums, both[:cut], 2), read(CountSums, both[cut:], 2)
     return int(losses.images[0] + scores.cover.sum() + scores.tested.sum()), both
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from site_services import LocalLink
 from torch import Tensor
 
 from fedsight.core.errors import SiteError
-from fedsight.core.types import Order
+from fedsight.core.sum_form import SumForm
+from fedsight.core.types import Order, PartSpecs
 from fedsight.deploy.site import calibration, secagg_client
 from fedsight.deploy.site.trainer import CalibrateStep, TrainStep
 from fedsight.engines.protected import order_digest
@@ -32,7 +32,7 @@ from fedsight.engines.remote.models import Model, digest_of
 from fedsight.engines.remote.site_lists import OTHER_RULE, Willing
 from fedsight.engines.remote.sums import SumQuestion
 from fedsight.evaluation.trust.answers import Answers
-from fedsight.evaluation.trust.sums import CountSums, parts, read
+from fedsight.evaluation.trust.sums import CountSums, form, read
 from fedsight.governance.contract import Contract
 from fedsight.governance.ledger import SumLimit
 from fedsight.program.federation import federate
@@ -59,7 +59,7 @@ def sites(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def question(**changes: Any) -> SumQuestion:
-    return replace(SumQuestion(HEAT, partial(parts, CountSums, 3)), **changes)
+    return replace(SumQuestion(HEAT, form(CountSums, 3)), **changes)
 
 
 def summed(
@@ -256,10 +256,18 @@ def test_keys_for_sums_serve_no_training(sites: Sites, images: Path) -> None:
     assert "not made for these sums" in told["error"]
 
 
+class LowForm(SumForm):
+    """As if every site had one test image."""
+
+    def parts(self, images: int) -> PartSpecs:
+        return super().parts(1)
+
+
 def bounded(sites: Sites, images: Path) -> set[str]:
     """What the sites say to bounds of a coordinator's choice."""
-    low = partial(parts, CountSums, 3, 1)
-    _, why = summed(sites, program(images), "low1", parts=lambda images: low())
+    real = form(CountSums, 3)
+    low = LowForm(real.shapes, real.most)
+    _, why = summed(sites, program(images), "low1", form=low)
     return set(why.values())
 
 

@@ -31,7 +31,7 @@ from fedsight.evaluation.trust.answers import Respondent
 from fedsight.evaluation.trust.calibration import UNIT
 from fedsight.evaluation.trust.conformal import BINS
 from fedsight.evaluation.trust.noised import BOUNDS, ENERGY, SCORES
-from fedsight.evaluation.trust.sums import EVERY, CountSums, FitSums, read, size
+from fedsight.evaluation.trust.sums import EVERY, CountSums, FitSums, form, read
 from fedsight.privacy import noised_sums
 from fedsight.program.federation import federate
 from fedsight.program.program import Program, Speed
@@ -104,7 +104,7 @@ def left_over(site: AttackedSite, of: Program, vector: Tensor) -> float | None:
         return None
     data += site.calibrate(vector, temperature=1.0)[1]
     both = torch.frombuffer(bytearray(data), dtype=torch.int64)
-    cut = size(FitSums, 2)
+    cut = form(FitSums, 2).size
     fit, counts = read(FitSums, both[:cut], 2), read(CountSums, both[cut:], 2)
     if not counts.grouped:
         return None

@@ -162,10 +162,29 @@ def test_masks_have_a_guarantee_for_each_site_or_class(
             model.predict(image, coverage=0.8)
         asked = ("predict", tmp_path / "run", image, "--coverage", "0.8", "--site", "a")
         done(*asked)
-        RunStore(tmp_path / "run").delivered.mkdir()  # as where sites chose between models
-        assert "of site 'a' chose its model" in refused(3, *asked)
         with pytest.raises(StoreError, match="no model for site 'x'"):
             fedsight.load(tmp_path / "run").for_site("x").predict(image)
+
+
+def test_a_site_has_masks_of_the_model_that_it_got(masks: Path, tmp_path: Path) -> None:
+    """Its held-out images chose the model, so half of its test images make the levels."""
+    table = {**SEGMENT, "data": {**SEGMENT["data"], "path": str(masks.parent / "list.csv")}}
+    table["rounds"] = {"rounds": 2, "validation": 0.5}
+    trust = {"coverage": 0.8, "guarantee": "site"}
+    config = write_config(tmp_path, "masks", **{**table, "trust": trust})
+    run = tmp_path / "run"
+    done("compare", config, "--workers", "1", "--out", run)
+    told = read(run, "comparison.json")["delivered"]["b"]["trust"]["sets"]
+    assert (told["covers"], told["guarantee"]) == ("masks", "site")
+    assert (told["images"], told["tested"]) == (20, 20)  # of its 40
+    asked = ("predict", run, masks.parent / "7.png", "--site", "b", "--coverage")
+    (answer,) = json.loads(done(*asked, "0.8", "--json").out)
+    assert set(answer["set"]) == set(answer["marked"])
+    error = refused(3, *asked, "0.999")
+    assert "at least 1998 test images that show a foreground" in error
+    page = (run / "report.html").read_text()
+    assert "The model that a site got" in page
+    assert "Share that is held" in page
 
 
 def test_images_of_a_patient_count_once(masks: Path, tmp_path: Path) -> None:

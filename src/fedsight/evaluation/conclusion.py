@@ -49,9 +49,12 @@ from fedsight.evaluation.overall import Final, Interval, Intervals
 from fedsight.evaluation.protected_bytes import shorter_codec
 from fedsight.evaluation.samples import answers
 from fedsight.evaluation.shortcuts import measure
+from fedsight.evaluation.trust import noised_cover
 from fedsight.evaluation.trust.covering import controlled
+from fedsight.evaluation.trust.covering_of_noise import controlled_noised
+from fedsight.evaluation.trust.covering_remote import controlled_remote
 from fedsight.evaluation.trust.fit import FitFile
-from fedsight.evaluation.trust.masked import trusted_masked
+from fedsight.evaluation.trust.masked import controlled_masked, trusted_masked
 from fedsight.evaluation.trust.measure import Trusted, trusted
 from fedsight.evaluation.trust.noised import BOUNDS, SHAPES
 from fedsight.evaluation.trust.of_noise import trusted_noised
@@ -59,6 +62,7 @@ from fedsight.evaluation.trust.remote import trusted_remote
 from fedsight.evaluation.trust.saved import keep
 from fedsight.program.budget import spent
 from fedsight.program.program import Speed
+from fedsight.tasks.covering.base import Covering
 from fedsight.tasks.presentation import Curve, Table
 
 Command = Literal["run", "compare"]
@@ -138,8 +142,9 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
 
 def _trusted(run: Conclusion, final: Final, trained: loop.Trained) -> Trusted:
     """How far the answers can be trusted, by the images here or by the sums of the sites."""
-    if (found := controlled(final, run.pictures)) is not None:
-        return found
+    covering = final.federation.program.task.covering
+    if covering is not None:
+        return _controlled(run, final, trained, covering)
     if run.sums is None and run.pictures and final.federation.program.secure.masks:
         return trusted_masked(final)
     if run.sums is None:
@@ -151,6 +156,25 @@ def _trusted(run: Conclusion, final: Final, trained: loop.Trained) -> Trusted:
         return trusted_noised(federation, ask, groups)
     file = FitFile(run.store, model)
     told = trusted_remote(federation, partial(run.sums.add_up, model), file, groups)
+    return told.doubting(run.sums.site_sums.doubts)
+
+
+def _controlled(
+    run: Conclusion, final: Final, trained: loop.Trained, covering: Covering
+) -> Trusted:
+    """How large the answers of a task have to be that says what these may miss."""
+    if run.sums is None and run.pictures and final.federation.program.secure.masks:
+        return controlled_masked(final, covering)
+    if run.sums is None:
+        return controlled(final, covering, run.pictures)
+    model, program = (trained.travelling, trained.checkpoint.round), final.federation.program
+    groups = run.sums.site_sums.groups
+    if program.privacy.protects and not program.secure.masks:
+        shapes = noised_cover.BOUNDS, noised_cover.SHAPES
+        noised = partial(run.sums.noised_sums, model, *shapes)
+        return controlled_noised(final.federation, covering, noised, groups)
+    ask = partial(run.sums.add_up, model)
+    told = controlled_remote(final.federation, covering, ask, groups)
     return told.doubting(run.sums.site_sums.doubts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -15,14 +16,13 @@ from fedsight.evaluation.trust.answers import watched
 from fedsight.evaluation.trust.of_site import more_images
 from fedsight.evaluation.trust.risk import Risk
 from fedsight.evaluation.trust.saved import SavedTrust, kept, place_of
-from fedsight.evaluation.trust.saved_risk import kept_risk
+from fedsight.evaluation.trust.saved_risk import SavedRisk, kept_risk
 from fedsight.evaluation.trust.sets import SITE
 from fedsight.tasks.base import Task
 from fedsight.tasks.presentation import Answer
 
 MORE = "leave out --coverage, or have more test images like the site's own in a new run"
 APART = "each site has a model of its own, and the sets are made of theirs"
-COMMON = "leave out --coverage, or set trust.guarantee = 'mixture' in a new run"
 Limits = Tensor | Mapping[str, Tensor] | None
 
 
@@ -61,39 +61,26 @@ class Trusting:
     def at(
         cls, store: RunStore, task: Task, classes: int, site: str | None, delivered: bool
     ) -> Trusting:
-        """As `of`, for any task."""
-        found = kept_risk(store, task.covering, classes, store.model)
-        if found is None:
-            return cls.of(store, classes, site, delivered)
-        if found.apart and site is None:
-            return cls(why_not=APART, cure="name a site with --site")
-        if site is not None and delivered and _kind(store, site) != SHARED:
-            why_not = f"site '{site}' got a model of its own, and this is known of the common one"
-            return cls(why_not=why_not, cure="leave out --site, or --coverage")
-        if site is not None and store.delivered.is_dir() and found.risk.guarantee == SITE:
-            why_not = f"the held-out inputs of site '{site}' chose its model"
-            return cls(why_not=why_not, cure=COMMON)
-        return cls(site=site, risk=found.risk)
-
-    @classmethod
-    def of(cls, store: RunStore, classes: int, site: str | None, delivered: bool) -> Trusting:
         """What the run folder knows of its model of so many classes, as `site` has it; `delivered`:
         one of several sites chose what it has. StoreError if a file is broken."""
-        found = kept(store, classes, store.model)
+        found = _kept(store, task, classes, store.model)
         # Sets for the images of all sites hold for these, whoever chose the common model.
         common = found is not None and found.guarantee != SITE
         if delivered and site is not None and not (common and _kind(store, site) == SHARED):
             place, model = place_of(store.delivered, site), delivered_path(store.delivered, site)
-            own = kept(RunStore(place), classes, model)
-            return cls(own, site, _reason_at(store, site), cure=MORE)
-        if found is None:
-            return cls(why_not=_reason(store))
-        if found.apart and site is None:
-            return cls(
-                why_not=APART,
-                cure="name a site with --site",
-            )
-        return cls(found, site)
+            own = _kept(RunStore(place), task, classes, model)
+            return cls._of(own, site, _reason_at(store, site), MORE)
+        if found is not None and found.apart and site is None:
+            return cls(why_not=APART, cure="name a site with --site")
+        return cls._of(found, site, _reason(store), cls.cure)
+
+    @classmethod
+    def _of(
+        cls, found: SavedTrust | SavedRisk | None, site: str | None, why_not: str, cure: str
+    ) -> Trusting:
+        if isinstance(found, SavedRisk):
+            return cls(site=site, risk=found.risk)
+        return cls(found, site, why_not, cure=cure)
 
     def limits(self, cover: Cover | None) -> Limits:
         """The largest scores [classes] of sets with this coverage, or the levels of answers that
@@ -143,6 +130,13 @@ class Trusting:
             handle.remove()
         logits = outputs[-1].float()
         return _assessed(known, answers, logits, seen[-1] if seen else None, (classes, limits))
+
+
+def _kept(store: RunStore, task: Task, classes: int, model: Path) -> SavedTrust | SavedRisk | None:
+    """What a folder knows of the model in this file; None: nothing."""
+    if task.covering is None:
+        return kept(store, classes, model)
+    return kept_risk(store, task.covering, classes, model)
 
 
 def _head(known: SavedTrust, module: nn.Module) -> nn.Module | None:

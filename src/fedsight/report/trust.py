@@ -72,7 +72,7 @@ def lines(run: Run) -> list[Text]:
         return []
     sets = run.summary.sets
     if sets is not None and sets.covers:
-        return trust_covering.lines(run, sets)
+        return [*trust_covering.lines(run, sets), *_travelled(run, sets), *_sites(sets)]
     parts = (
         _calibration(run, run.summary.calibration),
         _sets(run, run.summary.sets),
@@ -89,8 +89,13 @@ def lines(run: Run) -> list[Text]:
     for part in (calibration, run.summary.sets, run.summary.ood):
         if part is not None and part.reason:
             found.append(message("Left out: {reason}.", reason=known_phrase(part.reason)))
-    found += travelled
-    for site, reason in sorted(without.items()):
+    return [*found, *travelled, *_sites(sets)]
+
+
+def _sites(sets: SetsRecord | None) -> list[Text]:
+    """Which sites are not in the sums, and which may have falsified them."""
+    found: list[Text] = []
+    for site, reason in sorted(({} if sets is None else sets.without).items()):
         told = {"site": site, "reason": known_phrase(reason)}
         found.append(message("Without site {site}: {reason}.", **told))
     for site, reason in sorted(({} if sets is None else sets.doubts).items()):
@@ -120,13 +125,14 @@ def _travelled(run: Run, found: SetsRecord | None) -> list[Text]:
     elif found.sums == "noised":
         told = [
             message(
-                "All this is made of histograms with noise. The promise holds with the noise "
-                "counted in, so sets are larger than without; what comes of them on other {images} "
-                "was not measured.",
+                "All this is made of sums with noise. The promise holds with the noise counted in, "
+                "so sets and other answers are larger than without; what comes of them on other "
+                "{images} was not measured.",
                 images=images,
             )
         ]
-    told += _single(found, images)
+    if found.covers != "pairs":
+        told += _single(found, images)
     if found.missing:
         told.append(
             message(
@@ -340,11 +346,48 @@ def given(run: Run) -> list[GivenRow]:
     found = []
     for name, one in ({} if run.comparison is None else run.comparison.delivered).items():
         sets, sure = (one.trust.sets, one.trust.calibration) if one.trust else (None, None)
-        if sets is None or sure is None or sure.ece_before is None:
+        if sets is None or not (sets.covers or (sure is not None and sure.ece_before is not None)):
             continue
         why = known_phrase(sets.reason) if sets.reason else ""
-        found.append(GivenRow(name, sets.coverage, sets.size, sure.ece, sets.images, why))
+        ece = None if sure is None else sure.ece
+        found.append(GivenRow(name, sets.coverage, sets.size, ece, sets.images, why))
     return found
+
+
+def given_table(run: Run) -> tuple[tuple[Text, ...], list[tuple[str, tuple[Words, ...]]]]:
+    """The headings of the table of sites' own models, and the name and the cells of each row."""
+    rows, covers = given(run), _given_covers(run)
+    if covers:
+        headings, cells = trust_covering.columns(covers)
+        held: Text = message("{images} that they are made of", images=nouns(run.modality).many)
+        return (*headings[:2], held), [
+            (row.name, _given_cells(row, cells(row.coverage, row.size), count(row.images)))
+            for row in rows
+        ]
+    headings = (
+        message("Sets that hold the true class"), message("Classes in a set"),
+        message("{images} that sets are made of", images=nouns(run.modality).many),
+        message("Confidence off by"),
+    )  # fmt: skip
+    return headings, [
+        (row.name, (*_given_cells(row, (percent(row.coverage), number(row.size, 2)),
+                                  count(row.images)), percent(row.ece)))
+        for row in rows
+    ]  # fmt: skip
+
+
+def _given_cells(
+    row: GivenRow, both: tuple[Words, Words], images: Words
+) -> tuple[Words, Words, Words]:
+    """Coverage and size, and of how many images; or why there are none."""
+    return (row.reason, "", images) if row.reason else (*both, images)
+
+
+def _given_covers(run: Run) -> str:
+    """What the answers of sites' own models are made to hold, if they are no sets of classes."""
+    every = {} if run.comparison is None else run.comparison.delivered
+    kinds = {one.trust.sets.covers for one in every.values() if one.trust and one.trust.sets}
+    return next((kind for kind in kinds if kind), "")
 
 
 def table(run: Run) -> tuple[tuple[Text, ...], list[tuple[str, tuple[Words, ...]]]]:

@@ -118,6 +118,8 @@ SHARES = ("masks", "pairs")  # kinds whose answers have a size that is a share
 
 def lines(run: Run, found: SetsRecord) -> list[Text]:
     """What was measured, or why it was not."""
+    if found.sums == "noised" and not found.reason:
+        return [_noised(run, found), *_whose(found)]
     if found.coverage is None:
         reason = known_phrase(found.reason)
         subject = SUBJECTS.get(found.covers, SUBJECTS["masks"])
@@ -139,6 +141,15 @@ def lines(run: Run, found: SetsRecord) -> list[Text]:
         said = (*said, GROUPED)
     told: list[Text] = [Message(one.one, tuple(values.items())) for one in said]
     return [*told, *_whose(found)]
+
+
+def _noised(run: Run, found: SetsRecord) -> Text:
+    return message(
+        "{subject}: made to hold at least {asked} of the truth on average, from {held} test "
+        "{images}, or more: how many is known up to noise.",
+        subject=SUBJECTS.get(found.covers, SUBJECTS["masks"]), asked=percent(found.asked),
+        held=count(found.images), images=nouns(run.modality).many,
+    )  # fmt: skip
 
 
 def _whose(found: SetsRecord) -> list[Text]:

@@ -121,7 +121,7 @@ def test_a_whole_run_keeps_it_and_its_report_says_how_sums_travelled(
     of = program(images, OPEN, privacy=privacy, rounds=rounds, trust={"coverage": 0.3})
     summary, page = sites.run(of, "whole1", tmp_path / "run")
     assert summary["sets"]["sums"] == "noised"
-    assert "histograms with noise" in page
+    assert "sums with noise" in page
     assert (UNFITTED.partition("{")[0] in page) != ("divided by a temperature" in page)
 
 

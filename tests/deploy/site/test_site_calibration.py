@@ -33,7 +33,7 @@ from fedsight.evaluation.overall import Final
 from fedsight.evaluation.trust.fit import FILE, FitFile
 from fedsight.evaluation.trust.measure import Trusted, trusted
 from fedsight.evaluation.trust.remote import MADE_UP, ONE_HEAT, OWN, trusted_remote
-from fedsight.evaluation.trust.sums import CountSums, FitSums, read, size
+from fedsight.evaluation.trust.sums import CountSums, FitSums, form, read
 from fedsight.governance.ledger import Ledger
 from fedsight.program.federation import Federation, federate
 from fedsight.program.program import Program, Speed
@@ -201,7 +201,7 @@ def test_a_run_has_one_model_and_one_temperature(sites: Places, images: Path) ->
     federation, _ = joined(sites, program(images), "once1")
     link, vector = LocalLink(sites.seats), vector_of(federation)
     first, data = ask(link, "south", vector)
-    assert len(data) == first["bytes"] == 8 * size(FitSums, 3)
+    assert len(data) == first["bytes"] == 8 * form(FitSums, 3).size
     for changes in ({"vector_": vector + 1}, {"vector_": vector + 1, "round": 1}):
         given = dict(changes)
         told, _ = ask(link, "south", given.pop("vector_"), **given)
@@ -289,7 +289,7 @@ def test_sums_that_no_images_have_are_left_out_by_name(
 ) -> None:
     """A malicious site would otherwise shift the threshold of all."""
     kind = FitSums if field == "losses" else CountSums
-    due = 8 * size(kind, 3)
+    due = 8 * form(kind, 3).size
 
     def alter(asked: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
         if asked == "fetch" and len(body) == due:

@@ -22,8 +22,9 @@ from fedsight.evaluation.figures import Evaluator
 from fedsight.evaluation.overall import FAILED
 from fedsight.evaluation.trust import images as chosen
 from fedsight.evaluation.trust import of_site
+from fedsight.evaluation.trust.covering import UNSEEN
 from fedsight.evaluation.trust.images import TrustImages, images_of_site
-from fedsight.evaluation.trust.measure import INFINITE, OFF, TASK, Trusted
+from fedsight.evaluation.trust.measure import INFINITE, OFF, Trusted
 from fedsight.evaluation.trust.of_site import room, trusted_at
 from fedsight.evaluation.trust.saved import keep, kept, place_of
 from fedsight.evaluation.trust.scaling import SCALINGS, plain
@@ -153,7 +154,7 @@ def test_too_few_images_say_how_many_are_enough(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("sections", "reason"),
-    [({"trust": {"measured": False}}, OFF), ({"task": {"name": "multilabel"}}, TASK)],
+    [({"trust": {"measured": False}}, OFF), ({"task": {"name": "multilabel"}}, UNSEEN)],
 )
 def test_what_is_left_out_has_its_reason(sections: Mapping[str, Any], reason: str) -> None:
     federation = skewed()

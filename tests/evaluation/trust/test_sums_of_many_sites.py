@@ -75,7 +75,7 @@ def answers(seen: Callable[[], None] = lambda: None) -> remote.Ask:
         for site in range(SITES):
             losses = FitSums(torch.tensor([1]), torch.full((EVERY,), UNIT))
             numbers = flat(losses if question.temperature is None else counts(site))
-            assert len(numbers) == question.size
+            assert len(numbers) == question.form.size
             images = COVER + TESTED
             take(site, images, numbers + (1 << 40) if site == LIAR else numbers)
             del numbers

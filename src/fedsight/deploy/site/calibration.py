@@ -33,10 +33,10 @@ from fedsight.deploy.site.secagg_client import SiteSecAgg, Sums
 from fedsight.deploy.site.trainer import CalibrateStep, Opened, SumStep
 from fedsight.engines.protected import sums_digest
 from fedsight.engines.remote import messages
+from fedsight.evaluation.trust import noised_cover
 from fedsight.evaluation.trust.calibration import OCTAVES
 from fedsight.evaluation.trust.noised import BOUNDS
-from fedsight.evaluation.trust.remote import refused
-from fedsight.evaluation.trust.sums import CountSums, FitSums, parts, payload
+from fedsight.evaluation.trust.remote import fits, form_of, refused
 from fedsight.governance.charges import Charge
 from fedsight.governance.contract import Contract, protections
 from fedsight.governance.entries import EntryKind
@@ -90,8 +90,8 @@ class CalibrationRules:
         declared = found.declaration
         if not 1 <= round <= rounds:
             return f"the program has {rounds} rounds; it cannot have ended with round {round}"
-        own = found.personal or found.bare
-        if why := refused(program, bool(declared.unlabelled), own, len(declared.classes)):
+        hidden, classes = bool(declared.unlabelled), len(declared.classes)
+        if why := refused(program, hidden, found.own, classes):
             return why
         if why := self._not_permitted or too_few(self._contract, declared.test):
             return why
@@ -115,8 +115,8 @@ class CalibrationRules:
     def step(self, round: int, vector: Tensor, fields: Mapping[str, Any]) -> CalibrateStep:
         """What the trainer is asked; SiteError if the temperature is not one."""
         heat = fields.get("temperature")
-        if self._noised:
-            heat = 1.0  # nothing is fitted
+        if not fits(self._program):
+            heat = 1.0
         if heat is not None and not (type(heat) is float and 1 / HOTTEST <= heat <= HOTTEST):
             cause = "the temperature is not among those that are compared"
             raise SiteError(cause, "update the coordinator")
@@ -150,7 +150,8 @@ class CalibrationRules:
 
     def _with_noise(self, step: CalibrateStep, found: Metrics) -> Answer:
         noise = self._contract.noise_of_figures
-        sums = noised_sums.noised(found, BOUNDS, noise)
+        bounds = BOUNDS if self._program.task.covering is None else noised_cover.BOUNDS
+        sums = noised_sums.noised(found, bounds, noise)
         told = {"metrics": messages.metrics_table(sums), "noise": noise}
         return Answer({"round": step.round, **told})
 
@@ -162,11 +163,12 @@ class CalibrationRules:
         opened, table = self._opened(), fields.get("integers")
         assert opened is not None
         classes, images = len(opened.declaration.classes), opened.declaration.test
-        kind = FitSums if step.temperature is None else CountSums
-        own, digest = parts(kind, classes, images), sums_digest(sent, step.temperature)
+        of = form_of(self._program, classes, step.temperature)
+        digest = sums_digest(sent, step.temperature)
         told = table if isinstance(table, dict) else {}
+        own = of.parts(images)
         mask = self._secagg.masked(Sums(step.round, digest, own, told, self._contract.sum_policy))
-        return lambda found: mask(payload(kind, found, classes))
+        return lambda found: mask(of.payload(found))
 
     def instead(self, step: SumStep, work: Callable[..., Answer]) -> Answer:
         """That of a protected site that fails: none, or those that `work` makes without the

@@ -47,19 +47,22 @@ KINDS: dict[str, Kind] = {
         "again, gets the same bytes",
     ),
     "calibrate": Kind(
-        "all test images, in three parts that follow from their names and the site's",
+        "all test images, in three parts that follow from their names and the site's (of faces, "
+        "from whom they show)",
         "`contract.figures`: exact sums, masked ones, noise on two histograms and on sums of "
-        "confidence of all test images (of one of each patient), or none. In a program with secure "
+        "confidence of all test images (of one of each patient; where an answer is more than one "
+        "class, on what they lose at each level, and how many can lose anything; none of boxes and "
+        "faces), or none. In a program with secure "
         "aggregation exact sums are masked too, and in one with noise nothing leaves without "
         "noise. None with both, of models with parameters that stay at the site, or, without "
         "noise, if any of the parts has fewer images, or groups, than `contract.test_images`; a "
         "protected site's failure is an answer without sums, zeros in a masked sum, or sums with "
-        "noise of which the histograms have all images in the last bin; but in both of these an "
-        "image that cannot be read or asked counts, alone, like one of which the model knows "
-        "nothing",
+        "noise by which all images are in the last bin, or lost; but in both of these an image "
+        "that cannot be read or asked counts, alone, like one of which the model knows nothing",
         "the epsilon of the noise, before the work begins; without noise an entry, no epsilon",
-        "one model and one temperature for a run of a program; each of its two answers (with noise "
-        "one, each time it is computed) is one of `contract.evaluations` over all runs; the latest "
+        "one model and one temperature for a run of a program; each of its two answers (with "
+        "noise, or where an answer is more than one class, one; with noise each time it is "
+        "computed) is one of `contract.evaluations` over all runs; the latest "
         "question, asked again, gets the same bytes, and other keys mask the same sums",
     ),
     "deliver": Kind(

@@ -98,6 +98,7 @@ class Opened:
     # of images and labels of each part
     hashes: Mapping[str, str] = field(default_factory=dict)
     texts: int = 0  # bytes that what a recogniser says of its answers takes, at most
+    own: bool = False  # whether answers depend on parameters or looks that are the site's own
     difference: Difference | None = None  # how a model comes that is made of the one before
     # the model before the first round, as it is built here
     initial: Tensor | None = field(default=None, compare=False)

@@ -45,12 +45,14 @@ from fedsight.deploy.site.trainer import (
     receive,
     send,
 )
-from fedsight.evaluation.trust import noised
+from fedsight.evaluation.trust import noised, noised_cover
 from fedsight.evaluation.trust.answers import Answers, Respondent
+from fedsight.evaluation.trust.cover_sums import CoverSums, tallied
 from fedsight.evaluation.trust.images import MOST, divided, pieces, standing
 from fedsight.evaluation.trust.of_site import room
+from fedsight.evaluation.trust.remote import form_of
 from fedsight.evaluation.trust.scaling import TemperatureScaling
-from fedsight.evaluation.trust.sums import CountSums, FitSums, Sums, flat, read, size
+from fedsight.evaluation.trust.sums import CountSums, FitSums, Sums, flat, read
 from fedsight.evaluation.trust.units import fewest, group_count, one_of_each
 from fedsight.governance.charges import charge
 from fedsight.privacy.noise import fresh
@@ -59,6 +61,7 @@ from fedsight.program.auto_codec import settled
 from fedsight.program.facts import Facts
 from fedsight.program.federation import Federation
 from fedsight.program.site_data import SiteData
+from fedsight.tasks.covering.base import Covering
 
 DURABLE = ".durable"  # beside what the site remembers: the coordinator's last checkpoint, as told
 
@@ -116,10 +119,11 @@ class SiteTrainer:
         built = whole.program.model == setup.program.model  # else without the weights
         lengths = lengths_of(layout, program.shared(state).values(), difference)
         texts = room(program, self.client.network, len(self.federation.dataset.classes))
+        own = program.differs(self.client.network) or self.federation.computes_looks
         smallest = fewest(*divided(self.federation))
         self.opened = Opened(
             declared, cost, bare, self._remembers, integers, smallest, lengths, hashes, texts,
-            difference,
+            own, difference,
             whole.initial[layout.travelling] if built else None,
             whole.initial[layout.kept] if built and whole.program.model.pretrains else None,
         )  # fmt: skip
@@ -210,22 +214,32 @@ class SiteTrainer:
 
     def count(self, step: CalibrateStep) -> Metrics:
         """Histograms of all test images, or of one image of each group, each of which adds 1 to one
-        number of each. Which of a group's is drawn says nothing of other groups, and is secret.
+        number of each; or by how much losses rise, to which each adds at most as much. Which of a
+        group's is drawn says nothing of other groups, and is secret.
 
         Each is asked by itself: one that fails would otherwise change what all others add, and no
         noise is sized for that.
         """
-        seen = self.federation.tested(self.federation.views[0])
+        seen, covering = self.federation.tested(self.federation.views[0]), self._covering
+        if step.blank and covering is not None:
+            return noised_cover.nothing(group_count(seen.part) or len(seen))
         if step.blank:
             return noised.nothing(group_count(seen.part) or len(seen))
         self._require_unchanged(step.round)
         seen = one_of_each(seen, lambda _: secrets.randbelow)
         self.client.load(step.vector, {})
+        if covering is not None:
+            tally = tallied(self.client, [seen], covering, covering.parts[0])
+            return noised_cover.counted(tally, len(seen))
         classes, method = len(self.federation.dataset.classes), self.federation.program.trust.sets
         asks = Respondent(lambda _: self.client, self.client.network, classes)
         some = pieces(seen, math.ceil(len(seen) / MOST))
         each = [noised.counted(asks.singly(one).finite, method) for one in some]
         return {name: noised.added(each, name) for name in noised.BOUNDS}
+
+    @property
+    def _covering(self) -> Covering | None:
+        return self.federation.program.task.covering
 
     def calibrate(self, step: CalibrateStep) -> Tensor | str:
         """The sums over parts of this site's test images, added as the simulation adds them.
@@ -234,15 +248,18 @@ class SiteTrainer:
         is measured is the sum over all parts, and so the other sums, subtracted from it, tell of
         this one. Or if answers are not finite, of sums that are not masked.
         """
-        classes = len(self.federation.dataset.classes)
+        program, classes = self.federation.program, len(self.federation.dataset.classes)
         if step.blank:
-            kind = FitSums if step.temperature is None else CountSums
-            return torch.zeros(size(kind, classes), dtype=torch.int64)
+            size = form_of(program, classes, step.temperature).size
+            return torch.zeros(size, dtype=torch.int64)
         self._require_unchanged(step.round)
         parts = divided(self.federation)
         if fewest(*parts) < step.least:
             return PART_TOO_SMALL
         self.client.load(step.vector, {})
+        if self._covering is not None:
+            three = ([parts[0]], [parts[1]], [parts[2]])
+            return CoverSums.of(self.client, self._covering, three).flat
         respondent = Respondent(lambda _: self.client, self.client.network, classes)
         asked = [parts[0]]
         if step.temperature is not None:

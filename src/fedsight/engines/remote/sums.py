@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from fedsight.core.errors import SiteError
-from fedsight.core.types import Order, PartSpecs
+from fedsight.core.sum_form import SumForm
+from fedsight.core.types import Order
 from fedsight.engines.protected import adopted, order_digest, sums_digest, sums_table
 from fedsight.engines.remote import messages, replies
 from fedsight.engines.remote.conversation import Talk
@@ -49,16 +50,10 @@ _numbers = itertools.count(int(time.time() * 100))
 
 @dataclass(frozen=True)
 class SumQuestion:
-    """Which sums are asked for: losses, or scores at a `temperature`. `parts` are their parts for a
-    site of at most so many test images."""
+    """Which sums are asked for: losses, or scores at a `temperature`; and their form."""
 
     temperature: float | None
-    parts: Callable[[int], PartSpecs]
-
-    @property
-    def size(self) -> int:
-        """How many numbers they are."""
-        return sum(spec.values for spec in self.parts(1).values())
+    form: SumForm
 
 
 class Asked(Protocol):
@@ -134,7 +129,7 @@ class SiteSums:
         def one(talk: Talk, view: int) -> None:
             answer = self._answer(talk, model, self._header(model, question, number))
             images = len(views[view].indices)
-            with replies.whole_numbers(talk, answer, question.size) as spool, self._lock:
+            with replies.whole_numbers(talk, answer, question.form.size) as spool, self._lock:
                 # Those of one site at a time are in memory.
                 take(view, images, replies.as_numbers(spool))
                 done.add(view)
@@ -289,7 +284,7 @@ class _MaskedSum:
         self, model: Model, question: SumQuestion, tests: Mapping[str, int], policy: str
     ) -> None:
         self.model, self.question, self.tests, self.policy = model, question, tests, policy
-        parts = question.parts(max(tests.values(), default=0))
+        parts = question.form.parts(max(tests.values(), default=0))
         self.integers = Integers.of(parts, len(tests))
         self.words: WideResidues = np.zeros(self.integers.length, np.uint64)
         self.accepted: list[str] = []

@@ -7,126 +7,78 @@ them up makes no difference.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from fedsight.client.members import Members
-from fedsight.client.step import Client
 from fedsight.core.errors import DataError
-from fedsight.core.threads import one_thread
-from fedsight.evaluation.evidence import some
 from fedsight.evaluation.figures import Evaluator
 from fedsight.evaluation.overall import Final
 from fedsight.evaluation.trust.conformal import smallest
-from fedsight.evaluation.trust.images import trust_images
+from fedsight.evaluation.trust.cover_counts import NOBODY, Counts, counted
 from fedsight.evaluation.trust.measure import FEW, TASK, Trusted, why_not
 from fedsight.evaluation.trust.risk import ALL, Losses, Risk, shown
 from fedsight.evaluation.trust.sets import CLASS, SITE
-from fedsight.evaluation.trust.units import batches, grouped
-from fedsight.program.site_data import SiteData
+from fedsight.program.federation import Federation
 from fedsight.program.views import listed
 from fedsight.tasks.covering.base import Covering
-from fedsight.tasks.covering.levels import UNIT, Tally, summed
+from fedsight.tasks.covering.levels import UNIT, Tally
 
 NOT_BY_CLASS = "trust.guarantee = 'class' is not for this task"
 UNKNOWN = (FEW, NOT_BY_CLASS)  # reasons for which nothing is kept
 UNSEEN = "sites have no test inputs of their own to show it on"
-Tallies = Mapping[int, Tally]  # by the number of the site, -1 for none
 
 
-def controlled(final: Final, local: bool) -> Trusted | None:
+def controlled(final: Final, covering: Covering, local: bool) -> Trusted:
     """How large answers have to be, for the model that a run ended with; `local`: the images are on
-    this machine. None for a task that does not say what its answers may miss."""
-    covering = final.federation.program.task.covering
-    if covering is None:
-        return None
+    this machine."""
     reason = why_not(final.federation, local)
     if reason != TASK:
-        return None if reason is None else Trusted.left_out(reason)
-    covers = Covers(final, covering)
-    told, facts = covers.told(), dict[str, Any]()
-    if told.get("reason") not in UNKNOWN:
-        facts = {"by": covers.by, "apart": covers.apart, "risk": covers.risk.plain()}
-    return Trusted({**Trusted.left_out(TASK).summary, "sets": told}, facts, {})
+        assert reason is not None  # such a task has no sets of classes
+        return Trusted.left_out(reason)
+    return Covers(final.federation, covering, counted(final, covering)).all()
 
 
 class Covers:
-    """What the model that a run ended with loses of held-out and of test images."""
+    """What a model loses of held-out and of test images, and what follows from it."""
 
-    def __init__(self, final: Final, covering: Covering) -> None:
-        federation = final.federation
-        self._federation, self._covering = federation, covering
-        self.apart = federation.program.differs(federation.network)
-        self._final, self._settings = final, federation.program.trust
-        self._clients = Members(federation, lambda member: Client(member, final.speed))
-        self._evaluator = Evaluator(federation)
-        images = trust_images(federation, self.apart)
-        self.by = images.by
-        self._grouped = not federation.program.task.whole and any(
-            grouped(part) for part in ([*images.fitted, *images.cover], images.tested)
-        )
-        halves = [images.fitted, images.cover]
-        if len(covering.parts) == 1:  # nothing else is fitted to images
-            halves = [[*images.fitted, *images.cover]]
-        self._held = {
-            part: self._tallies(part, data)
-            for part, data in zip(covering.parts, halves, strict=True)
-        }
-        self._tested = {part: self._tallies(part, images.tested) for part in covering.parts}
+    def __init__(self, federation: Federation, covering: Covering, counts: Counts) -> None:
+        self._federation, self._covering, self._counts = federation, covering, counts
+        self._settings, self._evaluator = federation.program.trust, Evaluator(federation)
 
-    def _tallies(self, part: str, data: Sequence[SiteData]) -> Tallies:
-        found: dict[int, Tally] = {}
-        client, loaded = None, None
-        for site, images in _by_origin(data):
-            model = site if self.apart else -1
-            if model != loaded:
-                client, loaded = self._client(model), model
-            if client is not None:
-                found[site] = tallied(client, images, self._covering, part)
-        return found
-
-    def _client(self, number: int) -> Client | None:
-        """A client with the model of a site, or with the common one (-1); None if the site never
-        trained."""
-        if number < 0:
-            return self._clients.loaded(self._final.vector, None, {})
-        kept = self._final.memory.latest(self._federation.partition.name(number))
-        return self._clients.loaded(self._final.vector, number, kept)
+    def all(self) -> Trusted:
+        """What the summary says, and what is kept so that answers can be made large enough."""
+        told, facts, counts = self.told(), dict[str, Any](), self._counts
+        if told.get("reason") not in UNKNOWN:
+            facts = {"by": counts.by, "apart": counts.apart, "risk": self.risk.plain()}
+        return Trusted({**Trusted.left_out(TASK).summary, "sets": told}, facts, {})
 
     @property
     def risk(self) -> Risk:
         """What was counted of the held-out images, of all and of each listed site."""
         names, parts = self._federation.partition.name, {}
-        for part, held in self._held.items():
+        for part, held in self._counts.held.items():
             own = self._covering.site_groups(part)
             sites = {
-                names(site): _first(held[site], own)
+                names(site): held.sites[site].first(own)
                 for site in listed(self._federation.partition)
-                if site in held and int(held[site].units[0])
+                if site in held.sites and int(held.sites[site].units[0])
             }
-            parts[part] = Losses(self._whole(part, held), sites)
-        return Risk(self._covering, self._settings.guarantee, parts, self._grouped)
-
-    def _whole(self, part: str, tallies: Tallies) -> Tally:
-        classes = len(self._federation.dataset.classes)
-        groups, steps = self._covering.groups(part, classes), self._covering.steps(part)
-        return summed(tallies.values(), groups, steps)
+            parts[part] = Losses(held.whole, sites)
+        return Risk(self._covering, self._settings.guarantee, parts, self._counts.grouped)
 
     def told(self) -> dict[str, Any]:
         """What the summary says, as the tested images show it."""
         asked, guarantee, risk = self._settings.coverage, self._settings.guarantee, self.risk
         first, *_ = self._covering.parts
         held = {part: int(one.everything.units[0]) for part, one in risk.parts.items()}
-        tested = {part: self._whole(part, one) for part, one in self._tested.items()}
+        tested = {part: one.whole for part, one in self._counts.tested.items()}
         known: dict[str, Any] = {
             "method": "crc", "covers": self._covering.kind, "guarantee": guarantee,
             "asked": asked, "images": held[first], "tested": int(tested[first].units[0]),
-            "by": self.by, "smallest": smallest(asked), "grouped": self._grouped,
+            "by": self._counts.by, "smallest": smallest(asked), "grouped": self._counts.grouped,
         }  # fmt: skip
         if not (held[first] and known["tested"]):
             return {**known, "reason": FEW}
@@ -143,7 +95,7 @@ class Covers:
         except DataError as error:
             return {**known, "reason": error.cause, "cure": error.cure}
         further = self._further(tested, risk)
-        return {**known, **self._told_at(tested, levels, guarantee), **further, "by_site": sites}
+        return {**known, **self._shown(tested, levels), **further, "by_site": sites}
 
     def _further(self, tested: Mapping[str, Tally], risk: Risk) -> dict[str, Any]:
         """What the task also asks for, or why it has none."""
@@ -153,40 +105,28 @@ class Covers:
                 found[name] = self._mean_of(self._by_site(risk, coverage), risk, coverage)
                 continue
             try:
-                found[name] = self._told_at(tested, risk.levels(coverage), risk.guarantee)
+                found[name] = self._shown(tested, risk.levels(coverage))
             except DataError as error:
                 found[name] = {"reason": error.cause, "cure": error.cure}
         return {"at": found} if found else {}
 
-    def _told_at(
-        self, tested: Mapping[str, Tally], levels: Mapping[str, Tensor], guarantee: str
-    ) -> dict[str, Any]:
-        """The coverage that tested units show at these levels, and how large answers are."""
-        first, *further = self._covering.parts
-        tally, at = tested[first], levels[first]
-        if guarantee == CLASS:
-            names = self._federation.dataset.classes
-            told = by_class(tally, at, names, self._covering.least_class)
-        else:
-            size = float(tally.sizes[int(at[0])]) / UNIT / tally.sized if tally.sized else None
-            told = {"coverage": shown(tally, 0, int(at[0])), "size": size}
-        for part in further:
-            group = self._covering.group(part, levels)
-            told[part] = shown(tested[part], group, int(levels[part][0]))
-        return told | self._covering.told(levels)
+    def _shown(self, tested: Mapping[str, Tally], levels: Mapping[str, Tensor]) -> dict[str, Any]:
+        names = self._federation.dataset.classes
+        return told_at(self._covering, self._settings.guarantee, tested, levels, names)
 
     def _by_site(self, risk: Risk, asked: float) -> dict[str, Any]:
         """How each site does by the guarantee, and by its own held-out units: with a coverage of
         this, on test images of its own or, if losses follow from classes, in its mix of these."""
         names, found = self._federation.partition.name, dict[str, Any]()
         first, *_ = self._covering.parts
+        seen = self._counts.tested[first].sites
         for site in self._evaluator.sites:
             name = names(site)
             own = risk.parts[first].sites.get(name)
-            mine = self._tested[first].get(site, self._tested[first].get(-1))
+            mine = seen.get(site, seen.get(NOBODY))
             if mine is None or not int(mine.units[0]) or not self._seen(site):
                 continue
-            if own is None and site not in self._tested[first]:
+            if own is None and site not in seen:
                 continue  # nothing is known of this site that is not known of all
             told: dict[str, Any] = {"images": 0 if own is None else int(own.units[0])}
             for guarantee, key in ((risk.guarantee, ""), (SITE, "own_")):
@@ -202,7 +142,7 @@ class Covers:
         """Whether test images show how a site does: they are its own, or classes have losses by
         which its mix has them."""
         if self._federation.dataset.test.sites is not None or self._covering.classless:
-            return site in self._tested[self._covering.parts[0]]
+            return site in self._counts.tested[self._covering.parts[0]].sites
         return self._covering.mixes and self._evaluator.mix_of(site) is not None
 
     def _unseen(self, risk: Risk) -> bool:
@@ -246,6 +186,25 @@ class Covers:
         }
 
 
+def told_at(
+    covering: Covering, guarantee: str, tested: Mapping[str, Tally], levels: Mapping[str, Tensor],
+    names: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
+    """The coverage that tested units show at these levels, and how large answers are; of a model
+    whose classes have these `names`."""
+    first, *further = covering.parts
+    tally, at = tested[first], levels[first]
+    if guarantee == CLASS:
+        told = by_class(tally, at, names, covering.least_class)
+    else:
+        size = float(tally.sizes[int(at[0])]) / UNIT / tally.sized if tally.sized else None
+        told = {"coverage": shown(tally, 0, int(at[0])), "size": size}
+    for part in further:
+        group = covering.group(part, levels)
+        told[part] = shown(tested[part], group, int(levels[part][0]))
+    return told | covering.told(levels)
+
+
 def by_class(tally: Tally, levels: Tensor, names: Sequence[str], least: int = 0) -> dict[str, Any]:
     """What tested units show of each class at its own of the `levels` [classes]. The mean is of
     those that a level was chosen for; `always` are the others from class `least` on, which no
@@ -258,36 +217,6 @@ def by_class(tally: Tally, levels: Tensor, names: Sequence[str], least: int = 0)
         "by_class": dict(zip(names, each, strict=True)),
         "always": [name for name, at in [*zip(names, own, strict=True)][least:] if at == ALL],
     }
-
-
-def tallied(client: Client, data: SiteData, covering: Covering, part: str) -> Tally:
-    """What the model that the client has loaded loses of one site's images; those of a group are
-    one unit."""
-    task, model = client.federation.program.task, client.model
-    classes = len(client.federation.dataset.classes)
-    groups, steps = covering.groups(part, classes), covering.steps(part)
-    model.eval()
-    whole = Tally.nothing(groups, steps)
-    with one_thread(), client.inputs(data) as read, torch.inference_mode():
-        for chunks, one in batches(data, task.whole):
-            counted = (covering.counted(part, task, model, read(chosen)) for chosen in chunks)
-            found = summed(counted, groups, steps)
-            whole = whole + (found.as_one() if one else found)
-    return whole
-
-
-def _by_origin(data: Sequence[SiteData]) -> Iterator[tuple[int, SiteData]]:
-    """The images of each site, put together."""
-    sites = dict.fromkeys(site for images in data for site in images.origins.unique().tolist())
-    for site in sites:
-        parts = [some(images, images.origins == site) for images in data]
-        indices = torch.cat([one.indices for one in parts])
-        origins = torch.cat([one.origins for one in parts])
-        yield site, replace(parts[0], indices=indices, origins=origins)
-
-
-def _first(tally: Tally, groups: int) -> Tally:
-    return Tally(tally.units[:groups], tally.losses[:groups], tally.sizes, tally.sized)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -164,14 +164,18 @@ def _halved(
     as the order is, from the site's name: so a site divides its images by itself as all sites'
     images are divided in a simulation. An image that several views have, and a group's at several
     sites, is in the same half in all. No program decides it: two that divided the same images
-    otherwise would tell one of them by the difference of their sums.
+    otherwise would tell one of them by the difference of their sums. Where people are compared in
+    pairs, which takes an even number of them from what is held out, the halves have nothing to do
+    with those of other tasks.
     """
     part, unit = federation.dataset.test, _unit(federation)
+    pairs = federation.program.task.whole
+    drawing = (purpose, "pairs") if pairs else (purpose,)
     half_of: dict[object, int] = {}
     found: tuple[list[View], list[View]] = ([], [])
     for view in views:
         name = "" if view.site is None else federation.partition.name(view.site)
-        drawn, sizes = draws(SEED, "trust", purpose, name), [0, 0]
+        drawn, sizes = draws(SEED, "trust", *drawing, name), [0, 0]
         order = sorted(view.indices.tolist(), key=part.images.name)
         view = replace(view, indices=np.array(order, dtype=np.int64))
         names = [unit(place) for place in order]
@@ -182,6 +186,9 @@ def _halved(
             half = drawn.below(2) if sizes[0] == sizes[1] else int(sizes[1] < sizes[0])
             half_of[member] = half
             sizes[half] += images
+        held = [member for member in members if half_of[member]]
+        if pairs and purpose == "tested" and len(held) % 2:
+            half_of[held[-1]] = 0
         of = np.array([half_of[name] for name in names], dtype=np.int64)
         for half in (0, 1):
             found[half].append(replace(view, indices=np.sort(view.indices[of == half])))

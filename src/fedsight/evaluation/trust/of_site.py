@@ -20,6 +20,7 @@ from fedsight.evaluation.attempts import TRUST
 from fedsight.evaluation.overall import FAILED
 from fedsight.evaluation.trust.answers import Answers, Respondent, head_of
 from fedsight.evaluation.trust.conformal import covered, smallest
+from fedsight.evaluation.trust.covering_of_site import controlled_at, kept_at_most
 from fedsight.evaluation.trust.images import (
     MOST,
     QUARTERS,
@@ -48,7 +49,7 @@ def why_not_at(federation: Federation) -> str | None:
     program = federation.program
     if not program.trust.measured:
         return OFF
-    if not (program.task.scored and program.task.classed):
+    if program.task.covering is None and not (program.task.scored and program.task.classed):
         return TASK
     return UNLABELLED if federation.hidden is not None else None
 
@@ -72,6 +73,8 @@ def _trusted_at(federation: Federation, site: int, client: Client, share: int) -
     if reason := why_not_at(federation):
         return Trusted.left_out(reason)
     images = images_of_site(federation, site) or TrustImages((), (), (), TESTED)
+    if federation.program.task.covering is not None:
+        return controlled_at(client, (federation, site), images, share)
     found = _OfSite(federation, site, client, images, share * QUARTERS).all()
     facts = {**found.facts, "one_in": share * QUARTERS} if found.facts else {}
     return replace(found, facts=facts)
@@ -140,6 +143,10 @@ def more_images(coverage: float, one_in: int) -> str:
 def room(program: Program, network: Network, classes: int) -> int:
     """The most bytes that files of this take for a network with so many classes, whatever the
     images are."""
+    covering = program.task.covering
+    if program.trust.measured and covering is not None:
+        rows, pairs = kept_at_most(covering, program.trust.guarantee, classes)
+        return REST + NUMBER * rows + PAIR * pairs
     if not (program.trust.measured and program.task.scored and program.task.classed):
         return REST
     head = head_of(network)

@@ -11,16 +11,19 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Self
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedsight.core.errors import DataError
+from fedsight.core.sum_form import SumForm
 from fedsight.engines.remote.replies import Take
 from fedsight.engines.remote.sums import SumQuestion
+from fedsight.evaluation.trust import cover_sums
 from fedsight.evaluation.trust.conformal import BINS, covered, smallest, threshold
+from fedsight.evaluation.trust.cover_sums import CoverSums
 from fedsight.evaluation.trust.fit import Fit, FitFile
 from fedsight.evaluation.trust.images import TESTED
 from fedsight.evaluation.trust.measure import (
@@ -40,9 +43,8 @@ from fedsight.evaluation.trust.sums import (
     MOST_CLASSES,
     CountSums,
     FitSums,
-    S,
-    added,
-    parts,
+    K,
+    form,
     read,
 )
 from fedsight.program.federation import Federation
@@ -76,15 +78,32 @@ def refused(program: Program, unlabelled: bool, own: bool, classes: int) -> str 
     `unlabelled`: whether images lack labels of some classes; `own`: whether parameters are a
     site's own.
     """
+    covering = program.task.covering
+    unnoised = "" if covering is None else covering.unnoised
     reasons = {
         OFF: not program.trust.measured,
-        TASK: not (program.task.scored and program.task.classed),
+        TASK: covering is None and not (program.task.scored and program.task.classed),
         NOISED: program.privacy.protects and program.secure.masks,
+        unnoised: bool(unnoised) and program.privacy.protects,
         UNLABELLED: unlabelled,
         OWN: own,
-        MANY: classes > MOST_CLASSES,
+        MANY: classes > MOST_CLASSES and (covering is None or covering.by_class(classes)),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def fits(program: Program) -> bool:
+    """Whether a temperature is fitted first, to losses: not where a task's answers are made large
+    enough, nor with noise, where one question has all."""
+    return program.task.covering is None and not program.privacy.protects
+
+
+def form_of(program: Program, classes: int, heat: float | None = 1.0) -> SumForm:
+    """The form of the exact or masked sums of a program for a model with so many classes; `heat`:
+    the temperature of scores, None: of losses."""
+    if program.task.covering is not None:
+        return cover_sums.form(program.task.covering, classes)
+    return form(FitSums if heat is None else CountSums, classes)
 
 
 def trusted_remote(
@@ -124,7 +143,7 @@ def summed(
     def keep(name: str, sums: CountSums) -> None:
         of_sites[name] = _OfSite.of(sums, federation.program.trust.guarantee)
 
-    counts = _Added(federation, CountSums, keep, groups)
+    counts = Added(federation, _kind(federation, CountSums), keep, groups)
     more = counts.asked(ask, fit.temperature)
     if counts.total is None:
         return Trusted.left_out(why_nobody(more), more)
@@ -144,7 +163,7 @@ def summed(
 def fitted_by(federation: Federation, ask: Ask) -> tuple[Fit | None, dict[str, str]]:
     """The temperature with the least loss at all sites, or 1 where there are too few images; None
     if no site has answered. And why sites have not."""
-    fits = _Added(federation, FitSums)
+    fits = Added(federation, _kind(federation, FitSums))
     without = fits.asked(ask, None)
     if fits.total is None:
         return None, without
@@ -153,33 +172,53 @@ def fitted_by(federation: Federation, ask: Ask) -> tuple[Fit | None, dict[str, s
     return Fit(fits.total.temperature if enough else 1.0, images, without), without
 
 
-class _Added(Generic[S]):
-    """The sums of this kind of all sites: `total`, None without any."""
+def _kind(federation: Federation, kind: type[K]) -> Kind[K]:
+    """The form of sums of a kind, and what reads them."""
+    classes = len(federation.dataset.classes)
+    return form(kind, classes), partial(read, kind, classes=classes)
+
+
+class Summed(Protocol):
+    """Sums over images, as they are read from whole numbers."""
+
+    def __add__(self, other: Self) -> Self:
+        """Those of both together."""
+        ...
+
+    def is_possible(self, most: int) -> bool:
+        """Whether a model can have these on at most so many images."""
+        ...
+
+
+S = TypeVar("S", bound=Summed)
+Kind = tuple[SumForm, Callable[[Tensor], S]]
+
+
+class Added(Generic[S]):
+    """The sums of one kind of all sites: `total`, None without any."""
 
     def __init__(
         self,
         federation: Federation,
-        kind: type[S],
+        kind: Kind[S],
         keep: Callable[[str, S], None] | None = None,
         groups: Mapping[str, int] | None = None,
     ) -> None:
-        """`keep` sees those of each site with figures of its own, and the site's name; `groups`:
-        see `trusted_remote`."""
+        """`kind`: the form of the numbers, and what makes sums of them; `keep` sees those of each
+        site with figures of its own, and the site's name; `groups`: see `trusted_remote`."""
         self.total: S | None = None
         self._groups = groups
         self._names: list[str] = []  # of the sites that are in it
         self._federation = federation
-        self._kind: type[S] = kind
+        self._form, self._read = kind
         self._keep: Callable[[str, S], None] | None = keep
-        self._classes = len(federation.dataset.classes)
         self._listed = listed(federation.partition)
         self._without: dict[str, str] = {}
         self.images = 0  # that the sites have declared
 
     def asked(self, ask: Ask, heat: float | None) -> dict[str, str]:
         """Add up what sites answer; returns why others are not in it, by name."""
-        question = SumQuestion(heat, partial(parts, self._kind, self._classes))
-        why = {**ask(question, self._take), **self._without}
+        why = {**ask(SumQuestion(heat, self._form), self._take), **self._without}
         if self._federation.program.secure.masks:
             every = map(self._federation.partition.name, range(len(self._federation.partition)))
             self._names = [name for name in every if name not in why]
@@ -197,12 +236,12 @@ class _Added(Generic[S]):
         how many groups they are."""
         if not sums.is_possible(images):
             return False
-        if self._groups is None or name is None or not isinstance(sums, CountSums):
+        if self._groups is None or name is None or not isinstance(sums, CountSums | CoverSums):
             return True
         return sums.groups <= self._groups[name] if name in self._groups else not sums.grouped
 
     def _take(self, number: int | None, images: int, numbers: Tensor) -> None:
-        sums, site = read(self._kind, numbers, self._classes), None
+        sums, site = self._read(numbers), None
         if number is not None:
             site = self._federation.views[number].site
         name = None if site is None else self._federation.partition.name(site)
@@ -213,7 +252,7 @@ class _Added(Generic[S]):
                 names = map(self._federation.partition.name, range(len(self._federation.partition)))
                 self._without |= dict.fromkeys(names, ALL_MADE_UP)
             return
-        self.total = sums if self.total is None else added(self.total, sums)
+        self.total = sums if self.total is None else self.total + sums
         self.images += images
         self._names += [] if name is None else [name]
         if self._keep is not None and name is not None and site in self._listed:

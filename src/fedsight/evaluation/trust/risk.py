@@ -23,6 +23,7 @@ from fedsight.program.views import LISTED
 from fedsight.tasks.covering.base import Covering
 from fedsight.tasks.covering.levels import UNIT, Tally
 
+MOST_SHARE = 1 << 16
 ALL = -1  # the level of a class of which too little is known: nothing of it is ever left out
 
 
@@ -63,12 +64,15 @@ class Losses:
 
 @dataclass(frozen=True)
 class Risk:
-    """What was counted of each part, and for whom a guarantee is asked."""
+    """What was counted of each part, and for whom a guarantee is asked. `grouped`: units are groups
+    of images. `one_in`: all of this is one site's, and rests on one in so many of its test images.
+    """
 
     covering: Covering
     guarantee: str
     parts: Mapping[str, Losses]
-    grouped: bool = False  # whether units are groups of images
+    grouped: bool = False
+    one_in: int | None = None
 
     def levels(
         self, coverage: float, site: str | None = None, guarantee: str | None = None
@@ -89,7 +93,7 @@ class Risk:
         parts = {name: one.plain() for name, one in self.parts.items()}
         return {
             "covers": self.covering.kind, "guarantee": self.guarantee, "grouped": self.grouped,
-            "parts": parts,
+            "parts": parts, **({} if self.one_in is None else {"one_in": self.one_in}),
         }  # fmt: skip
 
     @classmethod
@@ -106,7 +110,10 @@ class Risk:
             part: Losses.of(plain["parts"][part], covering, part, classes)
             for part in covering.parts
         }
-        return cls(covering, plain["guarantee"], parts, plain["grouped"])
+        one_in = plain.get("one_in")
+        if not (one_in is None or (type(one_in) is int and 0 < one_in < MOST_SHARE)):
+            raise ValueError("the share of images that it rests on is not a whole number")
+        return cls(covering, plain["guarantee"], parts, plain["grouped"], one_in)
 
     def _levels(
         self, part: str, coverage: float, whose: tuple[str, str | None], before: dict[str, Tensor]
@@ -144,16 +151,30 @@ class Risk:
 
     def _none(self, units: int, coverage: float, of_each: bool = False) -> DataError:
         """Why so many units have no level."""
-        if units < smallest(coverage):
-            if self.grouped:
-                return few_groups(units, coverage, of_each)
-            if of_each:
-                return few_of_each(units, coverage)
-            return self.covering.few(units, coverage, smallest(coverage))
-        return DataError(
-            f"even the largest answers miss too much for a coverage of {coverage:g}",
-            "ask for a lower coverage, or train a better model",
-        )
+        least = smallest(coverage)
+        if units >= least:
+            return DataError(
+                f"even the largest answers miss too much for a coverage of {coverage:g}",
+                "ask for a lower coverage, or train a better model",
+            )
+        if self.grouped:
+            error = few_groups(units, coverage, of_each)
+        elif of_each:
+            error = few_of_each(units, coverage)
+        else:
+            error = self.covering.few(units, coverage, least)
+        if self.one_in is None:
+            return error
+        return DataError(error.cause, self._more(self.one_in * least, of_each))
+
+    def _more(self, least: int, of_each: bool) -> str:
+        """How many test images a site should have."""
+        what = "of each class " if of_each else ""
+        if self.grouped:
+            return f"have test images {what}of at least {least} groups, or ask for a lower coverage"
+        if of_each:
+            return f"have at least {least} test images of each class, or ask for a lower coverage"
+        return self.covering.more(least)
 
 
 def few_groups(units: int, coverage: float, of_each: bool) -> DataError:

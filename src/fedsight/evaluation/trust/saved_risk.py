@@ -20,15 +20,18 @@ class SavedRisk:
     risk: Risk
     apart: bool
 
+    @property
+    def guarantee(self) -> str:
+        """For whom a coverage holds."""
+        return self.risk.guarantee
 
-def kept_risk(
-    store: RunStore, covering: Covering | None, classes: int, model: Path
-) -> SavedRisk | None:
+
+def kept_risk(store: RunStore, covering: Covering, classes: int, model: Path) -> SavedRisk | None:
     """What a folder knows of the model of so many classes in this file, whose task has this
     covering; None: nothing. StoreError if the file is broken, or belongs to another model."""
     path = store.folder / FILE
-    facts = None if covering is None else facts_of(store, model)
-    if covering is None or facts is None or "risk" not in facts:
+    facts = facts_of(store, model)
+    if facts is None or "risk" not in facts:
         return None
     try:
         apart = facts["apart"]

@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor
 
-from fedsight.core.types import PartSpec, PartSpecs
+from fedsight.core.sum_form import SumForm
 from fedsight.evaluation.trust.answers import Answers
 from fedsight.evaluation.trust.calibration import (
     MOST,
@@ -51,6 +51,9 @@ class FitSums:
         powers = [(at - (EVERY - 1) // 2) / STEPS for at in range(EVERY)]
         sums = losses(fitted.logits, fitted.labels, [2.0**power for power in powers])
         return cls(torch.tensor([len(fitted)]), sums)
+
+    def __add__(self, other: FitSums) -> FitSums:
+        return _added(self, other)
 
     @property
     def temperature(self) -> float:
@@ -116,6 +119,9 @@ class CountSums:
         """Whether any group has several images."""
         return self.groups < int(self.images.sum())
 
+    def __add__(self, other: CountSums) -> CountSums:
+        return _added(self, other)
+
     def is_possible(self, most: int) -> bool:
         """Whether a model can have these on at most so many images."""
         cover, tested = int(self.cover.sum()), int(self.tested.sum())
@@ -144,31 +150,18 @@ class CountSums:
 
 
 Sums = FitSums | CountSums
-S = TypeVar("S", FitSums, CountSums)
+K = TypeVar("K", FitSums, CountSums)
 
 
-def shapes(kind: type[Sums], classes: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of the fields of sums of this kind, of a model with so many classes."""
+def form(kind: type[Sums], classes: int) -> SumForm:
+    """The form of sums of this kind, of a model with so many classes."""
     if kind is FitSums:
-        return {"images": (1,), "losses": (EVERY,)}
+        return SumForm({"images": (1,), "losses": (EVERY,)}, {"losses": int(MOST * UNIT)})
     by_class, bins, reliable = (classes, BINS), (BINS,), (2, FINE, 3)
     each = ((2,), by_class, by_class, by_class, bins, bins, reliable, reliable, (2,))
-    return {one.name: shape for one, shape in zip(fields(CountSums), each, strict=True)}
-
-
-def size(kind: type[Sums], classes: int) -> int:
-    """How many numbers these are."""
-    return sum(math.prod(shape) for shape in shapes(kind, classes).values())
-
-
-def parts(kind: type[Sums], classes: int, images: int) -> PartSpecs:
-    """The fields as parts that may be masked: of one site with at most so many test images."""
-    most = {"losses": int(MOST * UNIT), "brier": 2 * UNIT}
-    most |= dict.fromkeys(("reliable_cover", "reliable_tested"), UNIT)
-    return {
-        name: PartSpec((math.prod(shape),), torch.int64, bound=most.get(name, 1) * images)
-        for name, shape in shapes(kind, classes).items()
-    }
+    shapes = {one.name: shape for one, shape in zip(fields(CountSums), each, strict=True)}
+    most = dict.fromkeys(("reliable_cover", "reliable_tested"), UNIT)
+    return SumForm(shapes, {**most, "brier": 2 * UNIT})
 
 
 def flat(sums: Sums) -> Tensor:
@@ -176,21 +169,12 @@ def flat(sums: Sums) -> Tensor:
     return torch.cat([getattr(sums, one.name).reshape(-1) for one in fields(sums)])
 
 
-def payload(kind: type[Sums], numbers: Tensor, classes: int) -> dict[str, Tensor]:
-    """The fields, flat, of `numbers` [size] as `flat` makes them."""
-    lengths = {name: math.prod(shape) for name, shape in shapes(kind, classes).items()}
-    return dict(zip(lengths, numbers.split([*lengths.values()]), strict=True))
-
-
-def read(kind: type[S], numbers: Tensor, classes: int) -> S:
+def read(kind: type[K], numbers: Tensor, classes: int) -> K:
     """The sums that `numbers` [size] are, as `flat` makes them."""
-    known = shapes(kind, classes)
-    parts = numbers.split([math.prod(shape) for shape in known.values()])
-    return kind(*(part.reshape(shape) for part, shape in zip(parts, known.values(), strict=True)))
+    return kind(**form(kind, classes).read(numbers))
 
 
-def added(one: S, other: S) -> S:
-    """The sums of both together."""
+def _added(one: K, other: K) -> K:
     pairs = ((getattr(one, of.name), getattr(other, of.name)) for of in fields(one))
     return type(one)(*(mine + theirs for mine, theirs in pairs))
 

@@ -47,6 +47,16 @@ def of_one_site(
     )
 
 
+def joined(data: Sequence[SiteData]) -> SiteData | None:
+    """Several images of one part together; None if there are none."""
+    there = [one for one in data if len(one)]
+    if not there:
+        return None
+    indices = torch.cat([one.indices for one in there])
+    origins = torch.cat([one.origins for one in there])
+    return replace(there[0], indices=indices, origins=origins)
+
+
 def batches(data: SiteData, whole: bool) -> Iterator[tuple[tuple[Tensor, ...], bool]]:
     """Positions [n] that are passed through a network together, and whether all of such a batch's
     are one unit: the images of a group. `whole`: all images are passed at once, and the task itself

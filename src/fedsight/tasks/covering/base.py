@@ -42,11 +42,18 @@ class Covering(ABC):
     mixes: ClassVar[bool] = False
     classless: ClassVar[bool] = False  # whether sites' mixes of classes make no difference
     least_class: ClassVar[int] = 0  # the first class that an answer can have
+    unnoised: ClassVar[str] = ""  # why noise on the losses is not enough, or too much
+    # which test images of a site count
+    tested: ClassVar[str] = "test images like the site's own"
     abstains: ClassVar[bool] = False  # whether a set of one label is an answer without doubt
 
     def groups(self, part: str, classes: int) -> int:
         """How many groups of units are told apart: all, and those of each class."""
         return 1 + classes
+
+    def by_class(self, classes: int) -> bool:
+        """Whether there are groups of each class."""
+        return any(self.groups(part, classes) > classes for part in self.parts)
 
     def site_groups(self, part: str) -> int:
         """How many of them are told apart at a single site."""
@@ -55,6 +62,10 @@ class Covering(ABC):
     def steps(self, part: str) -> int:
         """How many levels there are."""
         return STEPS
+
+    def largest(self, classes: int) -> int:
+        """How large an answer can be, in what `Tally.sizes` counts."""
+        return 1
 
     def rounded(self, part: str, level: int) -> int:
         """A level that is used, at most this one."""
@@ -71,6 +82,10 @@ class Covering(ABC):
             f"hold out at least {least}, with rounds.validation, or ask for a lower coverage",
         )
 
+    def more(self, least: int) -> str:
+        """What a site should do whose own model has too few test images: so many are enough."""
+        return f"have at least {least} {self.tested}, or ask for a lower coverage"
+
     def also(self, task: Task) -> Mapping[str, float]:
         """Further coverages that the summary tells, by what the task calls them."""
         return {}
@@ -82,6 +97,10 @@ class Covering(ABC):
     @abstractmethod
     def counted(self, part: str, task: Task, model: nn.Module, batch: Batch) -> Tally:
         """The losses of a batch's units, of one part."""
+
+    def shown(self, part: str, task: Task, model: nn.Module, batch: Batch) -> Tally:
+        """The losses of units that only show what came of a level."""
+        return self.counted(part, task, model, batch)
 
     @abstractmethod
     def answers(

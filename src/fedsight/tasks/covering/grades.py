@@ -30,6 +30,10 @@ class Grades(Covering):
     mixes: ClassVar[bool] = True
     abstains: ClassVar[bool] = True
 
+    def largest(self, classes: int) -> int:
+        """All grades."""
+        return classes
+
     def counted(self, part: str, task: Task, model: nn.Module, batch: Batch) -> Tally:
         """Groups are all images, and those of each grade."""
         places, truths = _places(task.predict(model, batch.x).cpu()), batch.y.cpu().tolist()

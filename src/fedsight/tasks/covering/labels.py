@@ -22,6 +22,11 @@ class Labels(Covering):
     is the number of labels in a set."""
 
     kind: ClassVar[str] = "labels"
+    tested: ClassVar[str] = "test images with a label, like the site's own"
+
+    def largest(self, classes: int) -> int:
+        """All labels."""
+        return classes
 
     def counted(self, part: str, task: Task, model: nn.Module, batch: Batch) -> Tally:
         """Images without a label have none to miss."""

@@ -30,11 +30,13 @@ def place(probabilities: Tensor) -> Tensor:
     """The places [...] of items that are kept for a probability of at least some limit.
 
     They are equally wide in x / (4 + |x|) of the logit x, so that 0.001 and 0.002 are far apart.
+    What is not a number is never kept, so no image makes the sums over many fail.
     """
     p = probabilities.double().clamp(_LEAST, 1 - _LEAST)
     logits = p.log() - (-p).log1p()
     bent = logits / (_BEND + logits.abs()) / _END  # -1 to 1
-    return ((bent + 1) * (STEPS / 2)).floor().clamp(0, STEPS - 1).to(torch.int64)
+    found = ((bent + 1) * (STEPS / 2)).floor().clamp(0, STEPS - 1)
+    return found.nan_to_num(nan=NEVER).to(torch.int64)
 
 
 def limit(level: int) -> float:
@@ -76,6 +78,10 @@ class Tally:
             self.units + other.units, self.losses + other.losses,
             self.sizes + other.sizes, self.sized + other.sized,
         )  # fmt: skip
+
+    def first(self, groups: int) -> Tally:
+        """That of the first so many groups."""
+        return Tally(self.units[:groups], self.losses[:groups], self.sizes, self.sized)
 
     def as_one(self) -> Tally:
         """That of one unit in each group that has any, whose loss is the mean of theirs, rounded

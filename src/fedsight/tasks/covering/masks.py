@@ -28,6 +28,7 @@ class Masks(Covering):
     """
 
     kind: ClassVar[str] = "masks"
+    tested: ClassVar[str] = "test images that show a foreground, like the site's own"
     least_class: ClassVar[int] = 1  # the background is not marked
 
     def counted(self, part: str, task: Task, model: nn.Module, batch: Batch) -> Tally:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedsight.core.errors import DataError
 from fedsight.core.types import Batch
+from fedsight.models.detector import MOST
 from fedsight.tasks.covering.base import Covered, Covering
 from fedsight.tasks.covering.levels import NEVER, STEPS, Tally, limit, place
 from fedsight.tasks.detection.presentation import RIGHT, answer
@@ -38,7 +39,9 @@ class Objects(Covering):
     """
 
     kind: ClassVar[str] = "objects"
+    tested: ClassVar[str] = "test images that show objects, of which some are found"
     guarantees: ClassVar[tuple[str, ...]] = ("mixture", "site")
+    unnoised: ClassVar[str] = "noise would hide what boxes with margins lose: these are many sums"
     parts: ClassVar[tuple[str, ...]] = ("answer", "margins")
 
     def groups(self, part: str, classes: int) -> int:
@@ -52,6 +55,10 @@ class Objects(Covering):
     def steps(self, part: str) -> int:
         """The margins from a whole side down to nothing."""
         return STEPS if part == "answer" else WIDTHS + 1
+
+    def largest(self, classes: int) -> int:
+        """As many boxes as a detector finds in an image."""
+        return MOST
 
     def rounded(self, part: str, level: int) -> int:
         """The scores at which margins are known."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import combinations
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -25,9 +26,10 @@ NOBODY = 2.0  # a threshold that no cosine reaches
 
 def places(cosines: Tensor) -> Tensor:
     """The places [...] of comparisons: level k accepts those with an angle below k / STEPS of 180
-    degrees."""
+    degrees. What is not a number counts as accepted."""
     angles = torch.acos(cosines.double().clamp(-1, 1))
-    return (angles / math.pi * STEPS).floor().clamp(0, STEPS - 1).to(torch.int64)
+    found = (angles / math.pi * STEPS).floor().clamp(0, STEPS - 1)
+    return found.nan_to_num(nan=0).to(torch.int64)
 
 
 def threshold(level: int) -> float:
@@ -47,6 +49,9 @@ class Pairs(Covering):
 
     kind: ClassVar[str] = "pairs"
     guarantees: ClassVar[tuple[str, ...]] = ("mixture", "site")
+    unnoised: ClassVar[str] = (
+        "one image may put all people of its site into other pairs, which no noise hides"
+    )
     classless: ClassVar[bool] = True
 
     def groups(self, part: str, classes: int) -> int:
@@ -62,6 +67,10 @@ class Pairs(Covering):
             "higher rate",
         )
 
+    def more(self, least: int) -> str:
+        """A pair takes two people."""
+        return f"have test images of at least {2 * least} people, or ask for a higher rate"
+
     def also(self, task: Task) -> Mapping[str, float]:
         """The task's false accept rates."""
         return {f"{far:g}": 1 - far for far in getattr(task, "fars", ())}
@@ -75,6 +84,13 @@ class Pairs(Covering):
         assert isinstance(model, Embedding)  # checked by the task
         return paired(model.embed(batch.x).cpu(), batch.y.cpu())
 
+    def shown(self, part: str, task: Task, model: nn.Module, batch: Batch) -> Tally:
+        """Nobody is left out: figures are over all people, and less these sums they would be those
+        of one. Of an odd number three are compared with one another, which on average shows what a
+        pair does."""
+        assert isinstance(model, Embedding)
+        return paired(model.embed(batch.x).cpu(), batch.y.cpu(), everybody=True)
+
     def answers(
         self, task: Task, model: nn.Module, x: Tensor, classes: tuple[str, ...],
         levels: Mapping[str, Tensor],
@@ -83,17 +99,21 @@ class Pairs(Covering):
         return [Covered(one, ()) for one in task.answers(model, x, classes)]
 
 
-def paired(vectors: Tensor, people: Tensor) -> Tally:
-    """What levels accept of the pairs of people [n] with these unit vectors [n, d]."""
+def paired(vectors: Tensor, people: Tensor, everybody: bool = False) -> Tally:
+    """What levels accept of the pairs of people [n] with these unit vectors [n, d]; `everybody`:
+    the last three of an odd number are compared with one another."""
     names, found = people.unique(), Tally.nothing(1)
     order = torch.randperm(len(names), generator=generator(0, "pairs of people"))
     own = [vectors[people == name] for name in names[order].tolist()]
-    for one, other in zip(own[::2], own[1::2], strict=False):
-        found.add(0, places(one @ other.T).flatten())
-        genuine = [places((each @ each.T)[*_upper(len(each))]) for each in (one, other)]
-        both = torch.cat(genuine)
-        if len(both):  # a person of one image is not compared with himself
-            found.add_size(both, len(both), lost=True)
+    units: list[tuple[Tensor, ...]] = [*zip(own[::2], own[1::2], strict=False)]
+    if everybody and len(own) % 2 and units:
+        units[-1] = (*units[-1], own[-1])
+    for unit in units:
+        each = [places(one @ other.T).flatten() for one, other in combinations(unit, 2)]
+        found.add(0, torch.cat(each))
+        genuine = torch.cat([places((one @ one.T)[*_upper(len(one))]) for one in unit])
+        if len(genuine):  # a person of one image is not compared with himself
+            found.add_size(genuine, len(genuine), lost=True)
     return found
 
 
