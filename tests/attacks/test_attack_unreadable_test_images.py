@@ -9,6 +9,7 @@ site was a sum of zeros, and the exact number of images in the sum told which si
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ import pytest
 from attacked_site import AttackedSite, Model, draw, known, noise_images, program
 from torch import Tensor
 
+from fedsight.core.errors import DataError
 from fedsight.deploy.site import trainer_process
 from fedsight.deploy.site.trainer import CalibrateStep
 from fedsight.deploy.site.trainer_process import SiteTrainer
 from fedsight.evaluation.trust.answers import Answers, Respondent
+from fedsight.evaluation.trust.cover_sums import CoverSums, tallied
 from fedsight.evaluation.trust.noised import BOUNDS, ENERGY
+from fedsight.evaluation.trust.noised_cover import LOSSES, UNITS
 from fedsight.evaluation.trust.sums import CountSums, FitSums, read
 from fedsight.privacy.noised_sums import deviation
 from fedsight.program.program import Program
@@ -144,3 +148,63 @@ def test_images_are_asked_one_by_one_and_give_what_they_give_together(
     alone, together = asks.singly(data), asks.answers([data])
     assert np.allclose(alone.logits, together.logits, atol=1e-5)
     assert alone.labels.equal(together.labels)
+
+
+GRADED = {"task": {"name": "ordinal"}}
+
+
+def graded(attack: Attack, root: Path, broken: bool, **tables: Any) -> SiteTrainer:
+    """The trainer of a site that grades its images, one of which perhaps cannot be read."""
+    of = program(images_of(root / "public", broken=False), **GRADED, **tables)
+    rules = RULE if "privacy" in tables else {}
+    site = site_of(attack, images_of(root / f"graded-{broken}", broken), **rules)
+    assert "declared" in site.join(of)
+    held: Any = site.service._trainer
+    found: SiteTrainer = held._commands._trainer
+    return found
+
+
+def losses(trainer: SiteTrainer) -> np.ndarray[Any, Any]:
+    """What the site adds noise to: what its images lose, or what it sends if that fails."""
+    of = trainer.federation.program
+    step = CalibrateStep(3, known(of).initial, None, 11)
+    try:
+        counted = trainer.count(step)
+    except Exception:  # what a protected site does
+        counted = trainer.count(replace(step, blank=True))
+    return np.concatenate([counted[one].total for one in (LOSSES, UNITS)])
+
+
+@pytest.mark.parametrize("weakened", [True, False])
+def test_one_image_that_cannot_be_graded_adds_as_much_as_any(
+    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weakened: bool
+) -> None:
+    if weakened:
+        monkeypatch.setattr(trainer_process, "tallied_singly", tallied)
+    whole, broken = (losses(graded(attack, tmp_path, one, **NOISED)) for one in (False, True))
+    moved = np.abs(broken - whole).sum()
+    if weakened:
+        assert moved > TESTED / 2, "all of them are lost: no noise hides that"
+    else:
+        assert 0 < moved <= 3, "one unit more or less, and its losses at two levels"
+
+
+@pytest.mark.parametrize("weakened", [True, False])
+def test_a_masked_sum_of_losses_has_all_images(
+    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weakened: bool
+) -> None:
+    trainer = graded(attack, tmp_path, True, secure={"name": "secagg"})
+    if weakened:
+        monkeypatch.setattr(trainer_process, "_cover_sums", lambda *given: CoverSums.of(*given[:3]))
+    step = CalibrateStep(3, known(trainer.federation.program).initial, None, 11, masked=True)
+    if weakened:
+        with pytest.raises(DataError):  # a protected site sends zeros then
+            trainer.calibrate(step)
+        return
+    numbers = trainer.calibrate(step)
+    assert not isinstance(numbers, str)
+    covering = trainer.federation.program.task.covering
+    assert covering is not None
+    sums = CoverSums.read(numbers, covering, 2)
+    assert int(sums.images[0]) == TESTED
+    assert sums.is_possible(TESTED)

@@ -47,7 +47,7 @@ from fedsight.deploy.site.trainer import (
 )
 from fedsight.evaluation.trust import noised, noised_cover
 from fedsight.evaluation.trust.answers import Answers, Respondent
-from fedsight.evaluation.trust.cover_sums import CoverSums, tallied
+from fedsight.evaluation.trust.cover_sums import CoverSums, Three, tallied_singly
 from fedsight.evaluation.trust.images import MOST, divided, pieces, standing
 from fedsight.evaluation.trust.of_site import room
 from fedsight.evaluation.trust.remote import form_of
@@ -229,7 +229,7 @@ class SiteTrainer:
         seen = one_of_each(seen, lambda _: secrets.randbelow)
         self.client.load(step.vector, {})
         if covering is not None:
-            tally = tallied(self.client, [seen], covering, covering.parts[0])
+            tally = tallied_singly(self.client, [seen], covering, covering.parts[0])
             return noised_cover.counted(tally, len(seen))
         classes, method = len(self.federation.dataset.classes), self.federation.program.trust.sets
         asks = Respondent(lambda _: self.client, self.client.network, classes)
@@ -259,7 +259,7 @@ class SiteTrainer:
         self.client.load(step.vector, {})
         if self._covering is not None:
             three = ([parts[0]], [parts[1]], [parts[2]])
-            return CoverSums.of(self.client, self._covering, three).flat
+            return _cover_sums(self.client, self._covering, three, step.masked).flat
         respondent = Respondent(lambda _: self.client, self.client.network, classes)
         asked = [parts[0]]
         if step.temperature is not None:
@@ -294,6 +294,17 @@ def _answers(respondent: Respondent, data: SiteData, masked: bool) -> Answers:
     except Exception:
         traceback.print_exc()
     return respondent.singly(data).finite
+
+
+def _cover_sums(client: Client, covering: Covering, images: Three, masked: bool) -> CoverSums:
+    """What is lost of the images: in a `masked` sum one that fails takes none away, as above."""
+    if not masked:
+        return CoverSums.of(client, covering, images)
+    try:
+        return CoverSums.of(client, covering, images)
+    except Exception:
+        traceback.print_exc()
+    return CoverSums.of(client, covering, images, singly=True)
 
 
 class Commands:

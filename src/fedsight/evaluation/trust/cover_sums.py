@@ -7,6 +7,7 @@ depends on the task and the classes alone.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -17,11 +18,13 @@ from torch import Tensor
 from fedsight.client.step import Client
 from fedsight.core.sum_form import SumForm
 from fedsight.core.threads import one_thread
+from fedsight.evaluation.evidence import some
 from fedsight.evaluation.trust.units import batches, joined
 from fedsight.program.site_data import SiteData
 from fedsight.tasks.covering.base import Covering
 from fedsight.tasks.covering.levels import UNIT, Tally, summed
 
+log = logging.getLogger(__name__)
 HELD, TESTED = "held", "tested"  # what levels are made of, and what shows what came of them
 IMAGES = "images"
 _FIELDS = ("units", "losses", "sizes", "sized")
@@ -41,12 +44,13 @@ class CoverSums:
     largest: int
 
     @classmethod
-    def of(cls, client: Client, covering: Covering, images: Three) -> Self:
+    def of(cls, client: Client, covering: Covering, images: Three, singly: bool = False) -> Self:
         """Those of one site's images in three parts, of the model that `client` has loaded."""
+        count = tallied_singly if singly else tallied
         fitted, cover, shown = images
         halves = held_by_part(covering, fitted, cover)
-        held = {part: tallied(client, half, covering, part) for part, half in halves.items()}
-        tested = {part: tallied(client, shown, covering, part, True) for part in covering.parts}
+        held = {part: count(client, half, covering, part) for part, half in halves.items()}
+        tested = {part: count(client, shown, covering, part, True) for part in covering.parts}
         federation = client.federation
         largest = covering.largest(len(federation.dataset.classes))
         return cls(_counted(images), held, tested, largest)
@@ -142,6 +146,60 @@ def tallied(
             found = summed((count(part, task, model, read(at)) for at in chunks), groups, steps)
             whole = whole + (found.as_one() if one else found)
     return whole
+
+
+def tallied_singly(
+    client: Client, data: Sequence[SiteData], covering: Covering, part: str, shown: bool = False
+) -> Tally:
+    """The same, where each image is read and asked by itself, so that none can change another's.
+
+    One that cannot be is lost at every level; where people are compared, it is left out.
+    """
+    images = joined(data)
+    if images is None:
+        return tallied(client, data, covering, part, shown)
+    whole, asked = client.federation.program.task.whole, _Singly(client, images)
+    if whole:
+        seen = [at for at in range(len(images)) if asked.is_readable(at)]
+        return tallied(client, [some(images, torch.tensor(seen))], covering, part, shown)
+    classes = len(client.federation.dataset.classes)
+    groups, steps = covering.groups(part, classes), covering.steps(part)
+    total = Tally.nothing(groups, steps)
+    for chunks, one in batches(images, False):
+        found = [asked.tally(at, covering, part, shown) for at in torch.cat(chunks).tolist()]
+        unit = summed(found, groups, steps)
+        total = total + (unit.as_one() if one else unit)
+    return total
+
+
+class _Singly:
+    """Asks a model for one image at a time, and says once in the log why an image has failed."""
+
+    def __init__(self, client: Client, images: SiteData) -> None:
+        self._client, self._images, self._told = client, images, False
+
+    def is_readable(self, at: int) -> bool:
+        try:
+            self._client.batch(self._images, torch.tensor([at]))
+        except Exception as error:
+            self._tell(error)
+            return False
+        return True
+
+    def tally(self, at: int, covering: Covering, part: str, shown: bool) -> Tally:
+        try:
+            return tallied(
+                self._client, [some(self._images, torch.tensor([at]))], covering, part, shown
+            )
+        except Exception as error:
+            self._tell(error)
+        classes = len(self._client.federation.dataset.classes)
+        return Tally.unknown(covering.groups(part, classes), covering.steps(part))
+
+    def _tell(self, error: Exception) -> None:
+        if not self._told:  # the first reason stays in this machine's log
+            log.warning("an image counts as unknown to the model", exc_info=error)
+        self._told = True
 
 
 def _name(side: str, part: str, field: str) -> str:

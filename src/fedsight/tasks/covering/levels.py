@@ -73,6 +73,13 @@ class Tally:
             torch.zeros(levels, dtype=torch.int64),
         )
 
+    @classmethod
+    def unknown(cls, groups: int, levels: int = STEPS) -> Tally:
+        """That of one unit of which nothing is known: every level loses all of it."""
+        found = cls.nothing(groups, levels)
+        found.units[0], found.losses[0] = 1, UNIT
+        return found
+
     def __add__(self, other: Tally) -> Tally:
         return Tally(
             self.units + other.units, self.losses + other.losses,
