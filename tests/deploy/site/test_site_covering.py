@@ -205,12 +205,15 @@ def test_who_would_not_answer_is_left_out_by_name(sites: Sites, tmp_path: Path) 
 def test_it_is_one_of_the_owners_sets_of_figures_and_of_one_model(
     sites: Sites, tmp_path: Path
 ) -> None:
+    sites.owner("south", evaluations=1)
     federation, _ = sites.join(program(tmp_path, "ordinal"), "once1")
     vector = vector_of(federation)
     for heat in (None, 1.0, 2.0):  # there is no temperature to choose
         assert "bytes" in ask(sites, "south", vector, temperature=heat)
     assert Ledger(sites.root / "south").evaluations("images") == 1
     assert "another model of this run" in ask(sites, "south", vector + 1)["withheld"]
+    federation, _ = sites.join(program(tmp_path, "ordinal", seed=2), "once2")
+    assert "contract.evaluations" in ask(sites, "south", vector_of(federation))["withheld"]
 
 
 @pytest.mark.parametrize("change", ["images", "units", "fall", "more", "sizes", "sized"])
