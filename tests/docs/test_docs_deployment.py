@@ -42,7 +42,9 @@ def test_every_command_of_a_federation_is_on_the_page() -> None:
 # What the page names that only a run makes, or the operator may write.
 MADE_BY_RUNS = ("memory", "kit", "received", "recognisers", "log.jsonl", "ledger.sqlite")
 MADE_LATER = (
+    "hospitals/console/",
     "hospitals/runs/lungs",
+    "lyon/console/",
     "hospitals/server.toml",
     *(f"lyon/{name}" for name in MADE_BY_RUNS),
 )

@@ -34,8 +34,8 @@ def carry(remote: RemoteRun) -> None:
 
     known = {path.parent.name: path.parent for path in federation.runs.glob("*/run.toml")}
     if asked.resume not in known:
-        names = ", ".join(sorted(known)) or "none yet"
-        raise StoreError(f"the federation has no run '{asked.resume}'", f"its runs are: {names}")
+        cure = f"its runs are: {', '.join(sorted(known)) or 'none yet'}"
+        raise StoreError(f"the federation has no run '{asked.resume}'", cure)
     store = RunStore(known[asked.resume])
     _require(store.program()[0], asked.fingerprint)
     carry_on(federation, store, None)

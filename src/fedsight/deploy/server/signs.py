@@ -85,7 +85,7 @@ class Signs:
                 f"site '{site}' has not been heard from for {HEARTBEAT_TIMEOUT:.0f} seconds: its "
                 "machine, its network or its FedSight may be down. It is waited for",
             )
-        elif one.alive and self._told.pop(site, None):
+        elif one.alive and self._told.pop(site, ""):
             self._notify(f"site '{site}' is there again")
 
     def _tell(self, whose: str, what: str) -> None:

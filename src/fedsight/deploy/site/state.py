@@ -55,7 +55,7 @@ def state_of(home: Path) -> State:
     """What the site in `home` says of itself; empty if it is ready."""
     if (home / LEAVING).exists():
         return "leaving"
-    at_work = {one.process for one in (*works(home), *jobs(home))}
+    at_work = {one.process for one in works(home)} | {one.process for one in jobs(home)}
     if supervisor.is_suspended(home) or any(map(is_suspended, at_work)):
         return "stopped"
     return "drained" if is_drained(home) else ""
