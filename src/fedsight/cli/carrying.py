@@ -27,16 +27,16 @@ def carry(remote: RemoteRun) -> None:
     federation = replace(FederationFolder.open(remote.federation), signer=remote)
     program, speed = read_program(remote.folder / PROGRAM, None, [], None)
     _require(program, asked.fingerprint)
-    if not asked.resume:
+    if not (name := asked.resume):
         deploy(federation, program, speed, Target(None, False), None)
         return
     from fedsight.coordinator.store import RunStore
 
     known = {path.parent.name: path.parent for path in federation.runs.glob("*/run.toml")}
-    if asked.resume not in known:
+    if name not in known:
         cure = f"its runs are: {', '.join(sorted(known)) or 'none yet'}"
-        raise StoreError(f"the federation has no run '{asked.resume}'", cure)
-    store = RunStore(known[asked.resume])
+        raise StoreError(f"the federation has no run '{name}'", cure)
+    store = RunStore(known[name])
     _require(store.program()[0], asked.fingerprint)
     carry_on(federation, store, None)
 
