@@ -114,12 +114,12 @@ def test_which_image_is_drawn_does_not_depend_on_other_sites(
 def test_what_is_left_over_is_of_enough_groups_or_of_none(groups: list[str | None]) -> None:
     data = images_of(groups)
     units = len({data.part.unit(place) for place in range(len(groups))})
-    assert fewest(data, data, data) <= units
+    assert fewest(data, data, data, data.part.unit) <= units
     once = one_of_each(data, fresh(0))
     several = {data.part.unit(place) for place in range(len(groups))
                if place not in once.indices.tolist()}  # fmt: skip
     wanted = min(units, 2 * len(several)) if several else units
-    assert fewest(data, data, data) == wanted
+    assert fewest(data, data, data, data.part.unit) == wanted
 
 
 def test_a_part_without_groups_is_left_as_it_is() -> None:

@@ -50,6 +50,11 @@ PART_TOO_SMALL = (
     "it is known what belongs together, fewer groups; or fewer groups have several images than "
     "that, and some do"
 )
+# A mean over some images of a patient tells, beside sums over all images, how many they are.
+GROUPS_APART = (
+    "data.group: these sums are of the mean over each group's images, and would tell of a group "
+    "that has an unusual number of them; with noise they are of one image of each group"
+)
 UNNOISED = "contract.figures: beside updates with noise these sums leave only with noise (noised)"
 EXACT = "contract.figures: these sums have no noise, and only exact figures may leave without"
 TRUSTING = f"{MASKED}, and secure.split_view = false trusts the coordinator with the masks"

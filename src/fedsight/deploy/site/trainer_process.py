@@ -29,7 +29,7 @@ from fedsight.core.files import write_atomically
 from fedsight.core.types import Memory, Metrics, Reply
 from fedsight.data.contents import contents, stamp
 from fedsight.deploy.declaration import as_built_here, declare, open_site
-from fedsight.deploy.site.calibration import PART_TOO_SMALL
+from fedsight.deploy.site.calibration import GROUPS_APART, PART_TOO_SMALL
 from fedsight.deploy.site.figures import FAILED
 from fedsight.deploy.site.incoming import lengths_of
 from fedsight.deploy.site.job_lease import JobLease
@@ -48,12 +48,12 @@ from fedsight.deploy.site.trainer import (
 from fedsight.evaluation.trust import noised, noised_cover
 from fedsight.evaluation.trust.answers import Answers, Respondent
 from fedsight.evaluation.trust.cover_sums import CoverSums, Three, tallied_singly
-from fedsight.evaluation.trust.images import MOST, divided, pieces, standing
+from fedsight.evaluation.trust.images import MOST, divided, pieces, standing, unit_of
 from fedsight.evaluation.trust.of_site import room
 from fedsight.evaluation.trust.remote import form_of
 from fedsight.evaluation.trust.scaling import TemperatureScaling
 from fedsight.evaluation.trust.sums import CountSums, FitSums, Sums, flat, read
-from fedsight.evaluation.trust.units import fewest, group_count, one_of_each
+from fedsight.evaluation.trust.units import fewest, group_count, grouped, one_of_each
 from fedsight.governance.charges import charge
 from fedsight.privacy.noise import fresh
 from fedsight.program import coding, plugins, rules
@@ -120,7 +120,7 @@ class SiteTrainer:
         lengths = lengths_of(layout, program.shared(state).values(), difference)
         texts = room(program, self.client.network, len(self.federation.dataset.classes))
         own = program.differs(self.client.network) or self.federation.computes_looks
-        smallest = fewest(*divided(self.federation))
+        smallest = fewest(*divided(self.federation), unit_of(self.federation))
         self.opened = Opened(
             declared, cost, bare, self._remembers, integers, smallest, lengths, hashes, texts,
             own, difference,
@@ -254,8 +254,10 @@ class SiteTrainer:
             return torch.zeros(size, dtype=torch.int64)
         self._require_unchanged(step.round)
         parts = divided(self.federation)
-        if fewest(*parts) < step.least:
+        if fewest(*parts, unit_of(self.federation)) < step.least:
             return PART_TOO_SMALL
+        if self._covering is not None and not program.task.whole and grouped(parts):
+            return GROUPS_APART
         self.client.load(step.vector, {})
         if self._covering is not None:
             three = ([parts[0]], [parts[1]], [parts[2]])

@@ -161,7 +161,8 @@ def tallied_singly(
     whole, asked = client.federation.program.task.whole, _Singly(client, images)
     if whole:
         seen = [at for at in range(len(images)) if asked.is_readable(at)]
-        return tallied(client, [some(images, torch.tensor(seen))], covering, part, shown)
+        readable = some(images, torch.tensor(seen, dtype=torch.int64))
+        return tallied(client, [readable], covering, part, shown)
     classes = len(client.federation.dataset.classes)
     groups, steps = covering.groups(part, classes), covering.steps(part)
     total = Tally.nothing(groups, steps)

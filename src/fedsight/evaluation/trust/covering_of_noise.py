@@ -14,7 +14,7 @@ from fedsight.core.errors import DataError
 from fedsight.engines.remote.sums import Noised
 from fedsight.evaluation.trust.measure import TASK, Trusted
 from fedsight.evaluation.trust.noised_cover import added, bounded
-from fedsight.evaluation.trust.of_noise import ALL_TESTED, BY_CLASS, UNLISTED
+from fedsight.evaluation.trust.of_noise import ALL_TESTED, BY_CLASS, UNLISTED, of_groups
 from fedsight.evaluation.trust.remote import WITH_NOISE, why_nobody, why_not_remote
 from fedsight.evaluation.trust.risk import Losses, Risk
 from fedsight.evaluation.trust.sets import CLASS, SITE
@@ -40,10 +40,9 @@ def controlled_noised(
     found, without = ask()
     if not found:
         return Trusted.left_out(why_nobody(without), without)
-    risk = replace(
-        _risk(federation, covering, found), grouped=any(name in groups for name in found)
-    )
-    told = {**_told(federation, risk, found), "sums": WITH_NOISE}
+    more = of_groups(federation, found, groups)
+    risk = replace(_risk(federation, covering, found), grouped="grouped" in more)
+    told = {**_told(federation, risk, found), **more, "sums": WITH_NOISE}
     if without:
         told["without"] = dict(without)
     summary = {**Trusted.left_out(TASK).summary, "sets": told}

@@ -168,7 +168,7 @@ def _halved(
     pairs, which takes an even number of them from what is held out, the halves have nothing to do
     with those of other tasks.
     """
-    part, unit = federation.dataset.test, _unit(federation)
+    part, unit = federation.dataset.test, unit_of(federation)
     pairs = federation.program.task.whole
     drawing = (purpose, "pairs") if pairs else (purpose,)
     half_of: dict[object, int] = {}
@@ -195,7 +195,7 @@ def _halved(
     return tuple(found[0]), tuple(found[1])
 
 
-def _unit(federation: Federation) -> Callable[[int], object]:
+def unit_of(federation: Federation) -> Callable[[int], object]:
     """What the test image at a place belongs to; where images are compared with one another, to
     the person that it shows."""
     test = federation.dataset.test
@@ -210,7 +210,7 @@ def _units_once(federation: Federation, views: tuple[View, ...]) -> tuple[View, 
     task = federation.program.task
     if task.covering is None and federation.dataset.test.groups is None:
         return views
-    return of_one_site(views, _unit(federation), SEED, 2 if task.whole else 1)
+    return of_one_site(views, unit_of(federation), SEED, 2 if task.whole else 1)
 
 
 def _once(views: tuple[View, ...], seed: int) -> tuple[View, ...]:

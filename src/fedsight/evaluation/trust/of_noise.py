@@ -53,7 +53,7 @@ def trusted_noised(
         "ood": _told_unlike(_envelope(noised.ENERGY, sites), settings.false_alarm),
     }
     more: dict[str, Any] = {"sums": WITH_NOISE, **({"without": dict(without)} if without else {})}
-    more |= _of_groups(federation, found, groups)
+    more |= of_groups(federation, found, groups)
     summary = {part: {**told, **more} for part, told in parts.items()}
     facts = {
         "scaling": plain(noised.PLAIN), "by": ALL_TESTED, "apart": False, "head": None,
@@ -65,7 +65,7 @@ def trusted_noised(
     return Trusted(summary, kept, {})
 
 
-def _of_groups(
+def of_groups(
     federation: Federation, found: Mapping[str, NoisedSums], groups: Mapping[str, int]
 ) -> dict[str, Any]:
     """Whether numbers of images are of groups, and of which sites they are not."""

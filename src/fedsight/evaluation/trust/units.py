@@ -108,16 +108,17 @@ def group_count(part: Part) -> int | None:
     return None if part.groups is None else len({part.unit(place) for place in range(len(part))})
 
 
-def fewest(fitted: SiteData, cover: SiteData, tested: SiteData) -> int:
+def fewest(
+    fitted: SiteData, cover: SiteData, tested: SiteData, unit: Callable[[int], object]
+) -> int:
     """The fewest groups that sums over these parts of a site's images are about, or the difference
-    of such sums and of figures over all images.
+    of such sums and of figures over all images. `unit` gives what the image at a place belongs to.
 
     Of the latter two one image of each group is summed, and figures are over all images: what they
     say more is of groups of several.
     """
     sizes = [
-        [*Counter(one.part.unit(place) for place in one.indices.tolist()).values()]
-        for one in (fitted, cover, tested)
+        [*Counter(map(unit, one.indices.tolist())).values()] for one in (fitted, cover, tested)
     ]
     several = sum(size > 1 for own in sizes[1:] for size in own)
     return min(*map(len, sizes), *([several] if several else []))

@@ -75,9 +75,9 @@ class Tally:
 
     @classmethod
     def unknown(cls, groups: int, levels: int = STEPS) -> Tally:
-        """That of one unit of which nothing is known: every level loses all of it."""
+        """That of one unit of which nothing is known: every level of each group loses all of it."""
         found = cls.nothing(groups, levels)
-        found.units[0], found.losses[0] = 1, UNIT
+        found.units[:], found.losses[:] = 1, UNIT
         return found
 
     def __add__(self, other: Tally) -> Tally:
