@@ -9,6 +9,7 @@ find this operator's name in their ledgers.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -142,6 +143,18 @@ def test_a_run_outlives_the_right_of_its_operator_and_ours_does_not(
 
     with pytest.raises(SiteError):  # nobody is there; with a deadline of 1e300 s it waits for ever
         carried_on()
+    with monkeypatch.context() as brief:
+        tried: list[float] = []
+
+        def open_session(_kit: Path, _user: str, timeout: float) -> Any:
+            tried.append(timeout)
+            return contextlib.nullcontext()
+
+        brief.setattr(scheduler, "open_session", open_session)
+        for own in (federation, replace(federation, signer=None)):
+            with RunScheduler(own, program, store, [], print)._open_session(1e300):
+                pass
+        assert tried == [remote_runs.MAX_PATIENCE, 1e300]
     federation.revoke(ANNA, "left")
     with monkeypatch.context() as weakened_build:
         weakened_build.setattr(scheduler, "Permitted", lambda _: lambda: {ANNA: False})

@@ -136,10 +136,8 @@ def make_room(connections: Iterable[Any]) -> None:
         return
     names = [None if one.holder is None else one.holder.name for one in held]
     counts = Counter(name for name in names if name is not None)
+    most = next((name for name, count in counts.most_common(1) if count > MOST_OF_ONE), None)
     # The newest connection has no session yet, so that somebody without one is among them.
-    most = max(
-        (name for name in counts if counts[name] > MOST_OF_ONE), key=counts.get, default=None
-    )
     giving_way = [one for one, name in zip(held, names, strict=True) if name == most]
     min(giving_way, key=lambda one: one.made).transport.abort()
 
