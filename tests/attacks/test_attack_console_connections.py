@@ -6,7 +6,7 @@ megabytes of errors, and could start no run: what waited in the queue ended with
 
 Where there is room for some alone, and who comes later is sent away, the others keep the owner out
 by taking it all. They need no session for that: one request that is answered, and half of another,
-of which nobody ever waited for the rest.
+of which nobody ever waited for the rest. And whoever may only look on needs just to look on often.
 """
 
 from __future__ import annotations
@@ -119,6 +119,35 @@ def test_ours_keeps_what_a_session_has_open(client: Client) -> None:
         assert answer(stream, events) == b"HTTP/1.1 200"
         assert answered(client, 10 * MOST) == (b"HTTP/1.1 200", MOST - 2)
         assert is_open(stream)
+
+
+def left_beside(client: Client, looking_on: int) -> tuple[bytes, int]:
+    """What is answered to somebody else while one session listens on so many connections, and how
+    many of these are held then."""
+    client.enter()
+    with contextlib.ExitStack() as others:
+        streams = [connect(client, others) for _ in range(looking_on)]
+        events = request(client, "/events", cookie=client.cookie)
+        for one in streams:
+            assert answer(one, events) == b"HTTP/1.1 200"
+        said = answer(connect(client, others), request(client))
+        return said, sum(is_open(one) for one in streams)
+
+
+def test_one_holder_takes_all_room_and_with_ours_gives_way(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert server.MOST_OF_ONE > MOST  # weakened: as if nobody ever held too many
+    assert left_beside(client, MOST) == (b"", MOST)
+    monkeypatch.setattr(server, "MOST_OF_ONE", MOST - 2)
+    assert left_beside(client, MOST) == (b"HTTP/1.1 200", MOST - 1)
+
+
+def test_ours_speaks_no_web_sockets(client: Client) -> None:
+    wanted = {"connection": "Upgrade", "upgrade": "websocket", "sec_websocket_version": "13"}
+    with contextlib.ExitStack() as others:
+        asked = request(client, sec_websocket_key="AAAAAAAAAAAAAAAAAAAAAA==", **wanted)
+        assert answer(connect(client, others), asked) == b"HTTP/1.1 200"
 
 
 @pytest.fixture

@@ -92,6 +92,17 @@ def test_a_session_with_a_token_on_file_ends_after_hours_and_with_its_token(
     assert sessions.who(second) is None
 
 
+def test_one_token_logs_nobody_else_out(file: TokenFile) -> None:
+    looks, owns = file.add("anna")[0], file.add("ben")[0]
+    sessions = Sessions(Known(file), own=False)
+    other = sessions.enter(owns)
+    entered = [sessions.enter(looks) for _ in range(sessions_module.MOST_SESSIONS)]
+    assert other is not None
+    assert sessions.who(other) is not None
+    kept = [one for one in entered if one is not None and sessions.who(one) is not None]
+    assert kept == entered[-sessions_module.MOST_OF_ONE :]
+
+
 @pytest.mark.parametrize(
     ("what", "cause"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Server:
         meta = json.loads((folder / "meta.json").read_text())
         config = json.loads((folder / "app/config/config_fed_server.json").read_text())
         self.jobs.append({"sites": meta["deploy_map"]["app"], **config["components"][0]["args"]})
-        return f"job {len(self.jobs)}"
+        return job_id(len(self.jobs))
 
     def __enter__(self) -> Server:
         return self
@@ -49,6 +50,11 @@ class Server:
 
 def going_on() -> None:
     """It does."""
+
+
+def job_id(number: int) -> str:
+    """The ID of the first, second and so on job that is submitted."""
+    return str(uuid.UUID(int=number))
 
 
 def job(**other: Any) -> dict[str, Any]:

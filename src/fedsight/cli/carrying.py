@@ -14,9 +14,9 @@ from pathlib import Path
 
 from fedsight.cli.screen import show_error
 from fedsight.cli.train import Target, carry_on, deploy, read_program
-from fedsight.core.errors import DeployError, FedSightError, Interrupted, StoreError
+from fedsight.core.errors import DeployError, FedSightError, Interrupted
 from fedsight.deploy.membership.federation import FederationFolder
-from fedsight.deploy.server.remote_runs import PROGRAM, RemoteRun
+from fedsight.deploy.server.remote_runs import PROGRAM, RemoteRun, run_folder
 from fedsight.language.current import using
 from fedsight.program.program import Program
 
@@ -32,11 +32,7 @@ def carry(remote: RemoteRun) -> None:
         return
     from fedsight.coordinator.store import RunStore
 
-    known = {path.parent.name: path.parent for path in federation.runs.glob("*/run.toml")}
-    if name not in known:
-        cure = f"its runs are: {', '.join(sorted(known)) or 'none yet'}"
-        raise StoreError(f"the federation has no run '{name}'", cure)
-    store = RunStore(known[name])
+    store = RunStore(run_folder(federation, name))
     _require(store.program()[0], asked.fingerprint)
     carry_on(federation, store, None)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from fedsight.console.certificate import Certificate
+from fedsight.console.sessions import Holder
 
 GOODBYE = 1.0  # seconds in which a browser may agree that a connection is closed
 log = logging.getLogger(__name__)
@@ -22,13 +23,16 @@ class Held(Protocol):
 
     transport: asyncio.Transport
     made: float
-    entered: bool
+
+    @property
+    def holder(self) -> Holder | None:
+        """Whose session it is one of."""
 
 
 class Handshake(asyncio.Protocol):
     """A connection until its handshake is complete; what `make` makes takes it over then."""
 
-    entered = False
+    holder = None
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import re
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from fedsight.console.handshakes import Handshake, Held
 from fedsight.console.pages import Console
 from fedsight.console.queue import Queue
 from fedsight.console.rights import Rights, of_operators, of_token
-from fedsight.console.sessions import Sessions
+from fedsight.console.sessions import Holder, Sessions
 from fedsight.console.shell import Shell, ways_in
 from fedsight.console.tokens import Known, TokenFile
 from fedsight.core.errors import StoreError
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 1 << 16  # of a form
 LONGEST_WAIT = 2  # seconds in which listeners may end when the console does
 MOST_CONNECTIONS = 256  # at a time: a process may have about a thousand open files
+MOST_OF_ONE = 32  # of them with sessions of one holder, when there are too many
 PATIENCE = 10.0  # seconds until a connection without a complete request is closed
 
 
@@ -77,9 +79,10 @@ class Connection(H11Protocol):
     without a file left to open the console starts no run and tells nobody anything.
 
     Nobody else is to keep the owner out. So whoever has no session gives way to newer connections,
-    the oldest first. And `PATIENCE` after it was opened, or after its last answer, a connection is
-    closed, whatever part of a request has come by then; only the answer to a complete request of a
-    session may take longer.
+    the oldest first; and before them, whoever has very many open gives way with their own oldest.
+    And `PATIENCE` after it was opened, or after its last answer, a connection is closed, whatever
+    part of a request has come by then; only the answer to a complete request of a session may take
+    longer.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -101,9 +104,10 @@ class Connection(H11Protocol):
         super().on_response_complete()
 
     @property
-    def entered(self) -> bool:
-        """Whether its latest request is one of a session."""
-        return self.scope is not None and bool(self.scope["state"].get(HOLDER))
+    def holder(self) -> Holder | None:
+        """Whose session its latest request is one of; None if it is none."""
+        found: Holder | None = None if self.scope is None else self.scope["state"].get(HOLDER)
+        return found
 
     def _make_room(self) -> None:
         make_room(self.connections)
@@ -120,16 +124,22 @@ class Connection(H11Protocol):
         """Close it, unless it has asked completely, for a session, and is being answered."""
         cycle = self.cycle
         answering = cycle is not None and not cycle.more_body and not cycle.response_complete
-        if not (answering and self.entered):
+        if not (answering and self.holder):
             self.transport.abort()
 
 
 def make_room(connections: Iterable[Any]) -> None:
-    """Close the oldest connection of somebody without a session if there are too many."""
+    """Close a connection if there are too many: the oldest of the holder of most, if these are more
+    than `MOST_OF_ONE`, else the oldest of somebody without a session."""
     held: list[Held] = [one for one in connections if not one.transport.is_closing()]
-    if len(held) > MOST_CONNECTIONS:
-        strangers = [one for one in held if not one.entered]
-        min(strangers, key=lambda one: one.made).transport.abort()  # the newest at the latest
+    if len(held) <= MOST_CONNECTIONS:
+        return
+    names = [None if one.holder is None else one.holder.name for one in held]
+    counts = Counter(name for name in names if name is not None)
+    most = next((name for name, count in counts.most_common(1) if count > MOST_OF_ONE), None)
+    # The newest connection has no session yet, so that somebody without one is among them.
+    giving_way = [one for one, name in zip(held, names, strict=True) if name == most]
+    min(giving_way, key=lambda one: one.made).transport.abort()
 
 
 class Server(uvicorn.Server):
@@ -149,6 +159,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 application(console, door),
                 http=protocol,
+                ws="none",  # no page uses them, and they would not count as connections
                 log_level="warning",
                 access_log=False,
                 server_header=False,

@@ -14,6 +14,7 @@ from fedsight.console.rights import Right
 from fedsight.console.tokens import Known, hash_of
 
 MOST_SESSIONS = 64  # browsers that are logged in at once; the oldest has to log in again
+MOST_OF_ONE = 8  # of them with the same token, so that nobody logs all others out
 HOURS = 12  # after which somebody with a token on file has to log in again
 MOST_WRONG = 10  # wrong tokens from one address
 WRONG_WITHIN = 300.0  # in so many seconds
@@ -66,8 +67,10 @@ class Sessions:
             return None
         secret = secrets.token_urlsafe(32)
         until = time.monotonic() + HOURS * 3600 if holder.name else None
-        others = self._sessions[1 - MOST_SESSIONS :]
-        self._sessions = [*others, _Session(hash_of(secret), hash, until)]
+        own = [one for one in self._sessions if hmac.compare_digest(one.token, hash)]
+        over = own[: max(0, len(own) + 1 - MOST_OF_ONE)]
+        others = [one for one in self._sessions if one not in over]
+        self._sessions = [*others[1 - MOST_SESSIONS :], _Session(hash_of(secret), hash, until)]
         return secret
 
     def who(self, secret: str) -> Holder | None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from federation_folders import ANNA, folder_with_operators
-from remote_servers import ASKED, Server, carried, going_on, job, reached
+from remote_servers import ASKED, PROGRAM, Server, carried, going_on, job, job_id, reached
 
 from fedsight.core.errors import DeployError, Interrupted, StoreError
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder
@@ -42,6 +43,10 @@ def begun(federation: FederationFolder, operator: str = ANNA, **other: Any) -> R
         ("[model]\n'/etc/x' = 1", "names a file"),
         ("[[", "cannot be read"),
         ("x = " + "[" * 5000, "cannot be read"),
+        ("\ud800 = 1", "cannot be read"),
+        ('name = """x"""', "several lines"),
+        ("[a.b]\nc = {" + "'d' . " * 9 + "e = 1}", "more than 9 parts"),
+        ("[" + "a." * 9 + "b]", "more than 9 parts"),
         ("#" * (remote_runs.MAX_PROGRAM + 1), "bytes"),
     ],
 )
@@ -56,6 +61,7 @@ def test_a_program_brings_no_code_and_names_no_files(text: str, cause: str) -> N
     [
         {"language": "xx"}, {"fingerprint": "../x"}, {"program": 1},
         {"more": "x"}, {"resume": None}, {"program": "plugins = ['mine.py']"},
+        {"resume": "x" * 256}, {"resume": "a\nb"},
     ],
 )  # fmt: skip
 def test_what_cannot_be_begun_leaves_nothing(
@@ -69,6 +75,22 @@ def test_what_cannot_be_begun_leaves_nothing(
             begin(federation, ANNA, broken)
     assert not (federation.folder / remote_runs.PLACE).exists()
     assert federation.events() == []
+
+
+def test_a_run_that_is_to_go_on_is_one_of_the_federation(federation: FederationFolder) -> None:
+    with pytest.raises(StoreError, match="has no run 'far'"):
+        begun(federation, resume="far")
+    assert not (federation.folder / remote_runs.PLACE).exists()
+    (federation.runs / "far").mkdir()
+    (federation.runs / "far" / "run.toml").touch()
+    assert begun(federation, resume="far").asked.resume == "far"
+
+
+def test_programs_as_we_write_them_are_taken() -> None:
+    long = "one. two. three. four. five. six. seven. eight. nine. ten. \"eleven\"\n'twelve'"
+    text = tomli_w.dumps({"name": long, "data": {"a.b.c.d.e.f.g.h.i.j.k": [1.5, 2.5], "": "\\"}})
+    check_program(text)
+    check_program(PROGRAM)
 
 
 def test_who_asks_is_in_the_history_and_nobody_else_follows(federation: FederationFolder) -> None:
@@ -137,7 +159,7 @@ def server(federation: FederationFolder, monkeypatch: pytest.MonkeyPatch) -> Ser
 def test_jobs_of_the_program_are_submitted_where_the_operator_is(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert carried(server, monkeypatch, job(), job(number=4)) == ["job 1", "job 2"]
+    assert carried(server, monkeypatch, job(), job(number=4)) == [job_id(1), job_id(2)]
     assert server.jobs == [{"sites": ["server", "lyon"], **job(number=n)} for n in (3, 4)]
 
 
@@ -152,7 +174,7 @@ def test_a_job_is_submitted_once_though_the_answer_is_lost(
         return ask(self, what, *words)
 
     monkeypatch.setattr(Server, "ask", sometimes)
-    assert carried(server, monkeypatch, job()) == ["job 1"]
+    assert carried(server, monkeypatch, job()) == [job_id(1)]
     assert len(server.jobs) == 1
 
 
@@ -196,11 +218,18 @@ def test_an_operator_who_does_not_answer_is_named(
     def stop() -> None:
         raise Interrupted("stopped", "")
 
+    monkeypatch.setattr(remote_runs, "MAX_PATIENCE", 0.0)
+    with pytest.raises(DeployError, match="for 0 s"):
+        found.submit("first", ["lyon"], job(), 1e300, going_on)
+    monkeypatch.setattr(remote_runs, "MAX_PATIENCE", 20.0)
     with pytest.raises(Interrupted):
         found.submit("first", ["lyon"], job(), 20.0, stop)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"number": 1}', '{"number": "1", "job": "x"}'])
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{}", '{"number": 1}', '{"number": "1", "job": "x"}', '{"number": 1, "job": "x"}'],
+)
 def test_an_answer_that_is_malformed_is_refused(federation: FederationFolder, text: str) -> None:
     with pytest.raises(DeployError):
         submitted(federation, ANNA, begun(federation).folder.name, text)

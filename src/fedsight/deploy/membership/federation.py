@@ -85,6 +85,10 @@ class Invitation:
 class Signer(Protocol):
     """Submits jobs in the name of an operator on another machine."""
 
+    @property
+    def operator(self) -> str:
+        """The operator's name."""
+
     def submit(
         self,
         run: str,

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import tomllib
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ from fedsight.core.files import (
     remove,
     write_atomically,
 )
-from fedsight.core.text import printable
+from fedsight.core.text import is_printable, printable
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.processes.spawn import ADDRESS_VARIABLE
 
@@ -45,6 +46,8 @@ PROGRAM, ASKED, LOCK = "program.toml", "asked.json", ".lock"
 JOB, SUBMITTED, ENDED, SAID = "job.json", "submitted.json", "ended.json", "said.txt"
 CARRIER = "fedsight.cli.carrying"  # the module of the process that carries a run
 MAX_PROGRAM = 64 << 10  # bytes
+MAX_NAME = 255  # characters of a run's name, as of a folder's
+MAX_PATIENCE = 3600.0  # seconds in which a job is submitted, whatever the program's deadline is
 MAX_GOING = 4  # runs of one operator at a time
 START_TIMEOUT = 120.0  # seconds in which a process that was started takes its lock
 KEEP = 7 * 86400.0  # seconds for which what was said of an ended run is kept
@@ -53,6 +56,9 @@ MOST_SAID = 32 << 10  # bytes of what was said that are sent at once
 POLL_INTERVAL = 0.25  # seconds
 _ID = re.compile(r"[0-9a-f]{16}")
 _FILE = re.compile(r"[/\\]|^~|^\.\.?$")
+# Both take time in proportion to the text: `++` and `*+` give nothing back.
+_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*+"?|\'[^\'\n]*+\'?')
+_DEEP_KEY = re.compile(r"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){9}")
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class Asked:
             raise DeployError("what was asked for cannot be read", "update this machine") from None
         if found.language not in ("en", "zh") or not re.fullmatch(r"\w{8,128}", found.fingerprint):
             raise DeployError("what was asked for cannot be read", "update this machine")
+        if len(found.resume) > MAX_NAME or not is_printable(found.resume):
+            raise DeployError("what was asked for cannot be read", "update this machine")
         check_program(found.program)
         return found
 
@@ -84,24 +92,39 @@ class Asked:
 def check_program(text: str) -> None:
     """Raise DeployError for a program that brings code, or names files, of the machine where it is
     read; those of `[data]` are opened at the sites alone."""
-    if len(text.encode("utf-8", "replace")) > MAX_PROGRAM:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:  # half of a surrogate pair, which no file can hold
+        raise DeployError("the program cannot be read", "update this machine") from None
+    if size > MAX_PROGRAM:
         cause = f"the program has more than {MAX_PROGRAM:,} bytes"
         raise DeployError(cause, "start it on the coordinator's machine: fedsight run")
+    _check_costs(text)
     try:
         table = tomllib.loads(text)
+        texts = [(section, *one) for section in table for one in _texts(section, table[section])]
     except (ValueError, RecursionError):
         raise DeployError("the program cannot be read", "update this machine") from None
     if "plugins" in table:
         cause = "plug-ins are code, which nobody sends to the coordinator's machine"
         raise DeployError(cause, "start this program on that machine: fedsight run")
-    for section, values in table.items():
-        for key, value in _texts(section, values):
-            if section != "data" and _FILE.search(value):
-                raise DeployError(
-                    f"{key} = '{printable(value, 80)}' names a file, and files are read on the "
-                    "coordinator's machine",
-                    "start this program on that machine: fedsight run",
-                )
+    for section, key, value in texts:
+        if section != "data" and _FILE.search(value):
+            raise DeployError(
+                f"{key} = '{printable(value, 80)}' names a file, and files are read on the "
+                "coordinator's machine",
+                "start this program on that machine: fedsight run",
+            )
+
+
+def _check_costs(text: str) -> None:
+    """Raise DeployError for keys with so many parts that reading them would take gigabytes, as
+    tomllib does; a text over several lines, in which one could hide, is in no program of ours."""
+    cure = "start this program on the coordinator's machine: fedsight run"
+    if '"""' in text or "'''" in text:
+        raise DeployError("the program has a text over several lines", cure)
+    if _DEEP_KEY.search(_STRING.sub("s", text)):
+        raise DeployError("the program has a key with more than 9 parts", cure)
 
 
 def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -134,6 +157,11 @@ class RemoteRun:
         return Asked(**json_object(self.folder / ASKED))
 
     @property
+    def operator(self) -> str:
+        """Who asked for it."""
+        return self.asked.operator
+
+    @property
     def going(self) -> bool:
         """Whether a process carries it, or is about to."""
         if locks.held(self.folder / LOCK):
@@ -162,8 +190,9 @@ class RemoteRun:
         """Have the operator's machine submit a job; returns its ID.
 
         `still` is called again and again, and may raise. Raises DeployError after `patience`
-        seconds, or if that machine could not.
+        seconds, or `MAX_PATIENCE`, or if that machine could not.
         """
+        patience = min(patience, MAX_PATIENCE)
         number = secrets.randbelow(1 << 50)
         job = {"number": number, "run": run, "sites": list(sites), "arguments": dict(arguments)}
         write_atomically(self.folder / JOB, json.dumps(job).encode())
@@ -173,7 +202,7 @@ class RemoteRun:
             if time.monotonic() >= until:
                 (self.folder / JOB).unlink(missing_ok=True)
                 raise DeployError(
-                    f"the machine of {self.asked.operator}, whose key signs the jobs of this run, "
+                    f"the machine of {self.operator}, whose key signs the jobs of this run, "
                     f"has not answered for {patience:.0f} s",
                     f"continue there with: fedsight operator run DIR CONFIG --resume {run}",
                 )
@@ -192,6 +221,8 @@ class RemoteRun:
 def begin(federation: FederationFolder, operator: str, text: str) -> dict[str, Any]:
     """Begin what an operator asks for; returns the ID under which it is followed."""
     asked = Asked.of(operator, text)
+    if asked.resume:
+        run_folder(federation, asked.resume)
     place = federation.folder / PLACE
     make_folder(place)
     place.chmod(0o700)
@@ -199,7 +230,7 @@ def begin(federation: FederationFolder, operator: str, text: str) -> dict[str, A
     with locks.hold(place / LOCK, 1.0, busy):
         known = [RemoteRun(path.parent) for path in place.glob(f"*/{ASKED}")]
         going = [one for one in known if one.going]
-        if sum(one.asked.operator == operator for one in going) >= MAX_GOING:
+        if sum(one.operator == operator for one in going) >= MAX_GOING:
             cause = f"{MAX_GOING} runs that {operator} has asked for are going on"
             raise DeployError(cause, "wait until one has ended, or stop one")
         over = sorted((one for one in known if one not in going), key=lambda one: one.changed)
@@ -215,6 +246,15 @@ def begin(federation: FederationFolder, operator: str, text: str) -> dict[str, A
     program = asked.fingerprint[:16]
     federation.log_event("asked", what=what, run=asked.resume, program=program, operator=operator)
     return {"id": found.folder.name}
+
+
+def run_folder(federation: FederationFolder, name: str) -> Path:
+    """The folder of a run that is to go on; StoreError if the federation has no such run."""
+    known = {path.parent.name: path.parent for path in federation.runs.glob("*/run.toml")}
+    if name not in known:
+        cure = f"its runs are: {', '.join(sorted(known)) or 'none yet'}"
+        raise StoreError(f"the federation has no run '{name}'", cure)
+    return known[name]
 
 
 def seen(federation: FederationFolder, operator: str, id: str, offset: str) -> dict[str, Any]:
@@ -244,10 +284,18 @@ def submitted(federation: FederationFolder, operator: str, id: str, text: str) -
         and isinstance(table.get("error", ""), str)
         and ("job" in table) != ("error" in table)
     )
-    if not fits:
+    if not fits or not _is_id(table.get("job")):
         raise DeployError("what was answered cannot be read", "update this machine")
     write_atomically(found.folder / SUBMITTED, json.dumps(table).encode())
     return {}
+
+
+def _is_id(job: str | None) -> bool:
+    """Whether a job's ID is one as FLARE makes them, or there is none."""
+    try:
+        return job is None or str(uuid.UUID(job)) == job
+    except ValueError:
+        return False
 
 
 def _of(federation: FederationFolder, operator: str, id: str) -> RemoteRun:
@@ -263,7 +311,8 @@ def _start(found: RemoteRun) -> None:
     environment = {key: value for key, value in os.environ.items() if key not in own}
     with (found.folder / SAID).open("wb") as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", CARRIER, str(found.folder)],
+            # Safe path: else a module in the working folder would be taken for one of ours.
+            [sys.executable, "-P", "-m", CARRIER, str(found.folder)],
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=subprocess.STDOUT,

@@ -38,6 +38,7 @@ from fedsight.core.files import json_object
 from fedsight.deploy.declaration import gather, read_declaration
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder
+from fedsight.deploy.membership.operators import Permitted
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server import final_models
 from fedsight.deploy.server.job import JOB_FILE, read_outcome
@@ -45,6 +46,7 @@ from fedsight.deploy.server.job_definition import write_job
 from fedsight.deploy.server.joining import final_sites, is_trained
 from fedsight.deploy.server.leavers import Leavers, has_gone
 from fedsight.deploy.server.operator import OperatorSession, open_session
+from fedsight.deploy.server.remote_runs import MAX_PATIENCE
 from fedsight.deploy.server.signs import Signs
 from fedsight.program import config
 from fedsight.program.program import Program, Speed
@@ -135,6 +137,7 @@ class RunScheduler:
         self._told: dict[str, str] = {}  # without which sites the run goes on, as the user knows
         self._signs = Signs(federation, store.folder, notify)
         self._leavers = Leavers()
+        self._permitted = Permitted(federation.folder)
         self._began = 0.0  # when the current job did, in seconds since 1970
 
     def run(self) -> dict[str, Any]:
@@ -182,10 +185,17 @@ class RunScheduler:
         return self._finish()
 
     def _require_going_on(self) -> None:
-        """Raise KeyboardInterrupt, as Ctrl-C does, when the user asked that the run stop."""
+        """Raise KeyboardInterrupt, as Ctrl-C does, when the user asked that the run stop, and
+        DeployError when the operator on another machine who asked for it may start no runs now."""
         if asked(self._store.folder) == "stop":
             answered(self._store.folder)
             raise KeyboardInterrupt
+        signer = self._federation.signer
+        if signer is not None and self._permitted().get(signer.operator) is not False:
+            raise DeployError(
+                f"{signer.operator}, who asked for this run, may start no runs any more",
+                f"continue as another operator with: fedsight resume {self._store.folder}",
+            )
 
     def abort(self) -> None:
         """Abort the current job; DeployError if the server cannot be reached."""
@@ -417,6 +427,8 @@ class RunScheduler:
 
     def _open_session(self, timeout: float) -> AbstractContextManager[OperatorSession]:
         federation = self._federation
+        if federation.signer is not None:
+            timeout = min(timeout, MAX_PATIENCE)
         return open_session(federation.operator_kit, federation.operator_name, timeout)
 
 
