@@ -56,13 +56,12 @@ def measured(way: str, seed: int, folder: Path, quick: bool) -> dict[str, dict[s
     return found
 
 
-def kept(path: Path, quick: bool, seeds: int) -> dict[str, Any]:
-    """What the results have of as many seeds, by way."""
+def kept(path: Path, quick: bool) -> dict[str, Any]:
+    """What the results have, by way."""
     if not path.is_file():
         return {}
     before = json.loads(path.read_text(encoding="utf-8"))
-    same = (before["quick"], before["seeds"]) == (quick, seeds)
-    return dict(before["runs"]) if same else {}
+    return dict(before["runs"]) if before["quick"] == quick else {}
 
 
 def paired(first: list[float], second: list[float]) -> dict[str, Any]:
@@ -83,7 +82,7 @@ def main() -> None:
     seeds = 1 if given.quick else given.seeds
     with tempfile.TemporaryDirectory() as place:
         folder = given.folder or Path(place)
-        runs = kept(given.out, given.quick, seeds)
+        runs = kept(given.out, given.quick)
         for way in given.ways:
             runs[way] = [measured(way, seed, folder, given.quick) for seed in range(seeds)]
     rows = []
@@ -107,7 +106,10 @@ def main() -> None:
                 compared[f"{way}: {key}, {first} less {second}"] = paired(*each)
     if len(runs) == 2:
         for key in ("clean", "corrupted", "gap"):
-            each = [[one["federated"][key] for one in runs[way]] for way in ("augmix", "plain")]
+            shared = min(map(len, runs.values()))  # the first seeds of both
+            each = [
+                [one["federated"][key] for one in runs[way][:shared]] for way in ("augmix", "plain")
+            ]
             compared[f"{key}, federated: AugMix less plain"] = paired(*each)
     columns = ["difference in points", "mean", "95 % interval"]
     lines = [
@@ -120,7 +122,15 @@ def main() -> None:
     ]
     print_table("Paired by seed", columns, lines)
     result = {"benchmark": "robustness", "quick": given.quick, "machine": machine()}
-    write_json(given.out, {**result, "seeds": seeds, "runs": runs, "compared": compared})
+    write_json(
+        given.out,
+        {
+            **result,
+            "seeds": {way: len(found) for way, found in runs.items()},
+            "runs": runs,
+            "compared": compared,
+        },
+    )
 
 
 if __name__ == "__main__":
