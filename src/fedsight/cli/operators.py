@@ -13,7 +13,6 @@ from rich.markup import escape
 from fedsight.cli.output import JsonOption, echo
 from fedsight.cli.place import FederationOption, OperatorOption, open_federation
 from fedsight.cli.train import Sets
-from fedsight.core.text import printable_lines
 from fedsight.language.message import message
 
 if TYPE_CHECKING:
@@ -335,7 +334,7 @@ def run_command(
 
 def _tell(said: str) -> None:
     """Print what the process at the server says, in the language that it was asked in."""
-    typer.echo(printable_lines(said), nl=False)
+    echo(said, nl=False)
 
 
 @app.command("pause")

@@ -15,12 +15,12 @@ from fedsight.language.message import Text
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
-def echo(text: Text | str, err: bool = False) -> None:
+def echo(text: Text | str, err: bool = False, nl: bool = True) -> None:
     """Print a text, with unsafe characters escaped (`core/text.py`); a string is printed as it is.
 
-    JSON and names are strings; what people read is a message.
+    JSON and names are strings; what people read is a message. `nl`: a new line follows.
     """
-    typer.echo(printable_lines(str(text)), err=err)
+    typer.echo(printable_lines(str(text)), err=err, nl=nl)
 
 
 def reasons(counts: Mapping[str, int]) -> str:
