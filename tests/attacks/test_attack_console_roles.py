@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from consoles import Client, secured, served, served_site_as
-from federation_folders import ANNA, BEN, folder_with_operators
+from federation_folders import ANNA, BEN, folder_with_run
 from site_folders import make_site
 
 from fedsight.console import changes, sessions, tokens
@@ -43,12 +43,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def federation(tmp_path: Path) -> FederationFolder:
-    found = folder_with_operators(tmp_path / "wards")
-    run = found.runs / "first"
-    run.mkdir()
-    (run / "run.json").write_text(json.dumps({"name": "first", "rounds": 4}))
-    (run / "run.toml").write_text('name = "first"\n')
-    return found
+    return folder_with_run(tmp_path / "wards")
 
 
 @contextmanager

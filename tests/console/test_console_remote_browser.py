@@ -17,7 +17,7 @@ from browsers import CLIPPED, NAMELESS, SIZES, chromium, press, shoot, show, unt
 from consoles import Client, secured, served
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from federation_folders import ANNA, BEN, folder_with_operators
+from federation_folders import ANNA, BEN, folder_with_run
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -51,12 +51,7 @@ def browser(door: Door, tmp_path_factory: pytest.TempPathFactory) -> Iterator[we
 
 @pytest.fixture
 def federation(tmp_path: Path) -> FederationFolder:
-    found = folder_with_operators(tmp_path / "wards")
-    run = found.runs / "first"
-    run.mkdir()
-    (run / "run.json").write_text(json.dumps({"name": "first", "rounds": 4}))
-    (run / "run.toml").write_text('name = "first"\n')
-    return found
+    return folder_with_run(tmp_path / "wards")
 
 
 @pytest.fixture

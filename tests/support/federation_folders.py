@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,3 +23,13 @@ def folder_with_operators(folder: Path) -> FederationFolder:
     invitation = Invitation(folder.name, "fl.example.org", 8002, "00")
     (folder / "invitation.toml").write_text(tomli_w.dumps(asdict(invitation)))
     return FederationFolder.open(folder)
+
+
+def folder_with_run(folder: Path) -> FederationFolder:
+    """The same, with the run `first`, of 4 rounds."""
+    found = folder_with_operators(folder)
+    run = found.runs / "first"
+    run.mkdir()
+    (run / "run.json").write_text(json.dumps({"name": "first", "rounds": 4}))
+    (run / "run.toml").write_text('name = "first"\n')
+    return found

@@ -14,10 +14,10 @@ import secrets
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -63,6 +63,7 @@ from fedsight.program.federation import Federation
 from fedsight.program.site_data import SiteData
 from fedsight.tasks.covering.base import Covering
 
+T = TypeVar("T")
 DURABLE = ".durable"  # beside what the site remembers: the coordinator's last checkpoint, as told
 
 
@@ -286,27 +287,33 @@ class SiteTrainer:
         return CountSums.of(answers[0], answers[1], scaling, method)
 
 
-def _answers(respondent: Respondent, data: SiteData, masked: bool) -> Answers:
-    """The answers to the images. In a `masked` sum one that fails must not take the site's others
-    away: by the exact number of images one could see which site has it."""
-    if not masked:
-        return respondent.answers([data])
+def _or_singly(together: Callable[[], T], singly: Callable[[], T]) -> T:
+    """What all images give `together`, or, if that fails, each by itself.
+
+    In a masked sum one image that fails must not take the site's others away: by the exact number
+    of images one could see which site has it.
+    """
     try:
-        return respondent.answers([data]).finite
+        return together()
     except Exception:
         traceback.print_exc()
-    return respondent.singly(data).finite
+    return singly()
+
+
+def _answers(respondent: Respondent, data: SiteData, masked: bool) -> Answers:
+    """The answers to the images, all of them finite in a `masked` sum."""
+    if not masked:
+        return respondent.answers([data])
+    return _or_singly(lambda: respondent.answers([data]), lambda: respondent.singly(data)).finite
 
 
 def _cover_sums(client: Client, covering: Covering, images: Three, masked: bool) -> CoverSums:
-    """What is lost of the images: in a `masked` sum one that fails takes none away, as above."""
-    if not masked:
-        return CoverSums.of(client, covering, images)
-    try:
-        return CoverSums.of(client, covering, images)
-    except Exception:
-        traceback.print_exc()
-    return CoverSums.of(client, covering, images, singly=True)
+    """What is lost of the images."""
+
+    def of(singly: bool = False) -> CoverSums:
+        return CoverSums.of(client, covering, images, singly)
+
+    return _or_singly(of, lambda: of(singly=True)) if masked else of()
 
 
 class Commands:
