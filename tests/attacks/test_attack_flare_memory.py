@@ -17,10 +17,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from nvflare.fuel.f3.cellnet import cell, core_cell
+from flare_limits import limits_set
+from nvflare.fuel.f3.cellnet import cell
 from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey, MessagePropKey, MessageType
 from nvflare.fuel.f3.comm_error import CommError
-from nvflare.fuel.f3.drivers import socket_conn
 from nvflare.fuel.f3.drivers.socket_conn import SocketConnection
 from nvflare.fuel.f3.endpoint import Endpoint
 from nvflare.fuel.f3.message import Message
@@ -35,10 +35,9 @@ from nvflare.fuel.f3.streaming.stream_const import (
     StreamHeaderKey,
 )
 from nvflare.fuel.f3.streaming.stream_types import StreamError
-from nvflare.fuel.sec import audit
 
 from fedsight.deploy.flare import routes, streams
-from fedsight.deploy.flare.process import MAX_FRAME, set_limits
+from fedsight.deploy.flare.process import MAX_FRAME
 from fedsight.deploy.flare.routes import Gate
 from fedsight.deploy.flare.streams import (
     MAX_BYTES,
@@ -56,14 +55,10 @@ FIRST, LAST = StreamDataType.CHUNK, StreamDataType.FINAL
 
 
 @pytest.fixture
-def limited(monkeypatch: pytest.MonkeyPatch) -> None:
+def limited() -> Iterator[None]:
     """The limits that every process of ours sets, for the time of a test."""
-    for owner, name in (
-        *((socket_conn, "MAX_FRAME_SIZE"), (cell, "_is_server_job_cell"), (audit, "Auditor")),
-        *((core_cell.CoreCell, "start"), (byte_receiver, "RxTask")),
-    ):
-        monkeypatch.setattr(owner, name, getattr(owner, name))
-    set_limits()
+    with limits_set():
+        yield
 
 
 def chunk(

@@ -22,12 +22,12 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from flare_limits import limits_set
 from hypothesis import given
 from hypothesis import strategies as st
 from nvflare.apis.client import Client
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_exception import UnsafeComponentError
-from nvflare.fuel.f3.cellnet import cell
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.cellnet.defs import (
     MessageHeaderKey,
@@ -36,7 +36,6 @@ from nvflare.fuel.f3.cellnet.defs import (
     ReturnCode,
 )
 from nvflare.fuel.f3.cellnet.registry import Registry
-from nvflare.fuel.f3.drivers import socket_conn
 from nvflare.fuel.f3.endpoint import Endpoint
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import (
@@ -44,7 +43,6 @@ from nvflare.fuel.f3.streaming.stream_const import (
     STREAM_DATA_TOPIC,
     StreamHeaderKey,
 )
-from nvflare.fuel.sec import audit
 from nvflare.lighter.utils import sign_content
 from nvflare.private.admin_defs import Message as Order
 from nvflare.private.defs import (
@@ -62,7 +60,6 @@ from nvflare.private.fed.server.fed_server import FederatedServer
 from nvflare.private.fed.utils.identity_utils import TokenVerifier
 
 from fedsight.deploy.flare.orders import Orders, OrdersComponent
-from fedsight.deploy.flare.process import set_limits
 from fedsight.deploy.flare.routes import TO_SERVER, TO_SITES, Gate, Route
 from fedsight.deploy.flare.updates import TOPIC
 from fedsight.deploy.membership.federation import OPERATOR as CERTIFIED
@@ -339,14 +336,12 @@ def test_every_process_of_flare_checks_before_it_connects(monkeypatch: pytest.Mo
     def start(self: Any) -> None:
         limited.filters = self.in_filter_reg.find("any channel", "any topic")
 
-    for module, name in ((socket_conn, "MAX_FRAME_SIZE"), (cell, "_is_server_job_cell")):
-        monkeypatch.setattr(module, name, getattr(module, name))
-    monkeypatch.setattr(audit, "Auditor", audit.Auditor)
     monkeypatch.setattr(CoreCell, "start", start)
-    set_limits()
-    core: Any = object.__new__(CoreCell)
-    core.my_info, core.in_filter_reg = SimpleNamespace(fqcn="server"), Registry()
-    core.start()
+    with limits_set():
+        core: Any = object.__new__(CoreCell)
+        core.my_info, core.in_filter_reg = SimpleNamespace(fqcn="server"), Registry()
+        core.start()
+    assert CoreCell.start is start
     assert [one.cb.__func__ for one in limited.filters] == [Gate.refuse]
 
 

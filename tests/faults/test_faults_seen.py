@@ -84,7 +84,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
 
         def run() -> None:
             try:
-                rounds = {"rounds": 100_000, "evaluate_every": 100_000}
+                # The run waits that long for a site before it ends.
+                rounds = {"rounds": 100_000, "evaluate_every": 100_000, "deadline": 600.0}
                 made.run("seen", rounds=rounds, train={"steps": 2})
             except BaseException as error:
                 ended.append(error)
