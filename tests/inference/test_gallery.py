@@ -6,6 +6,7 @@ import contextlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 import torch
@@ -242,6 +243,41 @@ def test_processes_that_change_galleries_under_one_key_file_wait_for_each_other(
         list(pool.map(lambda path: g.write(path, filled(), secret), paths))
         list(pool.map(lambda path: g.erase(path, "Bob", secret), paths))
     assert all(list(g.read(path, secret).people) == ["Ada Lovelace"] for path in paths)
+
+
+@pytest.mark.parametrize("which", ["gallery", "key"])
+@pytest.mark.parametrize("moment", ["opened", "read"])
+def test_who_reads_while_another_process_erases_reads_the_old_or_the_new(
+    tmp_path: Path, which: str, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old bytes are overwritten, and the old key is gone: neither may be taken for damage."""
+    path, secret = tmp_path / "gallery", g.KeyFile(tmp_path / "key")
+    g.write(path, filled(), secret)
+    names = ["Ada Lovelace", "Bob"]
+
+    def erase_one() -> None:
+        monkeypatch.undo()
+        g.erase(path, names.pop(), secret)
+
+    def open_late(self: Path, mode: str = "r", **more: Any) -> IO[Any]:
+        file: IO[Any] = opened(self, mode, **more)
+        if self.name == which and moment == "opened":
+            erase_one()
+        return file
+
+    def read_late(file: Path) -> bytes:
+        found = content(file)
+        if file.name == which and moment == "read":
+            erase_one()
+        return found
+
+    opened, content = Path.open, g._content
+    monkeypatch.setattr(g, "_content", read_late)
+    if moment == "opened":
+        monkeypatch.setattr(Path, "open", open_late)
+    both_read = (which, moment) == ("key", "read")  # before the change
+    assert len(g.read(path, secret).people) == (2 if both_read else 1)
+    assert names == ["Ada Lovelace"]
 
 
 @pytest.mark.parametrize("text", ["", "0", "0 00\n", "no key file at all\n"])

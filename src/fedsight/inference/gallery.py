@@ -101,7 +101,8 @@ class KeyFile:
     def _lines(self) -> list[tuple[str, bytes]]:
         refuse_readable(self.path, "the key file")
         try:
-            pairs = [line.split() for line in self.path.read_text("ascii").splitlines()]
+            text = _content(self.path).decode("ascii")
+            pairs = [line.split() for line in text.splitlines()]
             lines = [(number, bytes.fromhex(key)) for number, key in pairs]
         except ValueError:
             lines = []
@@ -148,14 +149,32 @@ Secret = KeyFile | Passphrase
 
 
 def read(path: Path, secret: Secret) -> Gallery:
-    """The gallery in the file `path`.
+    """The gallery in the file `path`, as it is before or after a change that goes on meanwhile.
 
     Raises StoreError for a missing or altered file and for a wrong key.
     """
-    try:
-        line, sealed = path.read_bytes().split(b"\n", 1)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"there is no gallery {path}", "enrol somebody first") from error
+    content = None
+    while True:
+        before = content
+        try:
+            content = _content(path)
+        except OSError as error:
+            raise StoreError(f"there is no gallery {path}", "enrol somebody first") from error
+        if content == before:  # no other process has just changed it, and its key
+            raise StoreError(
+                f"{path} cannot be opened: the key is wrong, or the file was altered",
+                "give the right key; if it is right, restore the file from a backup",
+            )
+        gallery = _opened(path, content, secret)
+        if gallery is not None:
+            return gallery
+
+
+def _opened(path: Path, content: bytes, secret: Secret) -> Gallery | None:
+    """The gallery in `content`, which was read from `path`; None if no key opens it."""
+    line, separator, sealed = content.partition(b"\n")
+    if not separator:
+        raise StoreError(f"there is no gallery {path}", "enrol somebody first")
     try:
         header = json.loads(line)
         version = header["fedsight_gallery"]
@@ -167,10 +186,7 @@ def read(path: Path, secret: Secret) -> Gallery:
         plain = unseal(key, sealed, line)
         if plain is not None:
             return Gallery(**json.loads(plain))
-    raise StoreError(
-        f"{path} cannot be opened: the key is wrong, or the file was altered",
-        "give the right key; if it is right, restore the file from a backup",
-    )
+    return None
 
 
 def write(path: Path, gallery: Gallery, secret: Secret) -> None:
@@ -210,6 +226,19 @@ def erase(path: Path, name: str, secret: Secret) -> int:
             secret.add(gallery.number)
         write(path, gallery, secret)
     return count
+
+
+def _content(path: Path) -> bytes:
+    """All bytes of a gallery or key file.
+
+    Whoever replaces it overwrites the old bytes, which must not be taken for the content by who was
+    just reading them: that file has no name any more, so the new one is read.
+    """
+    while True:
+        with path.open("rb") as file:
+            content = file.read()
+            if os.fstat(file.fileno()).st_nlink:
+                return content
 
 
 @contextlib.contextmanager
