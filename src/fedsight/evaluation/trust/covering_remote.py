@@ -22,6 +22,7 @@ from fedsight.evaluation.trust.remote import (
     NO_SITE,
     Added,
     Ask,
+    told_of_sums,
     why_nobody,
     why_not_remote,
 )
@@ -85,25 +86,13 @@ def controlled_by_sums(
         sums.total.grouped and not federation.program.task.whole,
     )
     found = Covers(federation, covering, counts).all()
-    missing = sums.images - int(sums.total.images[0]) if way == MASKED else 0
     ungrouped = sums.ungrouped if counts.grouped else []
-    return _told(found, way, without, (missing, ungrouped))
+    missing = sums.images - int(sums.total.images[0])
+    return _told(found, way, told_of_sums(way, without, ungrouped, missing))
 
 
-def _told(
-    found: Trusted, way: str, without: Mapping[str, str], doubtful: tuple[int, list[str]]
-) -> Trusted:
-    """The same, with how the sums travelled and who is not in them. What is `doubtful`: how many of
-    the declared images are missing, as a site that protects its images has sent zeros, and which
-    sites do not know what belongs together."""
-    missing, ungrouped = doubtful
-    more: dict[str, Any] = {"without": dict(without)} if without else {}
-    if way:
-        more["sums"] = way
-    if ungrouped:
-        more["ungrouped"] = ungrouped
-    if missing > 0:
-        more["missing"] = missing
+def _told(found: Trusted, way: str, more: Mapping[str, Any]) -> Trusted:
+    """The same, with what is said of the sums; masked ones say nothing of a single site."""
     summary = {part: {**told, **more} for part, told in found.summary.items()}
     sets = summary["sets"]
     if way == MASKED and sets.get("guarantee") == SITE and "coverage" not in sets:

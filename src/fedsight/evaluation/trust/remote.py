@@ -259,6 +259,22 @@ class Added(Generic[S]):
             self._keep(name, sums)
 
 
+def told_of_sums(
+    way: str, without: Mapping[str, str], ungrouped: Sequence[str], missing: int
+) -> dict[str, Any]:
+    """What each part of the summary says of the sums that it is made of: how they travelled (empty:
+    none did), why sites are not in them, which sites do not know what belongs together, and how
+    many of the declared images are missing, as a site that protects its images has sent zeros."""
+    told: dict[str, Any] = {"without": dict(without)} if without else {}
+    if way:
+        told["sums"] = way
+    if ungrouped:
+        told["ungrouped"] = list(ungrouped)
+    if way == MASKED and missing > 0:
+        told["missing"] = missing
+    return told
+
+
 def why_nobody(without: Mapping[str, str]) -> str:
     """Why there are no sums, by why each site has sent none."""
     reasons = {*without.values()}
@@ -290,14 +306,9 @@ class _Summed:
         calibration, diagrams = self._calibration(scaling)
         ood = self._unlike()
         summary = {"calibration": calibration, "sets": self._sets(sets), "ood": ood}
-        more: dict[str, Any] = {"without": dict(without)} if without else {}
-        if self.way:
-            more["sums"] = self.way
-        if self.total.grouped and self.ungrouped:
-            more["ungrouped"] = list(self.ungrouped)
-        known = int(self.total.images.sum())
-        if self.way == MASKED and declared is not None and declared > known:
-            more["missing"] = declared - known  # a site that protects its images has sent zeros
+        ungrouped = self.ungrouped if self.total.grouped else []
+        missing = 0 if declared is None else declared - int(self.total.images.sum())
+        more = told_of_sums(self.way, without, ungrouped, missing)
         summary = {part: {**told, **more} for part, told in summary.items()}
         facts = {
             "scaling": plain(scaling),
