@@ -13,9 +13,11 @@ import socket
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
+import msgpack
 import pytest
 from flare_limits import limits_set
 from nvflare.fuel.f3.cellnet import cell
@@ -24,9 +26,11 @@ from nvflare.fuel.f3.comm_error import CommError
 from nvflare.fuel.f3.drivers.socket_conn import SocketConnection
 from nvflare.fuel.f3.endpoint import Endpoint
 from nvflare.fuel.f3.message import Message
+from nvflare.fuel.f3.sfm.conn_manager import ConnManager
+from nvflare.fuel.f3.sfm.constants import Types
 from nvflare.fuel.f3.sfm.prefix import PREFIX_LEN, Prefix
-from nvflare.fuel.f3.streaming import byte_receiver
-from nvflare.fuel.f3.streaming.blob_streamer import BlobTask
+from nvflare.fuel.f3.streaming import blob_streamer, byte_receiver
+from nvflare.fuel.f3.streaming.blob_streamer import BlobHandler, BlobTask
 from nvflare.fuel.f3.streaming.byte_receiver import ByteReceiver, RxTask
 from nvflare.fuel.f3.streaming.stream_const import (
     STREAM_CHANNEL,
@@ -127,8 +131,13 @@ class Receiver:
         self.calls = 0
         monkeypatch.setattr(streams, "SHARES", Shares(lambda: self.now))
         monkeypatch.setattr(RxTask, "rx_task_map", {})
+        # Who is told of a stream is told at once, and reads nothing.
+        now = SimpleNamespace(submit=lambda work, *args: work(*args))
+        monkeypatch.setattr(byte_receiver, "stream_thread_pool", now)
         if bounded:
             monkeypatch.setattr(byte_receiver, "RxTask", BoundedTask)
+            monkeypatch.setattr(ByteReceiver, "_callback_wrapper", staticmethod(streams.called))
+            monkeypatch.setattr(BlobHandler, "_run_blob_cb", streams.called_with_whole)
         else:
             monkeypatch.setattr(routes, "is_sound", lambda message: True)
         core = SimpleNamespace(
@@ -137,7 +146,11 @@ class Receiver:
             fire_and_forget=lambda *_, **__: {},
         )
         self._gate, self._receiver = Gate("server"), ByteReceiver(core)
-        self._receiver.register_callback(CellChannel.RETURN_ONLY, "*", self._called)
+        self.receive(self._called)
+
+    def receive(self, callback: Callable[..., Any]) -> None:
+        """Have streams handed over to somebody else."""
+        self._receiver.register_callback(CellChannel.RETURN_ONLY, "*", callback)
 
     def _called(self, *_: Any) -> None:
         self.calls += 1
@@ -291,7 +304,84 @@ def test_a_stream_that_broke_off_is_given_up(receiver: tuple[Receiver, bool]) ->
     assert found.held == (1 if ours else (41 << 20) + 1), "what comes late is not kept"
 
 
+# -- threads ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weak", [True, False])
+def test_what_waits_for_a_thread_counts(weak: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sites have all threads wait for streams that they do not finish; then whole ones wait."""
+    monkeypatch.setattr(streams, "MAX_BYTES", 8 << 20)
+    if weak:
+        monkeypatch.setattr(Shares, "complete", lambda self, task, held: self.release(task))
+    found, begun, used = Receiver(monkeypatch, bounded=True), [], []
+    with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(1) as callers:
+        monkeypatch.setattr(blob_streamer, "stream_thread_pool", readers)
+        monkeypatch.setattr(blob_streamer, "callback_thread_pool", callers)
+        handler = BlobHandler(lambda future: used.append(future.result()))
+
+        def begin(*given: Any) -> int:
+            begun.append(given)
+            return handler.handle_blob_cb(*given)
+
+        begin.__self__ = handler  # type: ignore[attr-defined]
+        found.receive(begin)
+        found.take(chunk(0, 1 << 20, sender=f"trudy.{JOB}"))
+        (unfinished,) = found.tasks
+        for number in range(1, 41):
+            found.take(chunk(number, 1 << 20, LAST, MIB))
+        assert len(begun) == (41 if weak else 8)
+        unfinished.stop(StreamError("as when its reader has waited for too long"), notify=False)
+    assert len(used) == len(begun) - 1
+    assert streams.SHARES.has_room(MALLORY.partition(".")[0], 8 << 20, new=True)
+
+
 # -- frames ----------------------------------------------------------------------------------------
+
+
+def padded(message: Message) -> bytes:
+    """A frame in which a header comes twice, first with all the bytes that there is room for."""
+    headers = msgpack.packb(message.headers)
+    assert 0x80 < headers[0] < 0x8E, "a map of a few entries"
+    room = (1 << 16) - 1 - len(headers) - 18  # FLARE gives headers two bytes for their length
+    both = msgpack.packb("twice") + msgpack.packb(bytes(room)), msgpack.packb("twice") + b"\0"
+    packed = bytes([0xDE, 0, (headers[0] & 0xF) + 2]) + b"".join(both) + headers[1:]
+    assert len(packed) == (1 << 16) - 1
+    head = bytearray(PREFIX_LEN)
+    size = PREFIX_LEN + len(packed) + len(message.payload)
+    Prefix(size, len(packed), Types.DATA, app_id=1).to_buffer(head, 0)
+    return bytes(head + packed + message.payload)
+
+
+@pytest.mark.usefixtures("limited")
+@pytest.mark.parametrize("weak", [True, False])
+def test_a_byte_that_keeps_its_frame_counts_as_much(
+    weak: bool, connection: tuple[SocketConnection, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes is not copied, so of each frame all stays as long as a byte of it is needed."""
+    monkeypatch.setattr(streams, "MAX_BYTES", 4 << 20)
+    if weak:
+        seen = lambda one: len(one.payload) + weight_of(one.headers)  # noqa: E731
+        monkeypatch.setattr(streams, "size_of", seen)
+    found, (reader, other) = Receiver(monkeypatch, bounded=True), connection
+
+    def process_message(*given: Any) -> None:
+        message: Message = given[-1]
+        message.set_prop(MessagePropKey.ENDPOINT, Endpoint(MALLORY))
+        found.take(message)
+
+    receivers = {1: SimpleNamespace(process_message=process_message)}
+    manager = SimpleNamespace(stopped=False, receivers=receivers)
+    end = SimpleNamespace(endpoint=Endpoint(MALLORY))
+    link = SimpleNamespace(conn="from mallory", sfm_endpoint=end)
+    frames = [padded(chunk(at // 15, number=1 + at % 15)) for at in range(300)]
+    sender = threading.Thread(target=lambda: other.sendall(b"".join(frames)))
+    sender.start()
+    for _ in frames:
+        ConnManager.process_frame_task(manager, link, reader.read_frame())
+    sender.join()
+    kept = [payload for task in found.tasks for _, payload in task.out_seq_chunks.values()]
+    assert len(kept) == 300 if weak else 50 < len(kept) < 64
+    assert (sum(len(one.obj) for one in kept) > 4 << 20) is weak
 
 
 @pytest.fixture

@@ -298,9 +298,23 @@ def test_a_jobs_files_come_without_a_request_and_from_who_may_start_jobs() -> No
     def passes(name: str) -> bool:
         connection = Connection()
         connection.set_props({ConnProps.USER_NAME: name, ConnProps.USER_ROLE: "lead"})
-        return bool(ReadersFilter(may).pre_command(connection, ["submit_job", "x"]))
+        commands = (["submit_job", "x"], ["job_mgmt.submit_job", "x"])
+        return all(bool(ReadersFilter(may).pre_command(connection, one)) for one in commands)
 
     assert [passes(OPERATOR), passes(ANNA), passes(BEN)] == [True, False, False]
+
+
+LOGIN = [InternalCommands.CERT_LOGIN, OPERATOR]
+
+
+@pytest.mark.parametrize("weak", [True, False])
+@pytest.mark.parametrize("words", [["abort_job", "x"], ["fedsight_ask", "stop", "00"], LOGIN])
+def test_with_a_jobs_files_comes_no_other_command(words: list[str], weak: bool) -> None:
+    """FLARE hands it over without its connection, so another operator's token would do."""
+    connection = Connection()
+    connection.set_props({ConnProps.USER_NAME: OPERATOR, ConnProps.USER_ROLE: "lead"})
+    decide = BySession() if weak else ReadersFilter(may)
+    assert bool(decide.pre_command(connection, words)) is weak
 
 
 def record(folder: Path, name: str, read_only: bool) -> None:

@@ -23,8 +23,10 @@ from federation_folders import ANNA, folder_with_operators
 from loopback import program_of
 from remote_servers import PROGRAM, Server, carried, job, job_id, reached
 
+from fedsight.console.queue import PLACE, Queue
+from fedsight.coordinator.folders import claimed, free_folder
 from fedsight.coordinator.store import RunStore
-from fedsight.core.errors import DeployError, SiteError
+from fedsight.core.errors import DeployError, SiteError, StoreError
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.server import remote_runs, scheduler
 from fedsight.deploy.server.remote_operator import Following
@@ -93,6 +95,15 @@ def test_a_plug_in_is_code_on_the_coordinators_machine_and_ours_lets_none_in(
         remote_runs.Asked.of(
             ANNA, json.dumps({"program": program, "fingerprint": "0" * 32, "language": "en"})
         )
+
+
+def test_a_run_takes_the_place_of_the_consoles_files_and_ours_is_not_named_so(
+    tmp_path: Path,
+) -> None:
+    with claimed(free_folder(tmp_path, PLACE)), pytest.raises(StoreError, match="another console"):
+        Queue(tmp_path)
+    with pytest.raises(DeployError, match=r"name = '\.console' names a file"):
+        remote_runs.check_program(f'name = "{PLACE}"')
 
 
 def memory(program: str) -> int:

@@ -1,5 +1,5 @@
-"""FLARE's TCP connections, over IPv6 as well as IPv4 (it knows only the latter), and without
-waiting for who says nothing.
+"""FLARE's TCP connections, over IPv6 as well as IPv4 (it knows only the latter), without waiting
+for who says nothing, and not any number of one name.
 
 A server listens on both, unless its host is a loopback address; then on that alone. Whoever
 connects tries all addresses of a name, IPv4 first.
@@ -13,12 +13,15 @@ import os
 import socket
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from nvflare.fuel.f3.drivers import tcp_driver
 from nvflare.fuel.f3.drivers.driver_params import DriverParams
 from nvflare.fuel.f3.drivers.net_utils import get_ssl_context
 from nvflare.fuel.f3.drivers.socket_conn import SocketConnection
+from nvflare.fuel.hci.security import get_certificate_common_name
 
 from fedsight.deploy.membership.hosts import connected, family, host_of, wildcard
 from fedsight.deploy.processes.supervisor import LISTEN_VARIABLE
@@ -26,6 +29,9 @@ from fedsight.deploy.processes.supervisor import LISTEN_VARIABLE
 HANDSHAKE_TIMEOUT = 20.0  # seconds for who has connected to begin, and complete, the TLS handshake
 MAX_HANDSHAKES = 200  # unfinished at a time; further connections are closed
 MAX_FROM_ONE = 8  # of these, from one address; of IPv6 from one /64, all of which one machine has
+# Connections of one certified name at a time: a site has one for each of its processes, an operator
+# for each session. Each has a thread here, an open file, and a frame (`process.MAX_FRAME`).
+MAX_HELD = 32
 log = logging.getLogger(__name__)
 _HOST, _PORT = DriverParams.HOST.value, DriverParams.PORT.value
 
@@ -80,6 +86,33 @@ class Handshakes:
             log.log(level, text, count, *facts)
 
 
+class Connections:
+    """The connections that are open under each certified name. Of too many the oldest give way:
+    those of a machine that has vanished are the oldest."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[str, list[socket.socket]] = {}
+
+    @contextmanager
+    def held(self, name: str, connection: socket.socket) -> Iterator[None]:
+        """Count a connection of this name meanwhile."""
+        with self._lock:
+            own = self._open.setdefault(name, [])
+            own.append(connection)
+            over = own[:-MAX_HELD]
+        for one in over:  # who reads from it hears that it has ended, and closes it
+            with suppress(OSError):
+                socket.socket.shutdown(one, socket.SHUT_RDWR)
+        try:
+            yield
+        finally:
+            with self._lock:
+                own.remove(connection)
+                if not own:
+                    del self._open[name]
+
+
 def network_of(address: str) -> str:
     """The addresses that count as one: an IPv4 address, or the /64 of an IPv6 address."""
     found = ipaddress.ip_address(address.partition("%")[0])
@@ -103,7 +136,7 @@ class DualStackServer(tcp_driver.TcpStreamServer):
         if not params[_HOST]:
             params[_HOST] = os.environ.get(LISTEN_VARIABLE) or wildcard()
         self.address_family = family(params[_HOST])
-        self._handshakes = Handshakes()
+        self._handshakes, self._connections = Handshakes(), Connections()
         super().__init__(driver, connector)
         if self.ssl_context:
             self.socket.do_handshake_on_connect = False  # of the connections that it accepts
@@ -115,9 +148,14 @@ class DualStackServer(tcp_driver.TcpStreamServer):
         super().server_bind()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """Called in a thread for each connection: the handshake, then FLARE's own."""
-        if not self.ssl_context or self._shaken(request, client_address):
+        """Called in a thread for each connection: the handshake, then FLARE's own, which returns
+        when the connection has ended."""
+        if not self.ssl_context:
             super().finish_request(request, client_address)
+        elif self._shaken(request, client_address):
+            name = get_certificate_common_name(request.getpeercert())
+            with self._connections.held(str(name), request):
+                super().finish_request(request, client_address)
 
     def _shaken(self, request: Any, client_address: Any) -> bool:
         """Make the handshake; whether it was completed."""

@@ -18,14 +18,13 @@ from typing import Any
 
 from nvflare.fuel.f3.cellnet import cell, core_cell
 from nvflare.fuel.f3.drivers import socket_conn
-from nvflare.fuel.f3.streaming import blob_streamer, byte_receiver
+from nvflare.fuel.f3.streaming import blob_streamer
 from nvflare.fuel.sec import audit
 from nvflare.fuel.utils.fobs import datum
 
-from fedsight.deploy.flare import addresses, copies, reading
+from fedsight.deploy.flare import addresses, copies, decoding, reading, streams
 from fedsight.deploy.flare.records import BoundedAuditor
 from fedsight.deploy.flare.routes import SERVER, Gate
-from fedsight.deploy.flare.streams import BoundedTask
 from fedsight.deploy.flare.traffic import Meter
 from fedsight.deploy.membership.operators import Permitted
 
@@ -40,12 +39,13 @@ def set_limits() -> None:
     # FLARE ends a job's process at the server when a stream is too large, or cannot be decoded, or
     # a site says so. Then the stream alone fails, as it does elsewhere.
     _replace(cell, "_is_server_job_cell", _never)
-    _replace(byte_receiver, "RxTask", BoundedTask)
     _replace(audit, "Auditor", BoundedAuditor)
     _replace(blob_streamer, "ConsumableBufferList", copies.Chunks)
     # Larger values are written as they are, behind the message that they belong to.
     _replace(datum, "TEN_MEGA", copies.LARGE)
     copies.spare_copies()
+    streams.bound_streams()
+    decoding.bound_content()
     addresses.use_both_kinds()
     home = os.environ.get("FEDSIGHT_HOME")
     permitted = Permitted(Path(home).parent) if home else dict

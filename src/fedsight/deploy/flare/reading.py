@@ -32,6 +32,7 @@ READERS = frozenset(
         *(InternalCommands.CHECK_SESSION, InternalCommands.GET_CMD_LIST),
     }
 )
+SUBMIT = "submit_job"  # the one command that comes with files
 MAX_ARGUMENT = 512  # hexadecimal digits of a run's name
 MAX_ASKED = 512 << 10  # hexadecimal digits of a program
 
@@ -51,10 +52,13 @@ class ReadersFilter(CommandFilter):
         name = conn.get_prop(ConnProps.USER_NAME)
         if args[0] == InternalCommands.CERT_LOGIN:  # there is no session yet
             name = args[1] if len(args) == 2 else None
-        # A command that comes with a job's files has no request; the gate lets only those send
-        # files who may start jobs.
+        # A command that comes with files has no request, and could be of anybody's session. The
+        # gate lets only those send files who may start jobs, and a job says who has signed it.
         request = conn.get_prop(ConnProps.REQUEST)
-        own = request is None or request.get_header(CERTIFIED) == name
+        if request is None:
+            own = args[0].rpartition(".")[2] == SUBMIT
+        else:
+            own = request.get_header(CERTIFIED) == name
         reads = self._operators().get(str(name)) if own else None
         if reads is None:
             conn.append_error("this is not the session of an operator who is connected")

@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey
+from nvflare.fuel.f3.cellnet.defs import Encoding, MessageHeaderKey
 from nvflare.fuel.f3.message import Message
-from nvflare.fuel.f3.streaming.byte_receiver import RxTask
+from nvflare.fuel.f3.streaming import byte_receiver
+from nvflare.fuel.f3.streaming.blob_streamer import BlobHandler
+from nvflare.fuel.f3.streaming.byte_receiver import ByteReceiver, RxTask
 from nvflare.fuel.f3.streaming.stream_const import (
     STREAM_CHANNEL,
     STREAM_DATA_TOPIC,
@@ -50,6 +52,8 @@ def is_sound(message: Message) -> bool:
         return False
     if weight_of(message.headers) > MAX_HEADERS:
         return False
+    if get(MessageHeaderKey.PAYLOAD_ENCODING) == Encoding.FOBS:
+        return False  # a chunk is bytes; of values FLARE would keep all, as many as they are long
     if get(MessageHeaderKey.TOPIC) != STREAM_DATA_TOPIC:
         return True  # about a stream of ours
     size, number = get(StreamHeaderKey.SIZE, 0), get(StreamHeaderKey.SEQUENCE)
@@ -65,6 +69,8 @@ class Shares:
         self._open: dict[str, dict[BoundedTask, int]] = {}  # by sender: bytes of each
         # By sender: until when each is known, and the bytes of its headers.
         self._ended: dict[str, dict[BoundedTask, tuple[float, int]]] = {}
+        # By sender: bytes of streams that have come whole, and wait for one of FLARE's threads.
+        self._waiting: dict[str, dict[BoundedTask, int]] = {}
         self._refused: dict[str, int] = {}
 
     def has_room(self, sender: str, size: int, new: bool) -> bool:
@@ -72,7 +78,7 @@ class Shares:
         self._forget(sender)
         with self._lock:
             known = self._open.get(sender, {})
-            if sum(known.values()) + size <= MAX_BYTES and not (new and len(known) >= MAX_STREAMS):
+            if self._bytes(sender) + size <= MAX_BYTES and not (new and len(known) >= MAX_STREAMS):
                 return True
             count = self._refused[sender] = self._refused.get(sender, 0) + 1
         if not count & (count - 1):
@@ -84,20 +90,43 @@ class Shares:
         """Count `held` bytes for a stream, unless its sender would have too much."""
         with self._lock:
             known = self._open.setdefault(task.sender, {})
-            others = sum(known.values()) - known.get(task, 0)
+            others = self._bytes(task.sender) - known.get(task, 0)
             full = task not in known and len(known) >= MAX_STREAMS
             if full or others + held > MAX_BYTES:
                 return False
             known[task] = held
             return True
 
-    def release(self, task: BoundedTask) -> None:
-        """A stream has ended: its bytes count no longer."""
+    def complete(self, task: BoundedTask, held: int) -> None:
+        """A stream has come whole: its bytes count until they have been used."""
         with self._lock:
-            known = self._open.get(task.sender, {})
-            known.pop(task, None)
-            if not known:
-                self._open.pop(task.sender, None)
+            self._remove(self._open, task)
+            if not task.used:
+                self._waiting.setdefault(task.sender, {})[task] = held
+
+    def use(self, task: BoundedTask) -> None:
+        """What came was used, or is not going to be: it waits for nobody."""
+        with self._lock:
+            task.used = True
+            self._remove(self._waiting, task)
+
+    def release(self, task: BoundedTask) -> None:
+        """A stream has failed: its bytes count no longer."""
+        with self._lock:
+            self._remove(self._open, task)
+            self._remove(self._waiting, task)
+
+    def _bytes(self, sender: str) -> int:
+        """How many bytes count as the sender's."""
+        both = (self._open, self._waiting)
+        return sum(sum(one.get(sender, {}).values()) for one in both)
+
+    @staticmethod
+    def _remove(kept: dict[str, dict[BoundedTask, int]], task: BoundedTask) -> None:
+        known = kept.get(task.sender, {})
+        known.pop(task, None)
+        if not known:
+            kept.pop(task.sender, None)
 
     def retire(self, task: BoundedTask, seconds: float) -> None:
         """Keep a stream that has ended for a while, or until there are too many of its sender."""
@@ -141,6 +170,7 @@ class BoundedTask(RxTask):
         self.sender = _root(origin)
         self.seen = SHARES.clock()
         self.weight = 0  # of its headers
+        self.used = False  # whether nobody waits for what comes
         self._ours = self.sender == _root(cell.my_info.fqcn)  # this machine's own
         self._taken = 0  # bytes of chunks
 
@@ -152,7 +182,7 @@ class BoundedTask(RxTask):
         if sender != _root(cell.my_info.fqcn):
             with cls.map_lock:
                 new = (origin, number) not in cls.rx_task_map
-            size = len(message.payload or b"") + weight_of(message.headers)
+            size = size_of(message)
             if new:
                 size = max(size, message.get_header(StreamHeaderKey.SIZE, 0))
             if not SHARES.has_room(sender, size, new):
@@ -168,7 +198,10 @@ class BoundedTask(RxTask):
                 self.out_seq_chunks.clear()  # nobody reads them any more
                 if self.failed:
                     self.chunks.clear()
-            SHARES.release(self)
+            if self.failed:
+                SHARES.release(self)
+            else:
+                SHARES.complete(self, self._taken + self.weight)
 
     def remove(self) -> None:
         """Know the stream no longer."""
@@ -180,10 +213,10 @@ class BoundedTask(RxTask):
             return super()._handle_incoming_data(seq, message)
         if self.completed or self.failed:  # by another thread, just now
             return False, None, StreamError("the stream has ended") if self.failed else None
-        self.seen, weight = SHARES.clock(), weight_of(message.headers)
-        self.weight = self.weight or weight
+        self.seen = SHARES.clock()
+        self.weight = self.weight or weight_of(message.headers)
         if seq >= self.next_seq and seq not in self.out_seq_chunks:
-            self._taken += len(message.payload or b"") + weight  # of the frame that both are in
+            self._taken += size_of(message)
         if not SHARES.take(self, max(self.size, self._taken) + self.weight):
             return False, None, StreamError("more than a sender may leave unfinished")
         return super()._handle_incoming_data(seq, message)
@@ -194,6 +227,51 @@ class BoundedTask(RxTask):
             super()._schedule_remove_task(ttl)
             return
         SHARES.retire(self, self.completed_task_ttl if ttl is None else ttl)
+
+
+def called(task: Any, callback: Any) -> Any:
+    """FLARE's `ByteReceiver._callback_wrapper`: calls who wants to know of a stream that begins.
+
+    Some want all that it brings, and are called again (`called_with_whole`); nobody else waits.
+    """
+    try:
+        return _called(task, callback)
+    finally:
+        if isinstance(task, BoundedTask) and not isinstance(_owner(callback), BlobHandler):
+            SHARES.use(task)
+
+
+def called_with_whole(self: Any, future: Any, stream: Any, args: Any, kwargs: Any) -> None:
+    """FLARE's `BlobHandler._run_blob_cb`: calls who wants all that a stream brought, in one of 64
+    threads, each of which waits for a stream."""
+    try:
+        _called_with_whole(self, future, stream, args, kwargs)
+    finally:
+        if isinstance(task := getattr(stream, "task", None), BoundedTask):
+            SHARES.use(task)
+
+
+def _owner(callback: Any) -> object:
+    return getattr(callback.cb, "__self__", None)
+
+
+# FLARE's own; AttributeError if this version has no such name.
+_called, _called_with_whole = ByteReceiver._callback_wrapper, BlobHandler._run_blob_cb
+
+
+def bound_streams() -> None:
+    """Have the FLARE of this process receive streams so."""
+    byte_receiver.RxTask = BoundedTask
+    ByteReceiver._callback_wrapper = staticmethod(called)
+    BlobHandler._run_blob_cb = called_with_whole
+
+
+def size_of(message: Message) -> int:
+    """How many bytes a chunk keeps in memory: its payload may be a part of the frame that it came
+    in, all of which is kept with it, whatever its headers are once they have been read."""
+    payload = message.payload
+    whole: Any = payload.obj if isinstance(payload, memoryview) else payload
+    return len(whole or b"") + weight_of(message.headers)
 
 
 def weight_of(headers: object) -> int:

@@ -109,7 +109,9 @@ def check_program(text: str) -> None:
         cause = "plug-ins are code, which nobody sends to the coordinator's machine"
         raise DeployError(cause, "start this program on that machine: fedsight run")
     for section, key, value in texts:
-        if section != "data" and _FILE.search(value):
+        # A run's folder has the program's name, and those that begin with a dot have other uses.
+        hidden = section == "name" and value.startswith(".")
+        if hidden or (section != "data" and _FILE.search(value)):
             raise DeployError(
                 f"{key} = '{printable(value, 80)}' names a file, and files are read on the "
                 "coordinator's machine",
