@@ -82,17 +82,26 @@ def test_for_each_class_and_site_too(
     assert {**found.summary["sets"], "sums": ""} == {**known.summary["sets"], "sums": ""}
 
 
+@pytest.mark.parametrize("secure", [{}, MASKED], ids=["exact", "masked"])
 @pytest.mark.parametrize("kind", ["segment", "detect"])
-def test_no_means_of_a_patients_images_are_summed(sites: Sites, tmp_path: Path, kind: str) -> None:
-    """Beside sums over all images they would tell of a patient with another number of images."""
-    of = program(tmp_path, kind, grouped=True)
+def test_no_means_of_a_patients_images_are_summed(
+    sites: Sites, tmp_path: Path, kind: str, secure: dict[str, Any]
+) -> None:
+    """Beside sums over all images they would tell of a patient with another number of images.
+
+    A site says so before it has keys for the sum: without them, no other site waits for its mask.
+    """
+    of = program(tmp_path, kind, grouped=True, secure=secure)
     federation, engine = sites.join(of, "group1")
     vector = vector_of(federation)
-    found, known = sites.measured(federation, engine, vector), simulated(of, vector, tmp_path)
+    found = sites.measured(federation, engine, vector)
+    known = simulated(program(tmp_path, kind, grouped=True), vector, tmp_path)
     assert known.summary["sets"]["grouped"]
     assert not found.facts
     assert set(found.summary["sets"]["without"]) == set(TESTS)
     assert "data.group" in found.summary["sets"]["without"]["south"]
+    entries = Ledger(sites.root / "south").entries()
+    assert not [one for one in entries if one.run == "group1" and one.kind == "scores"]
 
 
 def alone(facts: dict[str, Any]) -> dict[str, Any]:

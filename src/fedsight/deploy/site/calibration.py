@@ -102,7 +102,7 @@ class CalibrationRules:
             return why
         if self._masked and found.smallest_part < self._contract.test_images:
             return PART_TOO_SMALL
-        return ""
+        return GROUPS_APART if found.sums_of_means and not self._noised else ""
 
     @property
     def _not_permitted(self) -> str:

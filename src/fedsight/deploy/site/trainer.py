@@ -100,6 +100,8 @@ class Opened:
     texts: int = 0  # bytes that what a recogniser says of its answers takes, at most
     own: bool = False  # whether answers depend on parameters or looks that are the site's own
     difference: Difference | None = None  # how a model comes that is made of the one before
+    # whether sums of its levels would be of means over groups of several images
+    sums_of_means: bool = False
     # the model before the first round, as it is built here
     initial: Tensor | None = field(default=None, compare=False)
     # what does not travel of it, where it is of weights

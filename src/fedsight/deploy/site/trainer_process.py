@@ -29,7 +29,7 @@ from fedsight.core.files import write_atomically
 from fedsight.core.types import Memory, Metrics, Reply
 from fedsight.data.contents import contents, stamp
 from fedsight.deploy.declaration import as_built_here, declare, open_site
-from fedsight.deploy.site.calibration import GROUPS_APART, PART_TOO_SMALL
+from fedsight.deploy.site.calibration import PART_TOO_SMALL
 from fedsight.deploy.site.figures import FAILED
 from fedsight.deploy.site.incoming import lengths_of
 from fedsight.deploy.site.job_lease import JobLease
@@ -121,10 +121,12 @@ class SiteTrainer:
         lengths = lengths_of(layout, program.shared(state).values(), difference)
         texts = room(program, self.client.network, len(self.federation.dataset.classes))
         own = program.differs(self.client.network) or self.federation.computes_looks
-        smallest = fewest(*divided(self.federation), unit_of(self.federation))
+        parts = divided(self.federation)
+        smallest = fewest(*parts, unit_of(self.federation))
+        means = self._covering is not None and not program.task.whole and grouped(parts)
         self.opened = Opened(
             declared, cost, bare, self._remembers, integers, smallest, lengths, hashes, texts,
-            own, difference,
+            own, difference, means,
             whole.initial[layout.travelling] if built else None,
             whole.initial[layout.kept] if built and whole.program.model.pretrains else None,
         )  # fmt: skip
@@ -257,8 +259,6 @@ class SiteTrainer:
         parts = divided(self.federation)
         if fewest(*parts, unit_of(self.federation)) < step.least:
             return PART_TOO_SMALL
-        if self._covering is not None and not program.task.whole and grouped(parts):
-            return GROUPS_APART
         self.client.load(step.vector, {})
         if self._covering is not None:
             three = ([parts[0]], [parts[1]], [parts[2]])
