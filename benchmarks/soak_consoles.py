@@ -77,7 +77,7 @@ class Consoles:
                 ["console", "--federation", str(federation)],
                 federation,
                 page,
-                ["/", page, "/sites", f"/report/{run}", "/new"],
+                ["/", page, "/sites", "/new"],
             ),
             OWNER: OpenConsole(
                 ["site", "console", str(site)],
