@@ -27,6 +27,7 @@ ROLES = {  # a word of the command line that tells the role
     "nvflare.private.fed.app.client.client_train": "site's parent",
     "nvflare.private.fed.app.client.worker_process": "site's job",
     "fedsight.deploy.site.trainer_process": "trainer",
+    "fedsight.deploy.processes.prefork": "prefork process",
 }
 
 

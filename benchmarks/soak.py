@@ -227,6 +227,7 @@ def soak(sites: int, faults: Sequence[Fault], quiet: int, seed: int, place: Path
     found = {
         "sites": sites,
         "rounds": rounds,
+        "rounds_wanted_after_the_last_fault": quiet,
         "rounds_after_the_last_fault": finished(store) - last_fault,
         "seed": seed,
         "seconds": round(seconds, 1),
@@ -253,10 +254,10 @@ def checks(found: Mapping[str, Any], faults: int) -> dict[str, bool]:
     parts = {part: line for part, line in memory.items() if ": " not in part}
     sha = found["model_sha256"]
     flat = len(parts) == found["sites"] + 1 + len(consoles) and all(
-        line["flat"] for line in parts.values()
+        line["flat"] and line["rounds"] >= LEAST_ROUNDS for line in parts.values()
     )
     name = f"memory of server, sites and consoles flat (at most {GROWTH:.0%} in 100 rounds)"
-    long_enough = min((line["rounds"] for line in parts.values()), default=0) >= LEAST_ROUNDS
+    wanted = found["rounds_wanted_after_the_last_fault"] >= LEAST_ROUNDS
     return {
         "finished without anybody's help": sha["deployed"] is not None,
         "all faults were made": len(found["faults"]) == faults and not found["problems"],
@@ -267,7 +268,7 @@ def checks(found: Mapping[str, Any], faults: int) -> dict[str, bool]:
         "the consoles answered all the time": all(
             one["events"] and not one["problems"] for one in consoles.values()
         ),
-        **({name: flat} if long_enough else {}),
+        **({name: flat} if wanted else {}),
     }
 
 

@@ -34,7 +34,7 @@ from fedsight.data.text.texts import Texts
 from fedsight.deploy import declaration
 from fedsight.deploy.declaration import open_site
 from fedsight.deploy.site import folder
-from fedsight.deploy.site.folder import open_images
+from fedsight.deploy.site.opening import open_images
 from fedsight.deploy.site.owner import parse_owner
 from fedsight.tasks.base import tasks
 
