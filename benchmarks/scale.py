@@ -35,12 +35,12 @@ OWN_MIB, SHARED_MIB, SERVER_MIB = 750, 350, 1500
 
 
 def settings(sites: int, rounds: int) -> dict[str, Any]:
-    """The program: a network of about 1,000 parameters, four images a site."""
+    """The program: the smallest network for these images (2,982 parameters), four images a site."""
     return {
         "name": f"scale-{sites}",
         "data": {"name": "fashion-mnist-12k"},
         "split": {"name": "virtual", "sites": sites, "samples": 4},
-        "model": {"name": "small_cnn", "width": 4, "blocks": 2},
+        "model": {"name": "small_cnn", "width": 4, "blocks": 3},
         "train": {"batch": 4, "lr": 0.01},
         "rounds": {"rounds": rounds, "evaluate_every": rounds},
     }
@@ -173,7 +173,8 @@ def show(found: Sequence[dict[str, Any]]) -> None:
     ]
     columns = ["idle site, MiB", "idle server", "all in a run, GiB", "s to connect"]
     columns += ["s from asking to round 1", "round, s", "processor s a round"]
-    title = "Sites on one machine, a model of 1,000 parameters; memory is proportional (PSS)"
+    size = f"{found[0]['parameters']:,}" if found else "few"
+    title = f"Sites on one machine, a model of {size} parameters; memory is proportional (PSS)"
     print_table(title, ["sites", *columns], rows)
     for one in found:
         if "idle_after_the_run" in one:

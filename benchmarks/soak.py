@@ -67,6 +67,7 @@ class Fault:
 FAULTS = (
     *(Fault("killed", SITE, role) for role in ("trainer", "site's job", "site's parent")),
     *(Fault("killed", SERVER, role) for role in ("coordinator's job", "server's parent")),
+    *(Fault("killed", where, "prefork process") for where in (SITE, SERVER)),
     Fault("killed", SITE, "site's start command"),
     Fault("killed", SERVER, "server's start command"),
     Fault("stopped (SIGTERM)", SITE, "site's start command"),
@@ -353,14 +354,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="3 sites, 8 faults, 40 rounds after")
     parser.add_argument("--sites", type=int, help="default: 10")
     parser.add_argument("--faults", type=int, help="default: 40; 0: memory only")
-    parser.add_argument("--rounds-after", type=int, help="the last fault; default: 250")
+    parser.add_argument("--rounds-after", type=int, help="the last fault; default: 300")
     parser.add_argument("--seed", type=int, default=0, help="of who is killed, and when")
     parser.add_argument(
         "--quiet", type=float, default=0.0, metavar="S", help="wait so long for others to pause"
     )
     parser.add_argument("--out", type=Path, default=RESULTS / "soak.json")
     given = parser.parse_args()
-    sites, count, after = (3, 8, 40) if given.quick else (10, 40, 250)
+    sites, count, after = (3, 8, 40) if given.quick else (10, 40, 300)
     sites = given.sites or sites
     count = count if given.faults is None else given.faults
     after = after if given.rounds_after is None else given.rounds_after

@@ -18,7 +18,7 @@ from soak_consoles import Consoles
 from fedsight.coordinator.store import RunStore
 
 EVERY = 2.0  # seconds between two looks
-WARM_UP = 0.3  # the part of a stretch over whose memory no line is fitted
+WARM_UP = 0.4  # the part of a stretch over whose memory no line is fitted
 # A line is fitted to the medians of so many blocks: what follows closely on one another is not
 # independent, and would make the interval too narrow.
 BLOCKS = 10
