@@ -134,7 +134,7 @@ class SiteFolder:
             self.install_kit(admission)
             kits.check_keys_private(self.folder)
             opened = opening.in_a_fork(
-                self.folder, contract or self.folder / "site.toml", data, wanted
+                self.folder, self.name, contract or self.folder / "site.toml", data, wanted
             )
             log, hooks = opened.monitoring.log, opened.hooks
             party = {"site": self.name, "federation": self.invitation.federation}
@@ -157,8 +157,7 @@ class SiteFolder:
             raise DataError(cause, f"see {MESSAGES} in the site's folder") from None
         if error is not None:
             raise error
-        images, *lines = opened.lines
-        for line in (f"site '{self.name}': {images}", *lines):
+        for line in opened.lines:
             out.private(line)
 
     def _serve(self, opened: Opened, keeper: MonitorKeeper | None, out: Output) -> None:

@@ -39,18 +39,20 @@ class Opened:
 
 
 def in_a_fork(
-    folder: Path, file: Path, data: str | None, wanted: Mapping[str, Any] | None
+    folder: Path, name: str, file: Path, data: str | None, wanted: Mapping[str, Any] | None
 ) -> Opened:
-    """Read the owner's settings from `file`, and open the images of the site in `folder`.
+    """Read the owner's settings from `file`, and open the images of the site `name` in `folder`.
 
     `wanted` is what the user wants this time instead of [monitoring]. Raises ConfigError for the
     settings; what is wrong with the images is in the result.
     """
     # The process that serves must stay small, and have a single thread.
-    return prefork.run_in_fork(partial(_open, folder, file, data, wanted or {}))
+    return prefork.run_in_fork(partial(_open, folder, name, file, data, wanted or {}))
 
 
-def _open(folder: Path, file: Path, data: str | None, wanted: Mapping[str, Any]) -> Opened:
+def _open(
+    folder: Path, name: str, file: Path, data: str | None, wanted: Mapping[str, Any]
+) -> Opened:
     from fedsight.deploy.site.owner import read_owner
 
     owner = read_owner(file, data)
@@ -61,12 +63,12 @@ def _open(folder: Path, file: Path, data: str | None, wanted: Mapping[str, Any])
     )
     try:
         # A fork of its own again: one that crashes, or runs out of memory, is told of.
-        return make(tuple(prefork.run_in_fork(partial(_declare, folder, owner))))
+        return make(tuple(prefork.run_in_fork(partial(_declare, folder, name, owner))))
     except FedSightError as error:
         return make(error=error)
 
 
-def _declare(folder: Path, owner: OwnerSettings) -> list[str]:
+def _declare(folder: Path, name: str, owner: OwnerSettings) -> list[str]:
     """Open the images, and write down what holds from now on; what there is to say."""
     from fedsight.deploy.site.owner import figure_rules, write_owner
     from fedsight.governance.ledger import Ledger
@@ -82,7 +84,7 @@ def _declare(folder: Path, owner: OwnerSettings) -> list[str]:
     write_atomically(folder / "declared.json", json.dumps(announced).encode())
     SiteLog(folder).write("started", images=facts["train"], classes=len(facts["classes"]))
     return [
-        f"{facts['train']:,} training images and {facts['test']:,} "
+        f"site '{name}': {facts['train']:,} training images and {facts['test']:,} "
         f"test images of {len(facts['classes'])} classes"
         + (f", {facts['skipped']} corrupt ones left out" if facts["skipped"] else ""),
         *said,
