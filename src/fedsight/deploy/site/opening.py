@@ -83,13 +83,14 @@ def _declare(folder: Path, name: str, owner: OwnerSettings) -> list[str]:
     announced = {**facts, **corrupt} if owner.contract.announces else None
     write_atomically(folder / "declared.json", json.dumps(announced).encode())
     SiteLog(folder).write("started", images=facts["train"], classes=len(facts["classes"]))
-    return [
+    lines: list[str] = []
+    say = lines.append
+    say(
         f"site '{name}': {facts['train']:,} training images and {facts['test']:,} "
         f"test images of {len(facts['classes'])} classes"
-        + (f", {facts['skipped']} corrupt ones left out" if facts["skipped"] else ""),
-        *said,
-        *figure_rules(owner, facts["test"]),
-    ]
+        + (f", {facts['skipped']} corrupt ones left out" if facts["skipped"] else "")
+    )
+    return [*lines, *said, *figure_rules(owner, facts["test"])]
 
 
 def open_images(owner: OwnerSettings) -> dict[str, Any]:
