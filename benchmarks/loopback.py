@@ -27,6 +27,7 @@ ROLES = {  # a word of the command line that tells the role
     "nvflare.private.fed.app.client.client_train": "site's parent",
     "nvflare.private.fed.app.client.worker_process": "site's job",
     "fedsight.deploy.site.trainer_process": "trainer",
+    "fedsight.deploy.processes.prefork": "prefork process",
 }
 
 
@@ -44,12 +45,22 @@ class Seen:
         found = _stat(self.pid)
         return found is not None and found[1] == self.began and found[2] not in "ZX"
 
+    @classmethod
+    def of(cls, pid: int, role: str) -> Seen | None:
+        """The process with that number; None if there is none."""
+        found = _stat(pid)
+        return None if found is None else cls(pid, found[1], role)
+
     def kill(self) -> bool:
         """End it at once; False if it is gone already."""
+        return self.send(signal.SIGKILL)
+
+    def send(self, number: int) -> bool:
+        """Send it a signal; False if it is gone already."""
         if not self.alive:
             return False
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, number)
             return True
         return False
 
@@ -134,6 +145,10 @@ class Loopback:
                     init.join()
                 self.look()
 
+    def homes(self) -> list[Path]:
+        """The folders of the server and of all sites."""
+        return list(self._words)
+
     def find(self, role: str, home: Path) -> Seen | None:
         """The youngest process with a role below a site's folder, or the server's, if there is one.
 
@@ -144,8 +159,7 @@ class Loopback:
     def starter(self, home: Path) -> Seen | None:
         """The `fedsight ... start` process of a folder."""
         process = self._processes[home]
-        found = _stat(process.pid)
-        return None if found is None or process.poll() is not None else _starter(process, found)
+        return None if process.poll() is not None else Seen.of(process.pid, "start command")
 
     def look(self, home: Path | None = None) -> list[Seen]:
         """The processes below one folder's starter, or all of them."""
@@ -199,10 +213,6 @@ def available() -> int:
     lines = Path("/proc/meminfo").read_text().splitlines()
     found = next(line for line in lines if line.startswith("MemAvailable"))
     return int(found.split()[1]) * 1024
-
-
-def _starter(process: subprocess.Popen[bytes], found: tuple[int, int, str]) -> Seen:
-    return Seen(process.pid, found[1], "start command")
 
 
 def _stat(pid: int) -> tuple[int, int, str] | None:

@@ -17,7 +17,7 @@ from statistics import median
 from typing import IO, Any
 from urllib.parse import urlencode, urlsplit
 
-READY = 60.0  # seconds in which a console tells its address
+READY = 180.0  # seconds in which a console tells its address, on a machine with other work, too
 PATIENCE = 30.0  # seconds for an answer; the stream says every 15 that it is there
 EVENT = "event, and the page that it makes the browser ask for"
 

@@ -18,11 +18,8 @@ import tomli_w
 from attacked_site import CLASSES, AttackedSite, draw, known, noise_images, program
 
 from fedsight.deploy.declaration import masked_tests, read_declaration, withheld
-from fedsight.deploy.membership.federation import Invitation
-from fedsight.deploy.monitoring.lines import output
+from fedsight.deploy.site import opening
 from fedsight.deploy.site.figures import COUNTED, FigureRules
-from fedsight.deploy.site.folder import SiteFolder
-from fedsight.deploy.site.owner import read_owner
 from fedsight.governance.contract import Contract
 
 Attack = Callable[..., AttackedSite]
@@ -108,8 +105,7 @@ def test_heartbeats_tell_what_a_run_is_told(
     data = {"name": "folder", "path": str(images), "size": 8, "corrupt": "skip"}
     contract = {} if counts is None else {"counts": counts}
     (home / "site.toml").write_text(tomli_w.dumps({"data": data, "contract": contract}))
-    site = SiteFolder(home, "lyon", Invitation("wards", "localhost", 1, "f" * 64))
-    site._open(read_owner(home / "site.toml", None), output("json", print, {}, home))
+    assert opening.in_a_fork(home, "lyon", home / "site.toml", None, None).error is None
     told = json.loads((home / "declared.json").read_text())
     assert told["train"] == 8
     assert told.get("skipped") == (1 if counts is None else None)

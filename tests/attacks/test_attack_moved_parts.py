@@ -26,15 +26,14 @@ from torch import Tensor, nn
 from fedsight.client.per_image import PerImage, Single
 from fedsight.core.errors import DataError
 from fedsight.core.types import Batch
-from fedsight.data import layouts, parts
+from fedsight.data import layouts, parts, single_draws
 from fedsight.data.base import Dataset, Part
 from fedsight.data.single_draws import drawn_singly
 from fedsight.data.sources import texts
 from fedsight.data.text.texts import Texts
 from fedsight.deploy import declaration
 from fedsight.deploy.declaration import open_site
-from fedsight.deploy.site import folder
-from fedsight.deploy.site.folder import open_images
+from fedsight.deploy.site.opening import open_images
 from fedsight.deploy.site.owner import parse_owner
 from fedsight.tasks.base import tasks
 
@@ -146,7 +145,7 @@ def moved(one: Dataset, other: Dataset) -> int:
 def test_where_the_part_is_spread_evenly_one_image_moves_many(
     change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (declaration, folder):
+    for module in (declaration, single_draws):
         monkeypatch.setattr(module, "drawn_singly", contextlib.nullcontext)
     before, after = parts(tmp_path, change)
     assert moved(before, after) > 10

@@ -21,8 +21,8 @@ from fedsight.core.errors import DataError
 from fedsight.deploy.membership.federation import Invitation
 from fedsight.deploy.monitoring.lines import MESSAGES, Lines, output
 from fedsight.deploy.monitoring.settings import LogFormat
+from fedsight.deploy.site import opening
 from fedsight.deploy.site.folder import SiteFolder, _files_of_owner
-from fedsight.deploy.site.owner import read_owner
 
 PATIENT = "Mustermann_Erika_1961"
 
@@ -72,7 +72,9 @@ def test_an_image_that_is_left_out(
     write_owner(site, log, "skip")
     out = output(log, print, {"site": "lyon"}, site.folder)
     with _files_of_owner(site.folder):
-        site._open(read_owner(site.folder / "site.toml", None), out)
+        site._tell(
+            opening.in_a_fork(site.folder, site.name, site.folder / "site.toml", None, None), out
+        )
         out.notice("connected", event="connection")
     told = capsys.readouterr().out
     assert ("training images" in told) == (log == "text")

@@ -21,7 +21,7 @@ from fedsight.deploy.declaration import (
     open_site,
     read_declaration,
 )
-from fedsight.deploy.site.folder import open_images
+from fedsight.deploy.site.opening import open_images
 from fedsight.deploy.site.owner import OwnerSettings, parse_owner
 
 SIZE = Preprocess(1, 8, 8, "stretch", (0.5,), (0.25,))

@@ -15,7 +15,7 @@ from fedsight.deploy import package
 from fedsight.deploy.package import hash_of, installed, require_same, require_unchanged, stated
 from fedsight.deploy.site.delivery import process
 from fedsight.deploy.site.delivery.received import Received, ReceivedOrder
-from fedsight.deploy.site.folder import open_images
+from fedsight.deploy.site.opening import open_images
 from fedsight.deploy.site.owner import read_owner
 
 

@@ -14,8 +14,8 @@ import tomli_w
 import torch
 from PIL import Image
 
-from fedsight.coordinator.store import without_none
 from fedsight.core.errors import ConfigError, DataError, Problem
+from fedsight.core.settings import without_none
 from fedsight.data.contents import contents
 from fedsight.data.public import misfit
 from fedsight.program import config, public

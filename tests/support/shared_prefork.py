@@ -17,8 +17,7 @@ from fedsight.deploy.processes import prefork, spawn, supervisor
 MODULES = (
     "nvflare.cli",
     "fedsight.cli.app",
-    *supervisor.SERVER_MODULES,
-    *supervisor.SITE_MODULES,
+    *supervisor.ALL_MODULES,
     "short_waits",
 )
 

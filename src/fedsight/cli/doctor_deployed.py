@@ -33,7 +33,8 @@ from fedsight.deploy.monitoring.settings import check
 from fedsight.deploy.package import RUNNING, installed, stated
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server.settings import read_server
-from fedsight.deploy.site.folder import SiteFolder, open_images
+from fedsight.deploy.site.folder import SiteFolder
+from fedsight.deploy.site.opening import open_images
 from fedsight.deploy.site.owner import read_owner
 from fedsight.language.message import Text, message
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsight.coordinator.store import without_none
 from fedsight.core.errors import FedSightError
 from fedsight.core.files import opened, parse_json
 from fedsight.core.finding import Finding
+from fedsight.core.settings import without_none
 from fedsight.core.text import names_path
 from fedsight.deploy.findings import (
     disk,

@@ -30,6 +30,7 @@ from fedsight.core.files import (
     whole_lines,
     write_atomically,
 )
+from fedsight.core.settings import without_none
 from fedsight.program import config
 from fedsight.program.program import Program, Speed
 
@@ -409,10 +410,3 @@ def _finite(value: Any) -> Any:
 def to_toml(program: Program, speed: Speed) -> str:
     """The text of a run.toml."""
     return tomli_w.dumps(without_none({**program.table(), "speed": speed.table()}))
-
-
-def without_none(value: Any) -> Any:
-    """Leave out settings that are None: TOML has no null, and a missing key means the same."""
-    if isinstance(value, dict):
-        return {key: without_none(inner) for key, inner in value.items() if inner is not None}
-    return value

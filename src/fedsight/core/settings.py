@@ -123,3 +123,10 @@ def _problem(where: str, kind: type[BaseModel], items: list[ErrorDetails]) -> Pr
     default = field.get_default()
     used = "" if default is None else f" for {json.dumps(default, default=str)}"
     return Problem(where, cause, f"correct the value, or leave it out{used}")
+
+
+def without_none(value: Any) -> Any:
+    """Leave out settings that are None: TOML has no null, and a missing key means the same."""
+    if isinstance(value, dict):
+        return {key: without_none(inner) for key, inner in value.items() if inner is not None}
+    return value

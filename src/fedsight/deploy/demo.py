@@ -58,7 +58,7 @@ def prefork_process() -> AbstractContextManager[None]:
     (`deploy/processes/supervisor.py`).
     """
     imports = ["nvflare.cli", "fedsight.cli.app"]
-    return prefork.prefork_process([*imports, *supervisor.SERVER_MODULES, *supervisor.SITE_MODULES])
+    return prefork.prefork_process([*imports, *supervisor.ALL_MODULES])
 
 
 def prepare(folder: Path, count: int, host: str = "localhost") -> DemoFederation:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fedsight.coordinator.session import Session
-from fedsight.coordinator.store import RunStore, without_none
+from fedsight.coordinator.store import RunStore
+from fedsight.core.settings import without_none
 from fedsight.engines.group import Group
 from fedsight.evaluation.conclusion import Conclusion
 from fedsight.program import config

@@ -20,8 +20,9 @@ from fedsight.coordinator.folders import claimed
 from fedsight.coordinator.live import Live
 from fedsight.coordinator.opening import opened
 from fedsight.coordinator.session import Session
-from fedsight.coordinator.store import Checkpoint, RunStore, without_none
+from fedsight.coordinator.store import Checkpoint, RunStore
 from fedsight.core.errors import ConfigError, Interrupted, Paused, StoreError
+from fedsight.core.settings import without_none
 from fedsight.core.types import Metrics
 from fedsight.data.contents import Hashed, contents
 from fedsight.engines.base import Engine

@@ -24,7 +24,8 @@ from fedsight.deploy.processes import supervisor
 supervisor.RESTART_DELAYS = (0.01, 0.02)
 folder = pathlib.Path(sys.argv[1])
 with supervisor.exclusive(folder, "it"):
-    supervisor.Supervisor("requests", [str(folder)], folder, folder, ["heavy"]).run(print)
+    imports = ([], ["heavy"]) if sys.argv[2] == "on demand" else (["heavy"], [])
+    supervisor.Supervisor("requests", [str(folder)], folder, folder, imports).run(print)
 """
 HEAVY = """\
 import os, pathlib
@@ -33,7 +34,7 @@ with (pathlib.Path(__file__).parent / "imported").open("a") as file:
 """
 # The supervised process: requests others, writes what came of it, and dies the first time.
 REQUESTS = """\
-import heavy, json, os, pathlib, sys, time
+import json, os, pathlib, sys, time
 from fedsight.deploy.processes import spawn
 folder = pathlib.Path(sys.argv[1])
 if (folder / "first.json").exists():
@@ -93,9 +94,9 @@ except FedSightError as error:
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["at once", "on demand"])
 def supervised(
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A running supervisor's folder, and what its process wrote before it died the first time."""
     folder = tmp_path_factory.mktemp("supervised")
@@ -103,7 +104,7 @@ def supervised(
     for name, code in modules.items():
         (folder / f"{name}.py").write_text(code)
     environment = {**os.environ, "PYTHONPATH": python_path(folder)}
-    command = [sys.executable, "-c", SUPERVISE, str(folder)]
+    command = [sys.executable, "-c", SUPERVISE, str(folder), request.param]
     supervisor = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         wait_until((folder / "first.json").exists)

@@ -14,8 +14,8 @@ from fedsight.core.errors import DeployError
 from fedsight.core.extras import install
 from fedsight.deploy.membership import hosts
 from fedsight.deploy.monitoring.endpoint import BACKLOG
+from fedsight.deploy.monitoring.job import JOB, Job
 from fedsight.deploy.monitoring.lines import Output
-from fedsight.deploy.monitoring.process import JOB, Job
 from fedsight.deploy.monitoring.settings import HookSettings, MonitoringSettings
 from fedsight.deploy.processes import prefork, spawn
 

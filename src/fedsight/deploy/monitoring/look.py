@@ -28,6 +28,7 @@ _ROLES = {  # a part of the command line of a process: what it is
     "worker_process": "job",
     "runner_process": "job",
     "_train": "engine",
+    "processes.prefork": "prefork",
 }
 
 

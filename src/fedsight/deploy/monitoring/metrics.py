@@ -33,8 +33,8 @@ _COMMON = {
     "healthy": Metric("gauge", "1 if /healthz answers 200, else 0"),
     "memory_bytes": Metric(
         "gauge",
-        "resident memory of all processes of a role: supervisor, engine, job, trainer, recogniser, "
-        "monitor, other; forks share a part of it",
+        "resident memory of all processes of a role: supervisor, engine, prefork, job, trainer, "
+        "recogniser, monitor, other; forks share a part of it",
         "role",
     ),
     "disk_free_bytes": Metric("gauge", "free room on the disk of the folder"),

@@ -17,7 +17,6 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,12 @@ from fedsight.core.files import json_object, write_atomically
 from fedsight.core.text import printable_lines
 from fedsight.deploy.monitoring.endpoint import Endpoint, Published
 from fedsight.deploy.monitoring.hooks import Hooks
+from fedsight.deploy.monitoring.job import JOB, Job
 from fedsight.deploy.monitoring.lines import Lines, output
 from fedsight.deploy.monitoring.look import Look, number
 from fedsight.deploy.monitoring.metrics import exposition
 from fedsight.deploy.monitoring.server_look import ServerLook
-from fedsight.deploy.monitoring.settings import HookSettings, LogFormat, Side
+from fedsight.deploy.monitoring.settings import HookSettings
 from fedsight.deploy.monitoring.site_look import SiteLook
 from fedsight.language.english import from_english
 
@@ -41,7 +41,6 @@ INTERVAL = 2.0  # seconds between two looks, at least
 SHARE = 20  # looks take at most one part in so many of the time
 LONGEST = 20.0  # seconds between two looks, at most
 NICE = 10
-JOB = "FEDSIGHT_MONITOR"  # an environment variable: arguments could be read by every user
 _TEXTS = {
     "run_began": "a run has begun",
     "run_ended": "a run has ended",
@@ -64,27 +63,6 @@ _TEXTS = {
     "refused": "the site has refused something",
     "failed": "something has failed at the site; log.jsonl in its folder says why",
 }
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is watched, and for whom."""
-
-    side: Side
-    home: str  # the folder of the federation, or of the site
-    party: dict[str, str]  # the name of the federation or the site, a part of each line and object
-    hooks: dict[str, Any]
-    log: LogFormat
-    began: float  # when the supervisor did, in seconds since 1970
-
-    def encode(self) -> str:
-        """As the process is given it."""
-        return json.dumps(asdict(self))
-
-    @property
-    def state_folder(self) -> Path:
-        """Where what was told is kept."""
-        return Path(self.home) / "server" if self.side == "server" else Path(self.home)
 
 
 class Monitor:

@@ -137,7 +137,7 @@ def run_module(spec: ProcessSpec, output: int, descriptors: Sequence[int]) -> No
         os.dup2(devnull.fileno(), 0)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    _close_all_except({0, 1, 2, *descriptors})
+    close_all_except({0, 1, 2, *descriptors})
     os.chdir(spec.folder)
     os.environ.clear()
     os.environ.update(spec.environment)
@@ -152,7 +152,7 @@ def run_module(spec: ProcessSpec, output: int, descriptors: Sequence[int]) -> No
     runpy.run_module(spec.module, run_name="__main__", alter_sys=True)
 
 
-def _close_all_except(kept: set[int]) -> None:
+def close_all_except(kept: set[int]) -> None:
     """Close the prefork process's open files: its locks, its socket, other connections."""
     for path in list(Path("/dev/fd").iterdir()):
         if int(path.name) not in kept:
@@ -242,6 +242,11 @@ class PreforkServer:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._requesters: dict[int, socket.socket] = {}  # by process ID
+
+    @property
+    def busy(self) -> bool:
+        """Whether a requested process is running."""
+        return bool(self._requesters)
 
     def start(self, spec: ProcessSpec, output: int, descriptors: Sequence[int] = ()) -> int:
         """Fork a process in a session of its own; returns its process ID.

@@ -1,7 +1,8 @@
 """Keeps a FLARE process running: starts it, restarts it when it dies, ends it on request.
 
-The supervisor is also the prefork process for all processes that FLARE's process starts in turn
-(`deploy/processes/prefork.py`).
+All processes that FLARE's process starts in turn are forked from a prefork process: from the
+supervisor itself where it has imported what they need, else from one that exists while they do
+(`deploy/processes/on_demand.py`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +23,7 @@ from fedsight.core.files import trim, write_atomically
 from fedsight.deploy.membership.kits import HEARTBEAT_INTERVAL, organisation
 from fedsight.deploy.package import installed
 from fedsight.deploy.processes import prefork, spawn
+from fedsight.deploy.processes.on_demand import PreforkOnDemand
 
 RESTART_DELAYS = (0.5, 15.0)  # seconds before a dead process is restarted: first, and at most
 STABLE_AFTER = 60.0  # seconds after which a process counts as having run well
@@ -42,27 +46,25 @@ FLARE_ENTRY = "fedsight.deploy.flare.process"  # sets limits, then runs a module
 MAX_OUTPUT_BYTES = 1 << 20  # of what a process prints; then older lines are dropped
 TRIM_INTERVAL = 5.0  # seconds
 _APP = "nvflare.private.fed.app"
-_OURS = (
-    FLARE_ENTRY,
-    *(f"fedsight.deploy.flare.{n}" for n in ("components", "launching", "presence")),
-)
-SERVER_MODULES = (  # imported by the processes of a server; the first one is run
-    f"{_APP}.server.server_train",
+_OURS = (FLARE_ENTRY, "fedsight.deploy.flare.launching", "fedsight.deploy.flare.presence")
+# Imported by the supervisor and by FLARE's process; the first one is run. None needs PyTorch.
+SERVER_MODULES = (f"{_APP}.server.server_train", *_OURS)
+SITE_MODULES = (f"{_APP}.client.client_train", *_OURS, "fedsight.deploy.flare.orders")
+SERVER_JOB_MODULES = (  # imported by the processes of a job
     f"{_APP}.server.runner_process",
     "nvflare.collab.runtime.controller",
-    *_OURS,
+    "fedsight.deploy.flare.components",
     "fedsight.deploy.server.job",
 )
-SITE_MODULES = (  # imported by the processes of a site; the first one is run
-    f"{_APP}.client.client_train",
+SITE_JOB_MODULES = (
     f"{_APP}.client.worker_process",
     "nvflare.collab.runtime.executor",
-    *_OURS,
-    "fedsight.deploy.flare.orders",
+    "fedsight.deploy.flare.components",
     "fedsight.deploy.site.service",
     "fedsight.deploy.site.trainer_process",
     "fedsight.deploy.site.delivery.process",
 )
+ALL_MODULES = (*SERVER_MODULES, *SERVER_JOB_MODULES, *SITE_MODULES, *SITE_JOB_MODULES)
 
 
 State = Literal["ended", "starting", "restarting", "suspended", "running"]
@@ -79,12 +81,12 @@ class Supervisor:
         arguments: Sequence[str],
         folder: Path,
         home: Path,
-        imports: Sequence[str] = (),
+        imports: tuple[Sequence[str], Sequence[str]] = ((), ()),
         farewell: Farewell = lambda: True,
     ) -> None:
         """`folder`: the working directory; `home`: the folder of the site or the server.
 
-        `imports`: modules that the process, and those that it starts, will import. `farewell` is
+        `imports`: modules that the process will import, and those that it starts. `farewell` is
         called before the process is ended on request, until it returns that nothing is left to say.
         """
         self.module, self.arguments = module, arguments
@@ -110,10 +112,11 @@ class Supervisor:
         }
         delay = RESTART_DELAYS[0]
         installed()  # of the code that is imported now, and that the forks run
-        prefork.prepare(self._imports, FLARE_ENVIRONMENT)
+        own, of_jobs = self._imports
+        prefork.prepare(own, FLARE_ENVIRONMENT)
         with (
             prefork.listening_socket() as listener,
-            contextlib.closing(prefork.PreforkServer(listener)) as forks,
+            contextlib.closing(_prefork_server(listener, of_jobs)) as forks,
         ):
             try:
                 while not self._stop_requested:
@@ -210,6 +213,13 @@ class Supervisor:
             self._pid = None
 
 
+def _prefork_server(listener: socket.socket, modules: Sequence[str]) -> prefork.PreforkServer:
+    """What serves requests for processes that import `modules`."""
+    if all(module in sys.modules for module in modules):  # in a demo, and forked from its process
+        return prefork.PreforkServer(listener)
+    return PreforkOnDemand(listener, modules)
+
+
 @contextlib.contextmanager
 def exclusive(home: Path, what: str) -> Iterator[None]:
     """Ensure that `what` runs once from `home`; DeployError if it is running already.
@@ -273,7 +283,8 @@ def server(kit: Path, home: Path, listen: str | None = None) -> Supervisor:
     """The supervisor of the coordinator's FLARE process, which listens on the address `listen`."""
     arguments = ["-m", str(kit), "-s", "fed_server.json", "--set", "secure_train=true"]
     arguments += ["org=server", "config_folder=config"]
-    made = Supervisor(FLARE_ENTRY, [SERVER_MODULES[0], *arguments], kit, home, SERVER_MODULES)
+    imports = SERVER_MODULES, SERVER_JOB_MODULES
+    made = Supervisor(FLARE_ENTRY, [SERVER_MODULES[0], *arguments], kit, home, imports)
     made.environment[LISTEN_VARIABLE] = listen or ""
     return made
 
@@ -283,4 +294,5 @@ def site(kit: Path, home: Path, name: str, farewell: Farewell = lambda: True) ->
     arguments = ["-m", str(kit), "-s", "fed_client.json", "--set", "secure_train=true"]
     arguments += [f"uid={name}", f"org={organisation(name)}", "config_folder=config"]
     arguments += [f"heart_beat_interval={HEARTBEAT_INTERVAL}"]
-    return Supervisor(FLARE_ENTRY, [SITE_MODULES[0], *arguments], kit, home, SITE_MODULES, farewell)
+    imports = SITE_MODULES, SITE_JOB_MODULES
+    return Supervisor(FLARE_ENTRY, [SITE_MODULES[0], *arguments], kit, home, imports, farewell)

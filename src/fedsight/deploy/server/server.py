@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from fedsight.deploy.membership import hosts, kits
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.operators import GLANCE
 from fedsight.deploy.membership.requests import is_operators
+from fedsight.deploy.monitoring.job import Job
 from fedsight.deploy.monitoring.keeper import kept
 from fedsight.deploy.monitoring.lines import output, reporting
-from fedsight.deploy.monitoring.process import Job
 from fedsight.deploy.package import RUNNING, installed
 from fedsight.deploy.processes import prefork, supervisor
 from fedsight.deploy.server.operator import OperatorSession, open_session
@@ -38,7 +39,9 @@ def start(
 
     `wanted` is what the user wants this time instead of [monitoring] in server.toml.
     """
-    home, settings = federation.server_home, read_server(federation.folder)
+    # In a fork, because reading it imports PyTorch: this process must stay small.
+    settings = prefork.run_in_fork(partial(read_server, federation.folder))
+    home = federation.server_home
     kit, hooks = home / "kit", settings.hooks
     listen = hosts.loopback_address(federation.invitation.host)
     monitoring = settings.monitoring.model_copy(update=dict(wanted or {}))

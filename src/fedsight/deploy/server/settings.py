@@ -10,7 +10,6 @@ from fedsight.core.errors import ConfigError
 from fedsight.core.settings import Settings
 from fedsight.deploy.membership.retention import Keep
 from fedsight.deploy.monitoring.settings import HookSettings, MonitoringSettings, check
-from fedsight.program import config
 
 SETTINGS_FILE = "server.toml"  # in the federation's folder
 SECTIONS: dict[str, type[Settings]] = {
@@ -32,7 +31,11 @@ class ServerSettings:
 def read_server(folder: Path) -> ServerSettings:
     """The settings of the server of the federation in `folder`; ConfigError names each problem."""
     path = folder / SETTINGS_FILE
-    table = config.read(path) if path.exists() else {}
+    if not path.exists():
+        return ServerSettings()
+    from fedsight.program import config  # needs PyTorch, which a server does without
+
+    table = config.read(path)
     problems = config.unknown(table, list(SECTIONS), "")
     made: dict[str, Any] = {}
     for section, kind in SECTIONS.items():

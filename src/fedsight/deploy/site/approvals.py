@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from fedsight.coordinator.store import without_none
 from fedsight.core import locks
 from fedsight.core.errors import DeployError, HeldError, StoreError
 from fedsight.core.files import (
@@ -35,6 +34,7 @@ from fedsight.core.files import (
     refuse_links,
     write_atomically,
 )
+from fedsight.core.settings import without_none
 from fedsight.deploy.membership.federation import check_site_folder
 from fedsight.deploy.site.refusals import Asked
 from fedsight.governance.contract import is_sha256, protections

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 import tomllib
@@ -17,9 +16,6 @@ import tomli_w
 
 from fedsight.core.errors import DataError, DeployError
 from fedsight.core.files import write_atomically
-from fedsight.data.single_draws import drawn_singly
-from fedsight.deploy import package
-from fedsight.deploy.declaration import check_classes
 from fedsight.deploy.membership import hosts, kits, presence
 from fedsight.deploy.membership.federation import (
     Invitation,
@@ -27,25 +23,16 @@ from fedsight.deploy.membership.federation import (
     check_site_folder,
 )
 from fedsight.deploy.membership.requests import certificate_in, check_name
-from fedsight.deploy.monitoring import settings
+from fedsight.deploy.monitoring.job import Job
 from fedsight.deploy.monitoring.keeper import MonitorKeeper, kept
 from fedsight.deploy.monitoring.lines import MESSAGES, Lines, Output, output, reporting
-from fedsight.deploy.monitoring.process import Job
 from fedsight.deploy.processes import prefork, supervisor
-from fedsight.deploy.site import state
+from fedsight.deploy.site import opening, state
 from fedsight.deploy.site.delivery.maker import RecogniserMaker
 from fedsight.deploy.site.log import SiteLog
-from fedsight.deploy.site.owner import (
-    TEMPLATE,
-    OwnerSettings,
-    allow_missing_classes,
-    figure_rules,
-    read_owner,
-    write_owner,
-)
+from fedsight.deploy.site.opening import Opened
 from fedsight.deploy.site.told import RefusalsTold
 from fedsight.deploy.site.unanswered import certificate_ended, why_unanswered
-from fedsight.governance.ledger import Ledger
 
 # Files of a site that may name images.
 LOGS = ("log.jsonl", "*.txt", "kit/*.txt*", "kit/*/*.txt*")
@@ -76,6 +63,8 @@ class SiteFolder:
     @classmethod
     def create(cls, folder: Path, name: str, invitation: Invitation) -> Path:
         """Create the site's key in `folder`; returns the signing request for the operator."""
+        from fedsight.deploy.site.owner import TEMPLATE
+
         check_name(name, "the site")
         check_empty(folder, "choose another folder with --dir")
         kits.make_private(folder)
@@ -144,53 +133,34 @@ class SiteFolder:
         with _files_of_owner(self.folder), supervisor.exclusive(self.folder, f"site '{self.name}'"):
             self.install_kit(admission)
             kits.check_keys_private(self.folder)
-            owner = read_owner(contract or self.folder / "site.toml", data)
-            monitoring = owner.monitoring.model_copy(update=dict(wanted or {}))
-            settings.check("site", monitoring, owner.hooks)
+            opened = opening.in_a_fork(
+                self.folder, self.name, contract or self.folder / "site.toml", data, wanted
+            )
+            log, hooks = opened.monitoring.log, opened.hooks
             party = {"site": self.name, "federation": self.invitation.federation}
-            out = output(monitoring.log, notify, party, self.folder)
-            log, hooks = monitoring.log, owner.hooks
+            out = output(log, notify, party, self.folder)
             job = Job("site", str(self.folder), party, hooks.table(), log, time.time())
             with reporting(out):
-                self._open(owner, out)
-                kits.write_policies(self.kit, "site", owner.keep)
+                self._tell(opened, out)
+                kits.write_policies(self.kit, "site", opened.keep)
                 kits.clear_old_jobs(self.kit)
                 state.arrive(self.folder)
-                with kept(job, monitoring, hooks, out) as keeper:
-                    self._serve(owner, keeper, out)
+                with kept(job, opened.monitoring, hooks, out) as keeper:
+                    self._serve(opened, keeper, out)
 
-    def _open(self, owner: OwnerSettings, out: Output) -> None:
-        """Open the images once, as a check, and write down what holds from now on."""
-
-        def check() -> dict[str, Any]:
-            owner.speed.check()
-            Ledger(self.folder)  # an altered ledger is reported now, not in the first run
-            return open_images(owner)
-
-        try:
-            facts = prefork.run_in_fork(check)  # this process must stay small and single-threaded
-        except DataError as error:
-            if isinstance(out, Lines):  # which go elsewhere
-                out.private(str(error))
-                cause = f"the site cannot use its images ({error.told or type(error).__name__})"
-                raise DataError(cause, f"see {MESSAGES} in the site's folder") from None
-            raise
-        # Jobs read this copy, so an edit of site.toml takes effect at the next start.
-        write_owner(owner, self.folder / "owner.toml")
-        said = facts.pop("said")  # names files: for this screen only
-        corrupt = {} if owner.contract.tells_counts else {"skipped": None}
-        announced = {**facts, **corrupt} if owner.contract.announces else None
-        write_atomically(self.folder / "declared.json", json.dumps(announced).encode())
-        self.log.write("started", images=facts["train"], classes=len(facts["classes"]))
-        out.private(
-            f"site '{self.name}': {facts['train']:,} training images and {facts['test']:,} "
-            f"test images of {len(facts['classes'])} classes"
-            + (f", {facts['skipped']} corrupt ones left out" if facts["skipped"] else "")
-        )
-        for line in (*said, *figure_rules(owner, facts["test"])):
+    def _tell(self, opened: Opened, out: Output) -> None:
+        """Say what the site has; raise why it cannot use its images, if so."""
+        error = opened.error
+        if isinstance(error, DataError) and isinstance(out, Lines):  # which go elsewhere
+            out.private(str(error))
+            cause = f"the site cannot use its images ({error.told or type(error).__name__})"
+            raise DataError(cause, f"see {MESSAGES} in the site's folder") from None
+        if error is not None:
+            raise error
+        for line in opened.lines:
             out.private(line)
 
-    def _serve(self, owner: OwnerSettings, keeper: MonitorKeeper | None, out: Output) -> None:
+    def _serve(self, opened: Opened, keeper: MonitorKeeper | None, out: Output) -> None:
         """Stay connected until SIGTERM or Ctrl-C."""
         why = partial(why_unanswered, self.folder, self.kit, self.name)
         monitor = presence.ConnectionMonitor(
@@ -200,8 +170,7 @@ class SiteFolder:
         out.notice(f"connecting to {address}", event="started")
         if ended := certificate_ended(self.kit, self.name):
             out.notice(ended, event="certificate", level="warning")
-        maker = RecogniserMaker(self.folder, owner.delivery, out.private)
-
+        maker = RecogniserMaker(self.folder, opened.delivery, out.private)
         refusals = RefusalsTold(self.folder, out.private)
 
         def poll(forks: prefork.PreforkServer) -> None:
@@ -246,23 +215,3 @@ def _files_of_owner(folder: Path) -> Iterator[None]:
 def _write_identity(folder: Path, name: str, invitation: Invitation) -> None:
     facts = {"name": name, "federation": asdict(invitation)}
     write_atomically(folder / "identity.toml", tomli_w.dumps(facts).encode())
-
-
-def open_images(owner: OwnerSettings) -> dict[str, Any]:
-    """Open the owner's images as a check; returns their summary.
-
-    DataError names a fault; DeployError for FedSight code that the contract does not list.
-    """
-    owner.contract.check_packages([package.installed().sha256])
-    with drawn_singly(owner.contract.hides_images):  # as for a program
-        dataset = allow_missing_classes(owner.data).open()
-    check_classes(dataset.classes)
-    return {
-        "source": owner.data.registered,
-        "share": owner.share,
-        "train": len(dataset.train),
-        "test": len(dataset.test),
-        "classes": list(dataset.classes),
-        "skipped": dataset.corrupt,
-        "said": list(dataset.said),
-    }

@@ -10,13 +10,13 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import Field
 
-from fedsight.coordinator.store import without_none
 from fedsight.core.errors import ConfigError, DeployError, Problem
 from fedsight.core.files import write_atomically
-from fedsight.core.settings import Settings
+from fedsight.core.settings import Settings, without_none
 from fedsight.data.base import Source, sources
 from fedsight.deploy.membership.retention import SiteKeep
 from fedsight.deploy.monitoring.settings import HookSettings, MonitoringSettings
+from fedsight.deploy.site.delivery.settings import DeliverySettings
 from fedsight.governance.contract import Contract
 from fedsight.privacy.secagg.client import Minimums
 from fedsight.privacy.secagg.graph import GRINDING
@@ -149,17 +149,6 @@ class SpeedSettings(Settings):
         """Raise ConfigError if this machine has no such device, or cannot compute so."""
         if problems := self.client.check():
             raise ConfigError(problems)
-
-
-class DeliverySettings(Settings):
-    """What a site makes of the model that a run ended with: `[delivery]` of site.toml.
-
-    None of it leaves the site.
-    """
-
-    choose: bool = True  # choose a recogniser on held-out images, and write it here
-    # also train a model on this site's images alone, and compare: as long again as the run took
-    alone: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fedsight.coordinator.folders import LOCK
-from fedsight.coordinator.store import RunStore, without_none
+from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import ConfigError, Problem, StoreError
 from fedsight.core.files import link_on_the_way, refuse_links, remove
+from fedsight.core.settings import without_none
 from fedsight.program import config
 from fedsight.program.grid import Axis, Configuration, configurations, distinct, refuse_many
 from fedsight.program.program import Program, Speed

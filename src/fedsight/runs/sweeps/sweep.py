@@ -9,9 +9,10 @@ from typing import Any
 
 from fedsight.coordinator.folders import claimed
 from fedsight.coordinator.protection import Protection
-from fedsight.coordinator.store import RunStore, without_none
+from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import ConfigError, FedSightError, Interrupted, Problem
 from fedsight.core.progress import progress
+from fedsight.core.settings import without_none
 from fedsight.data.base import Dataset
 from fedsight.language.message import Text
 from fedsight.program.federation import federate

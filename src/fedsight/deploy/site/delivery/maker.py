@@ -17,7 +17,7 @@ from fedsight.core.files import trim
 from fedsight.core.text import printable
 from fedsight.deploy.processes import prefork, spawn
 from fedsight.deploy.site.delivery.received import MAX_PROGRAM_NAME, Outcome, Received
-from fedsight.deploy.site.owner import DeliverySettings
+from fedsight.deploy.site.delivery.settings import DeliverySettings
 
 MODULE = "fedsight.deploy.site.delivery.process"
 OUTPUT = "delivery.txt"  # in the site's folder: what the process prints

@@ -12,15 +12,15 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
 
 from fedsight.core.errors import SiteError, StoreError
 from fedsight.core.files import make_folder, parse_json, write_atomically
+
+if TYPE_CHECKING:  # whoever only looks for orders does without it
+    from torch import Tensor
 
 FOLDER = "received"
 ORDER, MODEL, OUTCOME, WORK = "order.json", "model.safetensors", "outcome.json", "work"
@@ -93,6 +93,8 @@ class Received:
 
         A model that nobody wants a recogniser of is not kept, but that it came is.
         """
+        from safetensors.torch import save
+
         folder = self.folder(key)
         make_folder(folder)
         if order.wanted:
@@ -112,6 +114,9 @@ class Received:
 
     def vectors(self, key: str) -> dict[str, Tensor]:
         """The vectors that came with the order `key`; StoreError if they cannot be read."""
+        import torch
+        from safetensors.torch import load_file
+
         path = self.folder(key) / MODEL
         try:
             found = load_file(path)
