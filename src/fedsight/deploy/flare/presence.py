@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from fedsight.deploy.package import installed
 from fedsight.deploy.site import approvals
 from fedsight.deploy.site.state import state_of
 
+DISABLED = "is disabled"  # the end of FLARE's answer to a site that was revoked
 HEARTBEAT_PROPERTY = "fedsight_heartbeat"  # in the context that FLARE sends with a heartbeat
 
 
@@ -29,8 +32,10 @@ class Replies:
     FLARE says that a heartbeat is over also where it could not be delivered.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, refused: Callable[[], None]) -> None:
+        """`refused` is called when it refuses one because the site was revoked."""
         self.came = False
+        self._refused = refused
         self._cell: Any = None
 
     def await_one(self, cell: Any) -> None:
@@ -47,6 +52,11 @@ class Replies:
         if what == (CellChannel.SERVER_MAIN, CellChannelTopic.HEART_BEAT):
             code = header(MessageHeaderKey.RETURN_CODE)
             self.came = self.came or code in (None, ReturnCode.OK)
+            # FLARE answers with the same code where it does not know the token, after a restart;
+            # and then calls no handler of ours.
+            why = str(header(MessageHeaderKey.ERROR))
+            if code == ReturnCode.UNAUTHENTICATED and why.endswith(DISABLED):
+                self._refused()
 
 
 class PresenceComponent(FLComponent):
@@ -62,11 +72,11 @@ class PresenceComponent(FLComponent):
         self._process = secrets.token_hex(8)
         self._state: presence.State = ""  # what the last heartbeat of this site said
         self._updates: Updates | None = None  # at the server
-        self._replies = Replies()  # at a site
+        self._replies = Replies(self._note_refusal)  # at a site
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Called by FLARE in the long-lived processes of server and site."""
-        home = Path(os.environ.get("FEDSIGHT_HOME", "."))
+        home = _home()
         if event_type in (EventType.BEFORE_CLIENT_REGISTER, EventType.BEFORE_CLIENT_HEARTBEAT):
             path = home / "declared.json"
             declared = path.read_text(encoding="utf-8") if path.is_file() else "null"
@@ -89,9 +99,19 @@ class PresenceComponent(FLComponent):
                 presence.record_decision(home / "sites", registered.name, found.decided)
                 self._offer(home, registered, found, fl_ctx)
 
+    def _note_refusal(self) -> None:
+        """The server refuses the heartbeats of this site."""
+        with contextlib.suppress(OSError):  # the disk is full, which is said instead
+            presence.record_answer(_home(), self._state, refused=True)
+
     def _offer(self, home: Path, site: Any, found: presence.Heartbeat, fl_ctx: FLContext) -> None:
         """Send the site what it lacks."""
         if self._updates is None:
             self._updates = Updates(home.parent)
         server = fl_ctx.get_engine().server.admin_server
         self._updates.offer(site.name, site.token, found, server)
+
+
+def _home() -> Path:
+    """The folder of the site or the server that this process belongs to."""
+    return Path(os.environ.get("FEDSIGHT_HOME", "."))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import shutil
 import tempfile
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from fedsight.coordinator.folders import CARRIED, LOCK
 from fedsight.coordinator.live import LIVE, Live
 from fedsight.coordinator.store import RunStore
 from fedsight.core import errors, locks
+from fedsight.core.disk import is_full
 from fedsight.core.errors import (
     ConfigError,
     DeployError,
@@ -60,7 +60,6 @@ STATUS_INTERVAL = 2.0  # seconds between queries of a job's status
 ABORT_TIMEOUT = 5.0  # seconds to open a session in order to abort a job
 LATE_SITES_TIMEOUT = 20.0  # seconds to wait for sites beyond the quorum
 WAITING_NOTICE_AFTER = 2.0  # seconds of waiting for sites until the user is told
-MIN_FREE_BYTES = 1 << 20  # with less free disk, a coordinator cannot even write why it ended
 POLL_INTERVAL = 0.25  # seconds
 
 
@@ -211,6 +210,7 @@ class RunScheduler:
             "number": self._number,
         }
         home, self._began = self._federation.server_home, time.time()
+        self._signs.look(sites)  # what is the matter already, before anything is waited for
         server, before = supervisor.process_id(home), presence.presences(self._federation.presences)
         with self._open_session(self._program.rounds.deadline) as session:
             self._job = self._submit(session, sites, arguments)
@@ -285,7 +285,7 @@ class RunScheduler:
             outcome = read_outcome(self._store, self._number)
             if outcome is not None and outcome["state"] != "running":
                 return outcome
-            if ended and shutil.disk_usage(self._store.folder).free < MIN_FREE_BYTES:
+            if ended and is_full(self._store.folder):  # the coordinator cannot write why it ended
                 raise StoreError(
                     f"the disk of {self._store.folder} is full; the last checkpoint is complete",
                     f"free some space, then run: fedsight resume {self._store.folder}",
