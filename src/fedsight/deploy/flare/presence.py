@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.private.defs import CellChannel, CellChannelTopic
 
+from fedsight.core.errors import StoreError
 from fedsight.deploy.flare.updates import Updates, held
 from fedsight.deploy.membership import presence
+from fedsight.deploy.membership.operators import read_revoked
 from fedsight.deploy.package import installed
 from fedsight.deploy.site import approvals
 from fedsight.deploy.site.state import state_of
@@ -93,7 +95,10 @@ class PresenceComponent(FLComponent):
             peer = fl_ctx.get_peer_context()
             found = presence.Heartbeat.decode(peer.get_prop(HEARTBEAT_PROPERTY))
             registered = fl_ctx.get_engine().client_manager.clients.get(found.token)
-            if registered is not None:
+            if registered is not None and registered.name in _revoked(home.parent):
+                # At once, whenever the operator's session comes to say so, too.
+                fl_ctx.get_engine().disable_clients([registered.name])
+            elif registered is not None:
                 told = found.declared, found.package, found.state
                 presence.record(home / "sites", registered.name, found.process, *told)
                 presence.record_decision(home / "sites", registered.name, found.decided)
@@ -110,6 +115,14 @@ class PresenceComponent(FLComponent):
             self._updates = Updates(home.parent)
         server = fl_ctx.get_engine().server.admin_server
         self._updates.offer(site.name, site.token, found, server)
+
+
+def _revoked(federation: Path) -> Collection[str]:
+    """The sites that were revoked; none if that cannot be read, which each job says."""
+    try:
+        return read_revoked(federation)
+    except StoreError:
+        return ()
 
 
 def _home() -> Path:

@@ -137,6 +137,7 @@ class RunScheduler:
         self._signs = Signs(federation, store.folder, notify)
         self._leavers = Leavers()
         self._permitted = Permitted(federation.folder)
+        self._starts = False  # whether the user knows that jobs take a while to start
         self._began = 0.0  # when the current job did, in seconds since 1970
 
     def run(self) -> dict[str, Any]:
@@ -255,6 +256,11 @@ class RunScheduler:
             if now - asked < STATUS_INTERVAL:
                 continue
             asked = now
+            if not self._starts:
+                self._starts = True
+                self._notify(
+                    "the server starts this run at its sites, and asks whether they take part"
+                )
             try:
                 status = session.status(str(self._job))
             except DeployError:
