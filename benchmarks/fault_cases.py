@@ -496,7 +496,7 @@ CASES = [
     Case(
         "revoke-site", "revoked", "site", revoke,
         {
-            "operator": Wanted(STATUS, f"{SITE} .*revoked$"),
+            "operator": Wanted(STATUS, f"{SITE} refused"),
             "owner": Wanted(START, "the server refuses this site: it was revoked"),
             "waits": Wanted(SAID, f"{SITE}' was revoked"),
         },

@@ -128,6 +128,7 @@ def test_status_shows_who_is_connected_and_with_what(tmp_path: Path) -> None:
     assert "[x]" not in found["b"]
     assert found["c"].split() == ["c", "never"]
     assert "stolen [red] :x:" in found["d"]
+    assert found["d"].split()[1] == "refused"
 
 
 def test_status_shows_who_runs_other_code(tmp_path: Path) -> None:

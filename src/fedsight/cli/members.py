@@ -192,6 +192,8 @@ def show_departures(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
 
 
 def _connection(row: SiteRow) -> Text:
+    if row.revoked:
+        return message("refused")
     if row.since is None:
         return message("never")
     if row.connected and row.state == "stopped":
