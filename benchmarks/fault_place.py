@@ -218,9 +218,7 @@ class Place:
             return False
 
         ended = self.processes[name].poll
-        self.wait(
-            lambda: ended() is not None and not works(), f"the processes of {name} are gone"
-        )
+        self.wait(lambda: ended() is not None and not works(), f"the processes of {name} are gone")
 
     def well(self) -> bool:
         """Whether all start commands run."""

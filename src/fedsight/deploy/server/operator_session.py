@@ -24,12 +24,10 @@ LOGIN_TIMEOUT = 5.0  # seconds
 RETRY_INTERVAL = 0.1  # seconds
 
 
-class Impatient(Authenticator):  # type: ignore[misc]  # FLARE has no types
-    """Asks again soon: the first question comes before there is a connection, which takes a few
-    milliseconds, and FLARE waits for a whole second then."""
-
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **{**named, "retry_interval": RETRY_INTERVAL})
+def impatient(*given: Any, **named: Any) -> Authenticator:
+    """What asks the server who it is, and asks again soon: the first question comes before there is
+    a connection, which takes milliseconds, and FLARE waits for a whole second then."""
+    return Authenticator(*given, **{**named, "retry_interval": RETRY_INTERVAL})
 
 
 def answer_to(session: Any, command: str, what: str, *run: str) -> Any:
@@ -49,7 +47,7 @@ def serve(kit: str, user: str, output: TextIO) -> None:
         print(json.dumps(answer, default=str), file=output, flush=True)
 
     addresses.use_both_kinds()
-    api.Authenticator = Impatient
+    api.Authenticator = impatient
     try:
         session = new_secure_session(username=user, startup_kit_location=kit, timeout=LOGIN_TIMEOUT)
     except Exception as error:  # FLARE does not document which exceptions it raises
