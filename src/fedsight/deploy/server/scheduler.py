@@ -137,6 +137,7 @@ class RunScheduler:
         self._signs = Signs(federation, store.folder, notify)
         self._leavers = Leavers()
         self._permitted = Permitted(federation.folder)
+        self._sites: Sequence[str] = ()  # of the current job, or of the last one
         self._starts = False  # whether the user knows that jobs take a while to start
         self._began = 0.0  # when the current job did, in seconds since 1970
 
@@ -211,6 +212,7 @@ class RunScheduler:
             "number": self._number,
         }
         home, self._began = self._federation.server_home, time.time()
+        self._sites = sites
         self._signs.look(sites)  # what is the matter already, before anything is waited for
         server, before = supervisor.process_id(home), presence.presences(self._federation.presences)
         with self._open_session(self._program.rounds.deadline) as session:
@@ -313,7 +315,7 @@ class RunScheduler:
         quorum = 1 if trained else self._program.rounds.quorum
         while True:
             self._require_going_on()
-            self._signs.look([])
+            self._signs.look(self._sites)
             expected = self._federation.admitted()
             found = presence.presences(self._federation.presences)
             # A drained site still lets a model be measured in whose training it had a part.
