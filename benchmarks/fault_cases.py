@@ -431,7 +431,7 @@ CASES = [
         "version-site", "other FedSight code", "site", starts_a_run,
         {
             "operator": Wanted(STATUS, f"Not the FedSight of this machine .*{SITE}"),
-            "waits": Wanted(SAID, f"{SITE}.*FedSight"),
+            "waits": Wanted(SAID, f"{SITE}' runs FedSight"),
         },
         "install the same version there",
         prepare=other_code(SITE), alone=True, idle=True, false=LOST,
@@ -440,7 +440,7 @@ CASES = [
         "version-server", "other FedSight code than `fedsight run`", "server", starts_a_run,
         {
             "operator": Wanted(STATUS, "The server was started with FedSight"),
-            "waits": Wanted(SAID, "FedSight"),
+            "waits": Wanted(SAID, "the server was started with FedSight"),
         },
         "start the server again",
         prepare=other_code("server"), alone=True, idle=True, false=LOST,
@@ -479,9 +479,10 @@ CASES = [
         server_ended_and_started,
         {
             "operator": Wanted(SERVER, "certificate of the server .* ended"),
-            "waits": Wanted(SAID, "the server is not running|certificate of the server"),
+            "waits": Wanted(SAID, "the server is not running, and its certificate ended"),
         },
         "`fedsight federation renew`, and start it again", alone=True,
+        false="the server is running|fedsight health: server .*works|not been heard",
     ),
     Case(
         "certificate-operator", "the operator's certificate has ended", "operator",
@@ -495,11 +496,12 @@ CASES = [
     Case(
         "revoke-site", "revoked", "site", revoke,
         {
-            "operator": Wanted(STATUS, SITE),
-            "owner": Wanted(START, "or this site was revoked"),
-            "waits": Wanted(SAID, f"{SITE}"),
+            "operator": Wanted(STATUS, f"{SITE} refused"),
+            "owner": Wanted(START, "the server refuses this site: it was revoked"),
+            "waits": Wanted(SAID, f"{SITE}' was revoked"),
         },
         "it cannot come back under this name", alone=True,
+        false="not been heard|running, but the server does not answer",
     ),
     # disks
     Case(

@@ -217,7 +217,8 @@ class Place:
                         return True
             return False
 
-        self.wait(lambda: not works(), f"the processes of {name} are gone")
+        ended = self.processes[name].poll
+        self.wait(lambda: ended() is not None and not works(), f"the processes of {name} are gone")
 
     def well(self) -> bool:
         """Whether all start commands run."""

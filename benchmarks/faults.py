@@ -39,7 +39,6 @@ LOSS = 2.0  # percent of the packets of a line
 AFTER = 2.0  # seconds for which what is false is looked for beyond that
 RESULT = RESULTS / "faults.json"
 PAGE = ROOT / "docs" / "how-to" / "faults.md"
-BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 _TIME = re.compile(r"\b\d\d:\d\d:\d\d\b")
 _RULE = re.compile(r"^[─ ]+$")
 
@@ -56,15 +55,18 @@ def tried(case: Case, place: Place, raw: bool) -> dict[str, Any]:
     case.make(place)
     time.sleep(max(0.0, began + SECONDS + AFTER - time.monotonic()))
     lines = seen(place, began)
+    # A fault that was there before it could be seen then, and still can.
+    shown = seen(place, 0.0) if case.idle else lines
     if raw:
         for line in lines:
             print(f"    {line.at - began:5.1f} {line.who:8} {line.place}: {line.text[:200]}")
     found = {}
     for who, wanted in case.expect.items():
-        fits = [one for one in lines if one.who in _machines(who) and wanted.fits(one)]
+        fits = [one for one in shown if one.who in _machines(who) and wanted.fits(one)]
         if fits:
             first = fits[0]
-            told = {"seconds": round(first.at - began, 1), "place": first.place}
+            seconds = max(0.0, round(first.at - began, 1))
+            told = {"seconds": seconds, "place": first.place}
             found[who] = {**told, "line": short(first.text)}
     false = [f"{one.place}: {one.text}" for one in lines if case.is_false(one)]
     return {"seen": found, "false": sorted({*false})}
@@ -157,13 +159,28 @@ def table(found: dict[str, Any]) -> str:
         about = [case.fault, case.where, case.cure]
         if case.note and case.name in found:
             lines.append(_row(about, "all", case.note, ""))
-        seen = found.get(case.name, {}).get("seen", {})
-        for who in (who for who in case.expect if who in seen):
-            told = seen[who]
-            line = f"`{told['place']}`: {_cell(told['line'])}"
-            lines.append(_row(about, PEOPLE[who], line, f"{math.ceil(told['seconds'] + 0.1)} s"))
+        if case.name not in found:
+            continue
+        for who in case.expect:
+            told = found[case.name]["seen"].get(who)
+            line = "nothing" if told is None else f"`{told['place']}`: {_cell(told['line'])}"
+            within = SECONDS if told is None else math.ceil(told["seconds"] + 0.1)
+            lines.append(_row(about, PEOPLE[who], line, f"{within:.0f} s"))
             about = ["", "", ""]
+    if missing := [f"{one.where}: {one.fault}" for one in CASES if one.name not in found]:
+        lines += ["", f"Not measured here: {'; '.join(missing)}."]
     return "\n".join(lines)
+
+
+def sentence(line: dict[str, Any]) -> str:
+    """What was seen on the line that loses packets."""
+    false = "; ".join([*line["false"], *line["hooks"]])
+    said = f"This was said: {false}." if false else "Nobody was called silent or lost."
+    return (
+        f"In {line['seconds']:.0f} seconds, {line['rounds']} rounds of "
+        f"{line['seconds_of_a_round']:.1f} s went over it; {line['lost']:,} packets were lost, and "
+        f"the longest time without a heartbeat was {line['longest_silence']:.1f} s. {said}"
+    )
 
 
 def _row(about: list[str], who: str, line: str, within: str) -> str:
@@ -183,12 +200,20 @@ def _cell(text: str) -> str:
     return re.sub(r"([|<>*_])", r"\\\1", text)
 
 
-def write_page(found: dict[str, Any]) -> None:
-    """Put the table into the page."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{after}", encoding="utf-8")
+def write_page(known: dict[str, Any]) -> None:
+    """Put the table into the page, and what was seen on a line that loses packets."""
+    text = _between(PAGE.read_text(encoding="utf-8"), "faults", table(known["faults"]))
+    if "line" in known:
+        text = _between(text, "line", sentence(known["line"]))
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def _between(text: str, name: str, new: str) -> str:
+    """The text with something new between the marks of that name."""
+    begin, end = (f"<!-- {name}: {mark} -->" for mark in ("begin", "end"))
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{new}\n{end}{after}"
 
 
 def main() -> None:
@@ -204,7 +229,7 @@ def main() -> None:
     os.environ["COLUMNS"] = "200"  # for the tables that are looked at
     known = json.loads(given.out.read_text()) if given.out.exists() else {}
     if given.page:
-        write_page(known["faults"])
+        write_page(known)
         return
     if given.line is not None:
         found = lossy(LOSS, given.line)

@@ -19,6 +19,7 @@ from clocks import heard_ago
 from command_line import check_message, cli, done, refused, write_config
 
 from fedsight.cli import members
+from fedsight.core import disk
 from fedsight.core.errors import DeployError
 from fedsight.deploy import requirements
 from fedsight.deploy.membership import presence
@@ -127,6 +128,7 @@ def test_status_shows_who_is_connected_and_with_what(tmp_path: Path) -> None:
     assert "[x]" not in found["b"]
     assert found["c"].split() == ["c", "never"]
     assert "stolen [red] :x:" in found["d"]
+    assert found["d"].split()[1] == "refused"
 
 
 def test_status_shows_who_runs_other_code(tmp_path: Path) -> None:
@@ -146,6 +148,21 @@ def test_status_shows_who_runs_other_code(tmp_path: Path) -> None:
         False,
     )
     assert (found["b"]["package"], found["b"]["other"]) == (f"{ours.version} (0123456789ab)", True)
+
+
+def test_status_calls_nobody_silent_while_the_server_cannot_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = federation(tmp_path / "wards", "a", "b")
+    for name in ("a", "b"):
+        presence.record(made.presences, name, "process", DECLARED)
+    heard_ago(made.presences / "b.json", 60)
+    monkeypatch.setattr(disk, "FULL", 1 << 62)
+    text = done("federation", "status", "--federation", made.folder).out
+    assert "The disk of this folder is full" in text
+    assert "connected since" in rows(text)["a"]
+    assert "unknown since" in rows(text)["b"]
+    assert "last seen" not in text
 
 
 def test_status_of_a_new_federation(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from command_line import cli, done
 from processes import wait_until
 
+from fedsight.core import disk
 from fedsight.core.errors import DeployError
 from fedsight.core.process_facts import is_suspended
 from fedsight.deploy import health
@@ -115,7 +116,7 @@ def test_a_full_disk_ends_no_server(
     with supervisor.exclusive(home, "the server"):
         (home / "process.pid").write_text(str(process))
         assert fault(federation) == "its process does not respond"
-        monkeypatch.setattr(health, "FULL", 1 << 62)
+        monkeypatch.setattr(disk, "FULL", 1 << 62)
         assert fault(federation) == ""
         assert fault(federation, connected=True) == "its disk is full"
 

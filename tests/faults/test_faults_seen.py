@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import authorities
 import pytest
 from command_line import done
 from loopback import Loopback, loopback
@@ -19,10 +20,15 @@ from processes import DEPLOYED, wait_until
 from fedsight.console import site_view
 from fedsight.core.errors import Interrupted
 from fedsight.deploy import demo
+from fedsight.deploy.site import state
 from fedsight.runs.listing import control
 
-SITE = "site-01"
+SITE, OTHER = "site-01", "site-00"
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "faults.md"
+
+
+# What is another time, number or date in each federation, and all that follows it.
+ELSEWHERE = r" hh:mm:ss|, which|\(\d|: \w+ -| in round \d+| on \d{4}-|; continuing"
 
 
 class Row(NamedTuple):
@@ -44,8 +50,8 @@ def rows(fault: str, where: str) -> list[Row]:
         seen = re.fullmatch(r"`fedsight ([\w ]+)`: (.*)", cells[3])
         if about and seen:
             told = re.sub(r"\\(.)", r"\1", seen[2])
-            told = re.sub(r"^after round \d+: ", "", told)
-            found.append(Row(seen[1], re.split(r" hh:mm:ss|, which|\(\d|: \w+ -", told)[0]))
+            told = re.sub(r"^after round \d+: (round .* the first rejected: )?", "", told)
+            found.append(Row(seen[1], re.split(ELSEWHERE, told)[0]))
     assert found, f"the table has no fault '{fault}' at a {where}"
     return found
 
@@ -53,8 +59,14 @@ def rows(fault: str, where: str) -> list[Row]:
 class Seen:
     """What people see of the federation, for as long as its run goes on."""
 
-    def __init__(self, made: Loopback) -> None:
-        self.made, self.home = made, made.sites[SITE].folder
+    def __init__(self, made: Loopback, site: str = SITE) -> None:
+        self.made, self.site, self.home = made, site, made.sites[site].folder
+
+    @property
+    def rounds(self) -> int:
+        """How many have ended."""
+        history = self.made.federation.runs / "seen" / "history.jsonl"
+        return history.read_bytes().count(b"\n")
 
     def at(self, place: str) -> str:
         """What is to be seen there now."""
@@ -62,7 +74,8 @@ class Seen:
         if place == "federation status":
             return " ".join(done("federation", "status", "--federation", where).out.split())
         if place == "site console":
-            return str(site_view.now(self.home).words)
+            now = site_view.now(self.home)
+            return f"{now.words}; drained" if now.drained else str(now.words)
         if place == "site start":
             return (self.home / demo.OUTPUT).read_text()
         if place == "server start":
@@ -70,10 +83,13 @@ class Seen:
         assert place == "run", place
         return "\n".join(self.made.said)
 
-    def all_of(self, fault: str, where: str = "site") -> None:
-        """Wait until everything is seen that the table has for a fault."""
+    def all_of(self, fault: str, where: str = "site", *, but: str = "") -> None:
+        """Wait until everything is seen that the table has for a fault, `but` at one place."""
         for row in rows(fault, where):
-            wait_until(lambda row=row: row.words in self.at(row.place), DEPLOYED)  # type: ignore[misc]
+            if row.place == but:
+                continue
+            words = row.words.replace(SITE, self.site)
+            wait_until(lambda place=row.place, words=words: words in self.at(place), DEPLOYED)  # type: ignore[misc]
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +143,34 @@ def test_a_suspended_job_of_a_site(seen: Seen) -> None:
     goes_on(seen, process, f"site '{SITE}' is there again")
 
 
+def test_a_suspended_trainer(seen: Seen) -> None:
+    process = the_process(seen, seen.home, "trainer")
+    suspended(process)
+    seen.all_of("its trainer suspended")
+    goes_on(seen, process, f"site '{SITE}' is there again")
+
+
+def test_a_trainer_that_is_killed(seen: Seen) -> None:
+    os.kill(the_process(seen, seen.home, "trainer"), signal.SIGKILL)
+    seen.all_of("its trainer killed, or out of memory")
+
+
+def test_a_certificate_that_has_ended_while_the_site_is_connected(seen: Seen) -> None:
+    path = seen.made.federation.folder / "admitted" / f"{SITE}.crt"
+    certificate = path.read_bytes()
+    path.write_bytes(authorities.certify(SITE, "client", -1, begins=-9))
+    seen.all_of("its certificate has ended, still connected", but="run")
+    path.write_bytes(certificate)
+
+
+def test_a_drained_site(seen: Seen) -> None:
+    state.drain(seen.home, True)
+    seen.all_of("drained by its owner")
+    before = seen.rounds
+    state.drain(seen.home, False)
+    wait_until(lambda: seen.rounds > before + 1, DEPLOYED)
+
+
 def test_a_suspended_server(seen: Seen) -> None:
     process = the_process(seen, seen.made.server, "parent")
     suspended(process)
@@ -148,3 +192,9 @@ def test_a_site_that_is_killed(seen: Seen) -> None:
     process.wait()
     seen.all_of("killed, or its machine is down")
     assert "malicious" not in "\n".join(seen.made.said)
+
+
+def test_a_site_that_is_revoked(seen: Seen) -> None:
+    other = Seen(seen.made, OTHER)
+    done("federation", "revoke", OTHER, "--federation", seen.made.federation.folder)
+    other.all_of("revoked", but="run")  # which waits for the other site by now

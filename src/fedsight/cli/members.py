@@ -13,12 +13,12 @@ from rich.markup import escape
 from fedsight.cli.renewal import warnings
 from fedsight.cli.screen import share
 from fedsight.cli.tables import make_table, print_line, show
-from fedsight.core.files import json_object
+from fedsight.core.disk import is_full
 from fedsight.deploy.membership import hosts
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.overview import SiteRow, server_words, sites
 from fedsight.deploy.membership.renewal import endings
-from fedsight.deploy.package import RUNNING, installed, stated
+from fedsight.deploy.package import installed, started_with
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.site.log import details, protections
 from fedsight.governance.entries import SUMS
@@ -41,6 +41,13 @@ def show_status(federation: FederationFolder) -> None:
             state=state,
         )
     )
+    if is_full(home):
+        print_line(
+            message(
+                "The disk of this folder is full, so the server can write nothing down: free some "
+                "space."
+            )
+        )
     _show_other_server(home)
     for text in warnings(endings(federation)):
         print_line(text)
@@ -49,14 +56,14 @@ def show_status(federation: FederationFolder) -> None:
 
 def _show_other_server(home: Path) -> None:
     """Say if the server in `home` runs other code than this machine has."""
-    runs, ours = json_object(home / RUNNING), installed()
-    if runs and supervisor.is_running(home) and stated(runs) != ours:
+    other = started_with(home)
+    if other is not None and supervisor.is_running(home):
         print_line(
             message(
                 "The server was started with FedSight {other}, and this machine has {ours}: start "
                 "the server again.",
-                other=str(stated(runs)),
-                ours=str(ours),
+                other=str(other),
+                ours=str(installed()),
             )
         )
 
@@ -185,6 +192,8 @@ def show_departures(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
 
 
 def _connection(row: SiteRow) -> Text:
+    if row.revoked:
+        return message("refused")
     if row.since is None:
         return message("never")
     if row.connected and row.state == "stopped":
@@ -193,6 +202,8 @@ def _connection(row: SiteRow) -> Text:
         return message("drained by its owner")
     if row.connected:
         return message("[green]connected[/] since {time}", time=_clock(row.since))
+    if row.unknown:
+        return message("unknown since {time}", time=_clock(row.since))
     return message("last seen {time}", time=_clock(row.since))
 
 

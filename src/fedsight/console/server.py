@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 1 << 16  # of a form
 LONGEST_WAIT = 2  # seconds in which listeners may end when the console does
 MOST_CONNECTIONS = 256  # at a time: a process may have about a thousand open files
+MOST_AT_ONCE = 64  # new ones that are accepted together, before any gives way
 MOST_OF_ONE = 32  # of them with sessions of one holder, when there are too many
 PATIENCE = 10.0  # seconds until a connection without a complete request is closed
 
@@ -159,6 +160,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 application(console, door),
                 http=protocol,
+                backlog=MOST_AT_ONCE,
                 ws="none",  # no page uses them, and they would not count as connections
                 log_level="warning",
                 access_log=False,

@@ -31,7 +31,7 @@ from fedsight.deploy.findings import (
 from fedsight.deploy.membership import kits, presence
 from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
-from fedsight.deploy.site import approvals, state
+from fedsight.deploy.site import approvals, state, unanswered
 from fedsight.deploy.site.approvals import Decided, Request
 from fedsight.deploy.site.folder import SiteFolder
 from fedsight.deploy.site.ledger_view import epsilons, runs
@@ -157,6 +157,7 @@ class Now:
     said: str  # what the site says of itself: see `state.state_of`
     drained: bool
     jobs: Sequence[tuple[state.Job, Sequence[state.Work]]]
+    why: Text  # the server may not answer
 
     @property
     def words(self) -> Text:
@@ -168,7 +169,7 @@ class Now:
         if self.said == "stopped":
             return message("one of its processes is suspended")
         if not self.answered:
-            return message("running, but the server does not answer")
+            return message("running, but {why}", why=self.why)
         return message("connected")
 
 
@@ -182,6 +183,7 @@ def now(home: Path) -> Now:
         state.state_of(home) if running else "",
         state.is_drained(home),
         [(job, [one for one in works if one.run == job.run]) for job in jobs],
+        unanswered.shortly(home),
     )
 
 

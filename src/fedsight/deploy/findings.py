@@ -16,7 +16,7 @@ from fedsight.core.finding import Finding
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.certificates import SOON
 from fedsight.deploy.processes import supervisor
-from fedsight.deploy.site import state
+from fedsight.deploy.site import state, unanswered
 from fedsight.deploy.site.folder import SiteFolder
 from fedsight.deploy.site.owner import read_contract, read_owner, tables
 from fedsight.governance.contract import Contract
@@ -119,7 +119,8 @@ def running_site(site: SiteFolder) -> Iterator[Finding]:
         yield Finding(what, "ok", message("running, and the server answers"))
     else:
         cure = message("fedsight site doctor looks at network and TLS; the site may be revoked")
-        yield Finding(what, "bad", message("running, but the server does not answer"), cure)
+        why = message("running, but {why}", why=unanswered.shortly(site.folder))
+        yield Finding(what, "bad", why, cure)
 
 
 def settings_in_force(folder: Path) -> tuple[str, bool]:

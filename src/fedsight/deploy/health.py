@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedsight.core.disk import is_full
 from fedsight.core.errors import DeployError
 from fedsight.deploy.membership import presence
 from fedsight.deploy.processes import supervisor
-from fedsight.deploy.site import state
+from fedsight.deploy.site import state, unanswered
 from fedsight.language.message import Text, message
 
 SILENCE = 30.0  # seconds for which the server's process may not have written its traffic
-FULL = 1 << 20  # bytes of free disk below which it is full
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def _process(home: Path, connected: bool) -> Text | str:
     """What is wrong with the processes that run from `home`, and with its disk."""
     if not supervisor.is_running(home):
         return message("not running")
-    if connected and _is_full(home):
+    if connected and is_full(home):
         return message("its disk is full")
     if supervisor.is_starting(home):
         return message("it is still starting") if connected else ""
@@ -75,7 +74,7 @@ def _process(home: Path, connected: bool) -> Text | str:
 
 def _serving(home: Path) -> Text | str:
     """Whether the server's process does anything: it writes a file every second."""
-    if supervisor.is_starting(home) or _is_full(home):  # on a full disk it may be unable to
+    if supervisor.is_starting(home) or is_full(home):  # on a full disk it may be unable to
         return ""
     try:
         silence = time.time() - (home / presence.TRAFFIC_FILE).stat().st_mtime
@@ -84,13 +83,9 @@ def _serving(home: Path) -> Text | str:
     return message("its process does not respond") if silence > SILENCE else ""
 
 
-def _is_full(home: Path) -> bool:
-    return shutil.disk_usage(home).free < FULL
-
-
 def _site(home: Path, connected: bool) -> Text | str:
     if state.state_of(home) == "stopped":
         return message("one of its processes is suspended")
     if connected and not presence.is_answered(home):
-        return message("the server does not answer")
+        return unanswered.shortly(home)
     return ""

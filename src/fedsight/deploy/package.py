@@ -20,6 +20,7 @@ from typing import Any
 
 import fedsight
 from fedsight.core.errors import RefusedError, SiteError
+from fedsight.core.files import json_object
 from fedsight.core.text import printable
 
 RUNNING = "package.json"  # in the server's folder: the FedSight code that it was started with
@@ -118,6 +119,13 @@ def stated(table: Any) -> Package:
         return Package("", "")
     version, sha256 = (table.get(key) for key in ("version", "sha256"))
     return Package(printable(str(version), 40), printable(str(sha256), 64))
+
+
+def started_with(server: Path) -> Package | None:
+    """The code that the server in the folder `server` was started with, if it is not that of this
+    process; None if it is, or nothing is known."""
+    found = json_object(server / RUNNING)
+    return None if not found or stated(found) == installed() else stated(found)
 
 
 def require_coordinators(table: Any) -> None:

@@ -9,17 +9,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import authorities
 import pytest
 from clocks import heard_ago
 from processes import wait_until
 
 from fedsight.coordinator.live import LIVE
+from fedsight.core.errors import DeployError
 from fedsight.core.process_facts import is_suspended
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
+from fedsight.deploy.package import RUNNING, Package, installed
 from fedsight.deploy.processes import supervisor
+from fedsight.deploy.server import server
 from fedsight.deploy.server.signs import Signs
 
 SILENT = (
@@ -45,14 +50,14 @@ class Federation:
         self.run = folder / "runs" / "first"
         self.run.mkdir(parents=True)
         self.said: list[str] = []
-        made = FederationFolder(folder, Invitation("wards", "localhost", 8002, "SHA256:00"))
-        self.signs = Signs(made, self.run, self.said.append)
+        self.folder = FederationFolder(folder, Invitation("wards", "localhost", 8002, "SHA256:00"))
+        self.signs = Signs(self.folder, self.run, self.said.append)
 
     def serve(self, process: int) -> None:
         (self.home / supervisor.PROCESS_FILE).write_text(str(process))
 
-    def beat(self, state: presence.State = "") -> None:
-        presence.record(self.home / "sites", "a", "process", None, "", state)
+    def beat(self, state: presence.State = "", package: str = "") -> None:
+        presence.record(self.home / "sites", "a", "process", None, package, state)
 
     def silence(self) -> None:
         heard_ago(self.home / "sites" / "a.json", presence.HEARTBEAT_TIMEOUT + 1)
@@ -94,6 +99,49 @@ def test_a_server_that_is_not_there_is_told_and_no_site_is_blamed(federation: Fe
         federation.beat()
         assert federation.told() == []
     assert federation.told() == ["the server is not running: fedsight server start"]
+
+
+def test_a_server_whose_certificate_has_ended_needs_another_one(federation: Federation) -> None:
+    startup = federation.home / "kit" / "startup"
+    startup.mkdir(parents=True)
+    certificate = authorities.certify("localhost", "server", -1, begins=-9)
+    (startup / "server.crt").write_bytes(certificate)
+    ended = (datetime.now(UTC) - timedelta(1)).date()
+    assert federation.told() == [
+        f"the server is not running, and its certificate ended on {ended}: fedsight federation "
+        "renew, then fedsight server start"
+    ]
+    with pytest.raises(DeployError, match=f"'localhost' ended on {ended}") as caught:
+        server.start(federation.folder, None, print)
+    assert "fedsight federation renew" in caught.value.cure
+
+
+def test_other_code_is_told_before_anybody_is_asked(served: Federation) -> None:
+    ours, other = installed(), Package("0.0.8", "ab" * 32)
+    served.beat(package=str(other))
+    assert served.told() == [
+        f"site 'a' runs FedSight {other}, and this machine {ours}: it can take part in no run "
+        "until both are the same"
+    ]
+    served.beat(package=str(ours))
+    assert served.told() == ["site 'a' is there again"]
+    (served.home / RUNNING).write_text(json.dumps(other.table()))
+    assert served.told() == [
+        f"the server was started with FedSight {other}, and this machine has {ours}: start the "
+        "server again"
+    ]
+    (served.home / RUNNING).write_text(json.dumps(ours.table()))
+    assert served.told() == []
+
+
+def test_a_revoked_site_is_not_called_silent(served: Federation) -> None:
+    served.beat()
+    (served.folder.folder / "admitted").mkdir()
+    (served.folder.folder / "admitted" / "a.toml").touch()
+    served.folder.revoke("a", "left the study")
+    assert served.told() == ["site 'a' was revoked: nothing counts from it any more"]
+    served.silence()
+    assert served.told() == []
 
 
 def test_a_server_that_is_suspended_is_told(served: Federation, child: int) -> None:

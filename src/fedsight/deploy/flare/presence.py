@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,15 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.private.defs import CellChannel, CellChannelTopic
 
+from fedsight.core.errors import StoreError
 from fedsight.deploy.flare.updates import Updates, held
 from fedsight.deploy.membership import presence
+from fedsight.deploy.membership.operators import read_revoked
 from fedsight.deploy.package import installed
 from fedsight.deploy.site import approvals
 from fedsight.deploy.site.state import state_of
 
+DISABLED = "is disabled"  # the end of FLARE's answer to a site that was revoked
 HEARTBEAT_PROPERTY = "fedsight_heartbeat"  # in the context that FLARE sends with a heartbeat
 
 
@@ -29,8 +34,10 @@ class Replies:
     FLARE says that a heartbeat is over also where it could not be delivered.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, refused: Callable[[], None]) -> None:
+        """`refused` is called when it refuses one because the site was revoked."""
         self.came = False
+        self._refused = refused
         self._cell: Any = None
 
     def await_one(self, cell: Any) -> None:
@@ -47,6 +54,11 @@ class Replies:
         if what == (CellChannel.SERVER_MAIN, CellChannelTopic.HEART_BEAT):
             code = header(MessageHeaderKey.RETURN_CODE)
             self.came = self.came or code in (None, ReturnCode.OK)
+            # FLARE answers with the same code where it does not know the token, after a restart;
+            # and then calls no handler of ours.
+            why = str(header(MessageHeaderKey.ERROR))
+            if code == ReturnCode.UNAUTHENTICATED and why.endswith(DISABLED):
+                self._refused()
 
 
 class PresenceComponent(FLComponent):
@@ -62,11 +74,11 @@ class PresenceComponent(FLComponent):
         self._process = secrets.token_hex(8)
         self._state: presence.State = ""  # what the last heartbeat of this site said
         self._updates: Updates | None = None  # at the server
-        self._replies = Replies()  # at a site
+        self._replies = Replies(self._note_refusal)  # at a site
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Called by FLARE in the long-lived processes of server and site."""
-        home = Path(os.environ.get("FEDSIGHT_HOME", "."))
+        home = _home()
         if event_type in (EventType.BEFORE_CLIENT_REGISTER, EventType.BEFORE_CLIENT_HEARTBEAT):
             path = home / "declared.json"
             declared = path.read_text(encoding="utf-8") if path.is_file() else "null"
@@ -83,11 +95,19 @@ class PresenceComponent(FLComponent):
             peer = fl_ctx.get_peer_context()
             found = presence.Heartbeat.decode(peer.get_prop(HEARTBEAT_PROPERTY))
             registered = fl_ctx.get_engine().client_manager.clients.get(found.token)
-            if registered is not None:
+            if registered is not None and registered.name in _revoked(home.parent):
+                # At once, whenever the operator's session comes to say so, too.
+                fl_ctx.get_engine().disable_clients([registered.name])
+            elif registered is not None:
                 told = found.declared, found.package, found.state
                 presence.record(home / "sites", registered.name, found.process, *told)
                 presence.record_decision(home / "sites", registered.name, found.decided)
                 self._offer(home, registered, found, fl_ctx)
+
+    def _note_refusal(self) -> None:
+        """The server refuses the heartbeats of this site."""
+        with contextlib.suppress(OSError):  # the disk is full, which is said instead
+            presence.record_answer(_home(), self._state, refused=True)
 
     def _offer(self, home: Path, site: Any, found: presence.Heartbeat, fl_ctx: FLContext) -> None:
         """Send the site what it lacks."""
@@ -95,3 +115,16 @@ class PresenceComponent(FLComponent):
             self._updates = Updates(home.parent)
         server = fl_ctx.get_engine().server.admin_server
         self._updates.offer(site.name, site.token, found, server)
+
+
+def _revoked(federation: Path) -> Collection[str]:
+    """The sites that were revoked; none if that cannot be read, which each job says."""
+    try:
+        return read_revoked(federation)
+    except StoreError:
+        return ()
+
+
+def _home() -> Path:
+    """The folder of the site or the server that this process belongs to."""
+    return Path(os.environ.get("FEDSIGHT_HOME", "."))

@@ -33,6 +33,7 @@ SITE_COMPONENT = "fedsight.deploy.flare.components.SiteComponent"
 
 AUTHORITY, AUTHORITY_KEY = "rootCA.pem", "rootCA.key"  # certificate and key of the authority
 MAX_SITES = 1000
+REGISTER_INTERVAL = 0.5  # seconds between two attempts of a site to be registered
 HEARTBEAT_INTERVAL = 2  # seconds
 CONNECTION_TIMEOUT = 20  # seconds without a heartbeat until the server drops a site's connection
 JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -261,7 +262,12 @@ def _site_resources() -> dict[str, Any]:
     return {
         **_allow(EXECUTOR, SITE_COMPONENT),
         "allow_log_streaming": False,  # a site's log stays at the site
-        "client": {"retry_timeout": 30, "compression": "Gzip"},
+        # It asks to be registered before there is a connection, and again only so much later.
+        "client": {
+            "retry_timeout": 30,
+            "compression": "Gzip",
+            "client_register_interval": REGISTER_INTERVAL,
+        },
         "components": [
             part(
                 "resource_manager",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fedsight.core.disk import is_full
 from fedsight.deploy.membership import hosts
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.presence import Presence, State, presences
@@ -35,6 +36,8 @@ class SiteRow:
     package: str = ""  # the FedSight code that it says it runs
     state: State = ""  # what it says of itself
     other: bool = False  # whether that is not the code of this machine
+    # whether the server cannot note that it hears from the site: its disk is full
+    unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,12 @@ def sites(federation: FederationFolder) -> Sites:
     found, gone = presences(federation.presences), federation.revoked()
     revoked = {name: why for name, why in gone.items() if not is_operators(name)}
     names = sorted({*federation.admitted(), *found, *revoked})
-    invitation = federation.invitation
+    invitation, full = federation.invitation, is_full(federation.server_home)
     return Sites(
         federation.name,
         hosts.written(invitation.host, invitation.port),
         supervisor.is_running(federation.server_home),
-        tuple(_row(name, found.get(name), revoked.get(name, "")) for name in names),
+        tuple(_row(name, found.get(name), revoked.get(name, ""), full) for name in names),
         supervisor.state(federation.server_home),
     )
 
@@ -95,7 +98,7 @@ def server_words(state: supervisor.State, process: int | None = None) -> Text:
     return message("the server is not running: start it with `fedsight server start`")
 
 
-def _row(name: str, one: Presence | None, revoked: str) -> SiteRow:
+def _row(name: str, one: Presence | None, revoked: str, full: bool) -> SiteRow:
     declared = one.declared if one is not None else None
     facts: Mapping[str, Any] = declared if isinstance(declared, Mapping) else {}
     classes = facts.get("classes")
@@ -114,6 +117,7 @@ def _row(name: str, one: Presence | None, revoked: str) -> SiteRow:
         state=one.state if one is not None and alive else "",
         package=one.package if one is not None else "",
         other=one is not None and one.package not in ("", str(installed())),
+        unknown=full and one is not None and not alive and one.state != "leaving",
     )
 
 

@@ -230,18 +230,30 @@ def _read(path: Path) -> Presence | None:
 # At the site --------------------------------------------------------------------------------------
 
 
-def record_answer(home: Path, state: State = "") -> None:
+def record_answer(home: Path, state: State = "", refused: bool = False) -> None:
     """Record in the site's folder `home` that the server has answered a heartbeat, which said
-    `state`."""
+    `state`; or that it has `refused` it."""
     partial = _answered(home).with_suffix(".partial")
-    partial.write_text(json.dumps({"state": state, "heard": asdict(Moment.now())}))
+    heard = {"state": state, "heard": asdict(Moment.now()), "refused": refused}
+    partial.write_text(json.dumps(heard))
     partial.replace(_answered(home))
 
 
 def is_answered(home: Path) -> bool:
-    """Whether the server answers the heartbeats of the site in `home`."""
+    """Whether the server answers the heartbeats of the site in `home`, and takes them."""
+    return _is_recent(home, refused=False)
+
+
+def is_refused(home: Path) -> bool:
+    """Whether the server answers the heartbeats of the site in `home` by refusing them."""
+    return _is_recent(home, refused=True)
+
+
+def _is_recent(home: Path, refused: bool) -> bool:
+    found = json_object(_answered(home))
     with contextlib.suppress(KeyError, TypeError):  # nothing was answered yet
-        return Moment(**json_object(_answered(home))["heard"]).ago < HEARTBEAT_TIMEOUT
+        recent = Moment(**found["heard"]).ago < HEARTBEAT_TIMEOUT
+        return recent and found.get("refused", False) is refused
     return False
 
 
@@ -274,7 +286,7 @@ class ConnectionMonitor:
         """Report a change since the last call."""
         connected = self.connected
         waits = self._told is None and time.monotonic() - self._began < HEARTBEAT_TIMEOUT
-        if connected == self._told or (waits and not connected):
+        if connected == self._told or (waits and not connected and not is_refused(self._home)):
             return
         self._told = connected
         self._notify("connected" if connected else self._why())

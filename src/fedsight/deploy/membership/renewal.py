@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,8 +66,7 @@ class Ending:
 def certified(federation: FederationFolder) -> list[Certified]:
     """The server, the operators and the sites that were admitted and not revoked since."""
     folder, revoked = federation.folder, federation.revoked()
-    server = federation.server_home / "kit" / "startup" / "server.crt"
-    found = [Certified("server", federation.invitation.host, server)]
+    found = [_server(federation)]
     for name in federation.operators():
         found.append(Certified("operator", name, folder / FOLDER / f"{name}.crt"))
     for name in federation.admitted():
@@ -75,11 +74,22 @@ def certified(federation: FederationFolder) -> list[Certified]:
     return [one for one in found if one.name not in revoked]
 
 
+def _server(federation: FederationFolder) -> Certified:
+    path = federation.server_home / "kit" / "startup" / "server.crt"
+    return Certified("server", federation.invitation.host, path)
+
+
 def endings(federation: FederationFolder) -> list[Ending]:
     """When the certificates of the authority and of all members end."""
     authority = Certified("authority", federation.name, federation.authority)
     members = [authority, *certified(federation)]
     return [_ending(one) for one in members]
+
+
+def server_ended(federation: FederationFolder) -> date | None:
+    """When the certificate of the server has ended; None if it has not."""
+    found = _ending(_server(federation))
+    return found.end.date() if found.end is not None and found.days < 0 else None
 
 
 def _ending(member: Certified) -> Ending:

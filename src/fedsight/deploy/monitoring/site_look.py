@@ -31,7 +31,7 @@ from fedsight.deploy.monitoring.look import (
     look_at_machine,
 )
 from fedsight.deploy.monitoring.settings import HookSettings
-from fedsight.deploy.site import state
+from fedsight.deploy.site import state, unanswered
 from fedsight.deploy.site.delivery.received import Received
 from fedsight.deploy.site.owner import read_contract
 from fedsight.deploy.site.refusals import HELD, Asked
@@ -108,7 +108,7 @@ class SiteLook:
                 look.happened.append(Happened("server_answers"))
             self._was_up = True
             return
-        look.reasons.append("the server does not answer")
+        look.reasons.append(unanswered.shortly(self._home).text("en"))
         silent = now - self._answered
         if self._was_up and silent > max(self._hooks.lost_after, LEAST_SILENCE):
             self._was_up = False

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import shutil
 import tempfile
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from fedsight.coordinator.folders import CARRIED, LOCK
 from fedsight.coordinator.live import LIVE, Live
 from fedsight.coordinator.store import RunStore
 from fedsight.core import errors, locks
+from fedsight.core.disk import is_full
 from fedsight.core.errors import (
     ConfigError,
     DeployError,
@@ -60,7 +60,6 @@ STATUS_INTERVAL = 2.0  # seconds between queries of a job's status
 ABORT_TIMEOUT = 5.0  # seconds to open a session in order to abort a job
 LATE_SITES_TIMEOUT = 20.0  # seconds to wait for sites beyond the quorum
 WAITING_NOTICE_AFTER = 2.0  # seconds of waiting for sites until the user is told
-MIN_FREE_BYTES = 1 << 20  # with less free disk, a coordinator cannot even write why it ended
 POLL_INTERVAL = 0.25  # seconds
 
 
@@ -138,6 +137,8 @@ class RunScheduler:
         self._signs = Signs(federation, store.folder, notify)
         self._leavers = Leavers()
         self._permitted = Permitted(federation.folder)
+        self._sites: Sequence[str] = ()  # of the current job, or of the last one
+        self._starts = False  # whether the user knows that jobs take a while to start
         self._began = 0.0  # when the current job did, in seconds since 1970
 
     def run(self) -> dict[str, Any]:
@@ -211,6 +212,8 @@ class RunScheduler:
             "number": self._number,
         }
         home, self._began = self._federation.server_home, time.time()
+        self._sites = sites
+        self._signs.look(sites)  # what is the matter already, before anything is waited for
         server, before = supervisor.process_id(home), presence.presences(self._federation.presences)
         with self._open_session(self._program.rounds.deadline) as session:
             self._job = self._submit(session, sites, arguments)
@@ -255,6 +258,11 @@ class RunScheduler:
             if now - asked < STATUS_INTERVAL:
                 continue
             asked = now
+            if not self._starts:
+                self._starts = True
+                self._notify(
+                    "the server starts this run at its sites, and asks whether they take part"
+                )
             try:
                 status = session.status(str(self._job))
             except DeployError:
@@ -285,7 +293,7 @@ class RunScheduler:
             outcome = read_outcome(self._store, self._number)
             if outcome is not None and outcome["state"] != "running":
                 return outcome
-            if ended and shutil.disk_usage(self._store.folder).free < MIN_FREE_BYTES:
+            if ended and is_full(self._store.folder):  # the coordinator cannot write why it ended
                 raise StoreError(
                     f"the disk of {self._store.folder} is full; the last checkpoint is complete",
                     f"free some space, then run: fedsight resume {self._store.folder}",
@@ -307,7 +315,7 @@ class RunScheduler:
         quorum = 1 if trained else self._program.rounds.quorum
         while True:
             self._require_going_on()
-            self._signs.look([])
+            self._signs.look(self._sites)
             expected = self._federation.admitted()
             found = presence.presences(self._federation.presences)
             # A drained site still lets a model be measured in whose training it had a part.

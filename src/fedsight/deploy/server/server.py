@@ -16,6 +16,7 @@ from fedsight.core.files import write_atomically
 from fedsight.deploy.membership import hosts, kits
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.operators import GLANCE
+from fedsight.deploy.membership.renewal import server_ended
 from fedsight.deploy.membership.requests import is_operators
 from fedsight.deploy.monitoring.job import Job
 from fedsight.deploy.monitoring.keeper import kept
@@ -59,6 +60,7 @@ def start(
             )
         else:
             _check_port(federation.invitation.port, listen)
+        _check_certificate(federation)
         kits.check_keys_private(federation.folder)
         kits.write_policies(kit, "server", settings.keep)
         kits.clear_old_jobs(kit)
@@ -135,6 +137,16 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
+
+
+def _check_certificate(federation: FederationFolder) -> None:
+    """Raise DeployError if the certificate of the server has ended: no site would believe it."""
+    if (ended := server_ended(federation)) is not None:
+        raise DeployError(
+            f"the certificate of the server '{federation.invitation.host}' ended on {ended}, so "
+            "no site would connect",
+            "run: fedsight federation renew; then start the server again",
+        )
 
 
 def _check_port(port: int, listen: str | None) -> None:

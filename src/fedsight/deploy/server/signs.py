@@ -13,6 +13,8 @@ from fedsight.core.process_facts import is_suspended
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.presence import HEARTBEAT_TIMEOUT, Presence
+from fedsight.deploy.membership.renewal import server_ended
+from fedsight.deploy.package import installed, started_with
 from fedsight.deploy.processes import supervisor
 
 
@@ -37,9 +39,11 @@ class Signs:
             return  # which alone hears from the sites
         if began is not None:
             self._look_at_job(began)
-        found = presence.presences(self._federation.presences)
+        found, revoked = presence.presences(self._federation.presences), self._federation.revoked()
         for site in sites:
-            if site in found and found[site].state != "leaving":
+            if site in revoked:
+                self._tell(site, f"site '{site}' was revoked: nothing counts from it any more")
+            elif site in found and found[site].state != "leaving":
                 self._look_at_site(site, found[site])
 
     def _look_at_server(self) -> bool:
@@ -50,6 +54,12 @@ class Signs:
             self._serves = time.monotonic()
         self._server = state, process
         match state:
+            case "ended" if (ended := server_ended(self._federation)) is not None:
+                self._tell(
+                    "server",
+                    f"the server is not running, and its certificate ended on {ended}: fedsight "
+                    "federation renew, then fedsight server start",
+                )
             case "ended":
                 self._tell("server", "the server is not running: fedsight server start")
             case "suspended":
@@ -59,7 +69,18 @@ class Signs:
             case "running":
                 if self._told.pop("server", None):
                     self._notify("the server runs again")
+                self._look_at_code()
         return state == "running"
+
+    def _look_at_code(self) -> None:
+        """Tell if the server runs other FedSight code than this process, which is the run's."""
+        other = started_with(self._federation.server_home)
+        if other is not None:
+            self._tell(
+                "code",
+                f"the server was started with FedSight {other}, and this machine has "
+                f"{installed()}: start the server again",
+            )
 
     def _look_at_job(self, began: float) -> None:
         live = json_object(self._run / LIVE)
@@ -75,7 +96,13 @@ class Signs:
 
     def _look_at_site(self, site: str, one: Presence) -> None:
         listened = time.monotonic() - self._serves
-        if one.alive and one.state == "stopped":
+        if one.alive and one.package not in ("", str(installed())):
+            self._tell(
+                site,
+                f"site '{site}' runs FedSight {one.package}, and this machine {installed()}: it "
+                "can take part in no run until both are the same",
+            )
+        elif one.alive and one.state == "stopped":
             self._tell(
                 site, f"site '{site}' is connected, but one of its processes is suspended (SIGSTOP)"
             )
