@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 from collections.abc import Callable, Generator, Iterator
@@ -76,10 +77,9 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-def pytest_unconfigure() -> None:
-    """What is frozen when Python ends is never destroyed, and libtriton prints a page about each
-    object of its own."""
-    gc.unfreeze()
+# What is frozen when Python ends is never destroyed, and libtriton prints a page about each object
+# of its own. It is not unfrozen before: when pytest ends it collects garbage five times.
+atexit.register(gc.unfreeze)
 
 
 @pytest.hookimpl(tryfirst=True)  # `-m` is to see the marks

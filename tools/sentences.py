@@ -12,6 +12,7 @@ import ast
 import itertools
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from jinja2.ext import extract_from_ast
 
 ROOM = Path(__file__).parents[1] / "src" / "fedsight"
 Key = tuple[str, ...]  # a sentence, or a sentence for one and a sentence for many
+Known = dict[str, list[ast.expr]]  # what names stand for
 MESSAGES = {"message": 1, "plural": 2}  # function -> how many of its first arguments are sentences
 HEADINGS = ("make_table",)  # functions that take headings
 ENDINGS = ("Interrupted", "Paused")  # errors whose names do not say that they are
@@ -76,11 +78,10 @@ def all_sentences() -> set[Key]:
     """Every sentence of the package."""
     found: set[Key] = {(one,) for one in (*help_texts(), *terms())}
     for path in sorted(ROOM.rglob("*.py")):
-        code = path.read_text(encoding="utf-8")
-        name = str(path.relative_to(ROOM))
-        found.update(in_messages(code, name))
+        code, place = path.read_text(encoding="utf-8"), path.relative_to(ROOM)
+        found.update(in_messages(code, str(place)))
         found.update((one,) for one in in_strings(code))
-        if any(path.relative_to(ROOM).match(one) for one in SAID_IN):
+        if any(place.match(one) for one in SAID_IN):
             found.update((one,) for one in said_in(code))
     for path in sorted(ROOM.rglob("*.html")):
         found.update(in_template(path.read_text(encoding="utf-8")))
@@ -93,7 +94,7 @@ def in_messages(code: str, name: str) -> Iterator[Key]:
     Raises:
         SyntaxError: a call whose sentence is not a plain string.
     """
-    nodes = list(ast.walk(ast.parse(code)))
+    _, nodes = _parsed(code)
     imported = {
         alias.name
         for node in nodes
@@ -148,11 +149,8 @@ def terms() -> Iterable[str]:
 
 def in_strings(code: str) -> Iterator[str]:
     """The sentences of a module that are strings: those of errors, of lines said, of parts."""
-    module = ast.parse(code)
-    outside = assigned(module.body)
-    for scope in [module, *_functions(module)]:
-        known = _known(scope, outside)
-        for node in _own(scope):
+    for _, own, known in _scopes(code):
+        for node in own:
             for text in _strings(node):
                 for sentence in variants(text, known):
                     if sum(map(str.isalpha, re.sub(r"\{\w*\}", "", sentence))) >= LEAST_LETTERS:
@@ -161,10 +159,7 @@ def in_strings(code: str) -> Iterator[str]:
 
 def said_in(code: str) -> Iterator[str]:
     """Every string of a module that reads like a sentence."""
-    module = ast.parse(code)
-    outside = assigned(module.body)
-    for scope in [module, *_functions(module)]:
-        known = _known(scope, outside)
+    for scope, _, known in _scopes(code):
         for node in _texts(scope):
             for sentence in variants(node, known):
                 bare = re.sub(r"\{\w*\}", "", sentence)
@@ -235,12 +230,21 @@ def _called(function: ast.expr) -> str:
     return function.id if isinstance(function, ast.Name) else ""
 
 
-def _functions(module: ast.Module) -> list[Any]:
-    return [
-        node
-        for node in ast.walk(module)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
+@lru_cache(maxsize=1)  # a module is looked at in several ways, one after the other
+def _parsed(code: str) -> tuple[ast.Module, list[ast.AST]]:
+    """A module, and all nodes of it."""
+    module = ast.parse(code)
+    return module, list(ast.walk(module))
+
+
+@lru_cache(maxsize=1)
+def _scopes(code: str) -> list[tuple[Any, list[ast.AST], Known]]:
+    """A module and its functions, each with its own nodes and with the names that it knows."""
+    module, nodes = _parsed(code)
+    functions = [one for one in nodes if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
+    own = {scope: list(_own(scope)) for scope in [module, *functions]}
+    outside = _assigned(own[module])
+    return [(scope, found, _known(scope, found, outside)) for scope, found in own.items()]
 
 
 def _own(scope: Any) -> Iterator[ast.AST]:
@@ -253,19 +257,19 @@ def _own(scope: Any) -> Iterator[ast.AST]:
             left.extend(ast.iter_child_nodes(node))
 
 
-def _known(scope: Any, outside: dict[str, list[ast.expr]]) -> dict[str, list[ast.expr]]:
+def _known(scope: Any, own: Iterable[ast.AST], outside: Known) -> Known:
     """The names of a function: its own, and those of the module that no parameter hides."""
-    found = {**outside, **assigned(scope.body)}
+    found = {**outside, **_assigned(own)}
     if not isinstance(scope, ast.Module):
         for given in [*scope.args.posonlyargs, *scope.args.args, *scope.args.kwonlyargs]:
             found.pop(given.arg, None)
     return found
 
 
-def assigned(body: list[ast.stmt]) -> dict[str, list[ast.expr]]:
-    """The expressions that names in a function, or in a module, stand for."""
-    found: dict[str, list[ast.expr]] = {}
-    for node in itertools.chain.from_iterable(_own(one) for one in [ast.Module(body, [])]):
+def _assigned(own: Iterable[ast.AST]) -> Known:
+    """The expressions that names stand for which these nodes assign."""
+    found: Known = {}
+    for node in own:
         if isinstance(node, ast.Assign):
             for target in node.targets:
                 _assign(found, target, node.value)
@@ -276,7 +280,7 @@ def assigned(body: list[ast.stmt]) -> dict[str, list[ast.expr]]:
     return found
 
 
-def _assign(found: dict[str, list[ast.expr]], target: ast.expr, value: ast.expr) -> None:
+def _assign(found: Known, target: ast.expr, value: ast.expr) -> None:
     if isinstance(target, ast.Name):
         found.setdefault(target.id, []).append(value)
     elif isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
@@ -284,7 +288,7 @@ def _assign(found: dict[str, list[ast.expr]], target: ast.expr, value: ast.expr)
             _assign(found, one, its)
 
 
-def variants(node: ast.expr, known: dict[str, list[ast.expr]]) -> list[str]:
+def variants(node: ast.expr, known: Known) -> list[str]:
     """All sentences that an expression can give, with fields for its values."""
     return [
         _named(pieces)
@@ -295,9 +299,7 @@ def variants(node: ast.expr, known: dict[str, list[ast.expr]]) -> list[str]:
 Pieces = list["str | ast.expr"]
 
 
-def _pieces(
-    node: ast.expr, known: dict[str, list[ast.expr]], busy: frozenset[str]
-) -> Iterator[Pieces]:
+def _pieces(node: ast.expr, known: Known, busy: frozenset[str]) -> Iterator[Pieces]:
     """The variants of an expression, each as its texts and the values between them."""
     if isinstance(node, ast.Constant):
         yield [node.value] if isinstance(node.value, str) else [node]

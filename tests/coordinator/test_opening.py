@@ -87,6 +87,7 @@ def tables(**sections: Any) -> dict[str, Any]:
     return {
         "data": {"name": "fashion-mnist-12k"},
         "split": {"name": "iid", "sites": 2},
+        "model": {"name": "small_cnn", "width": 8},
         "rounds": {"rounds": 2},
         "train": {"batch": 512, "lr": 0.001},
         "start": RIDGE,

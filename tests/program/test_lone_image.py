@@ -31,7 +31,7 @@ def config(tmp_path: Path, tiny: int, model: str, rest: str = "") -> Path:
     return path
 
 
-RESNET = 'name="torchvision"\narchitecture="resnet18"\n'
+RESNET = 'name="torchvision"\narchitecture="shufflenet_v2_x0_5"\n'
 
 
 def test_a_site_with_one_image_is_named_with_the_cure(tmp_path: Path) -> None:

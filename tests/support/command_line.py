@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from multiprocessing import forkserver
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +33,7 @@ from fedsight.cli import main
 from fedsight.cli.app import app
 from fedsight.cli.language import OPTION
 from fedsight.engines.pool import context
-from fedsight.language.current import environment_language
+from fedsight.language.current import LANGUAGES, Language, environment_language
 
 CLASSES, SIDE = 4, 8
 PAGE = "fedsight.report.page"
@@ -131,19 +132,24 @@ def _empty_pages() -> ModuleType:
 
 
 @cache
-def commands() -> Any:
-    """The commands in English, which Typer takes longer to make than a command often takes."""
+def commands(language: Language = "en") -> Any:
+    """The commands, which take longer to make and to translate than a command often takes. They
+    are made for each language, as a translation stays in them."""
     return typer.main.get_command(app)
+
+
+def _language(words: Sequence[str]) -> Language:
+    """The language that the command line will choose."""
+    for language in LANGUAGES:
+        if f"{OPTION}={language}" in words or (OPTION, language) in pairwise(words):
+            return language
+    return environment_language(os.environ)
 
 
 @contextlib.contextmanager
 def _made_commands(words: Sequence[str]) -> Iterator[None]:
-    """Meanwhile, the command line in English has the commands that were made before."""
-    english = environment_language(os.environ) == "en"
-    if not english or any(word.startswith(OPTION) for word in words):
-        yield  # a translation stays in the commands
-        return
-    made = commands()
+    """Meanwhile, the command line has the commands that were made before."""
+    made = commands(_language(words))
     with mock.patch.object(typer.main, "get_command", return_value=made):
         yield
 

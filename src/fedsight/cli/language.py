@@ -129,8 +129,8 @@ def _readable(language: Language) -> Language:
 
 
 def _tell(command: Any) -> None:
-    """Put the help of a command, and of all below it, into the current language."""
-    if current_language() == "en":
+    """Put the help of a command, and of all below it, into the current language, once."""
+    if current_language() == "en" or command.context_class is _Context:
         return
     command.context_class = _Context
     command.help = told_help(command.help)

@@ -122,6 +122,24 @@ def test_a_patient_loses_what_his_images_do_on_average() -> None:
     assert (nothing.units.tolist(), nothing.sized) == ([0, 0], 0)
 
 
+def of_single_places(places: torch.Tensor) -> Tally:
+    """The tally of images of one place each, [n]: at once, as thousands are added up."""
+    found = Tally.nothing(1)
+    found.units[0] = len(places)
+    found.losses[0] = UNIT * (places[:, None] < torch.arange(STEPS)).sum(0)
+    return found
+
+
+def test_images_of_one_place_each_are_added_at_once_as_one_by_one() -> None:
+    places = torch.tensor([0, 7, 7, 40, STEPS - 1])
+    one_by_one = Tally.nothing(1)
+    for place in places:
+        one_by_one.add(0, place[None])
+    at_once = of_single_places(places)
+    assert torch.equal(at_once.units, one_by_one.units)
+    assert torch.equal(at_once.losses, one_by_one.losses)
+
+
 def loss_of_new_patients(as_one: bool, held: int = 9, images: int = 50) -> tuple[float, float]:
     """The mean loss of new patients where 0.1 is allowed, and its error: a patient's images are all
     about equally hard."""
@@ -129,13 +147,8 @@ def loss_of_new_patients(as_one: bool, held: int = 9, images: int = 50) -> tuple
     for _ in range(400):
         hard = torch.rand(held, 1, generator=draws) * STEPS
         places = (hard + 40 * torch.rand(held, images, generator=draws)).long().clamp(max=STEPS - 1)
-        tallies = []
-        for own in places:
-            tally = Tally.nothing(1)
-            for place in own:
-                tally.add(0, place[None])
-            tallies.append(tally.as_one() if as_one else tally)
-        whole = summed(tallies, 1)
+        tallies = [of_single_places(own) for own in places]
+        whole = summed((one.as_one() for one in tallies) if as_one else tallies, 1)
         at = level(int(whole.units[0]), whole.losses[0], 0.9)
         assert at is not None
         new = torch.rand(200, generator=draws) * STEPS + 20

@@ -22,9 +22,9 @@ ROUNDS = 3  # each looks more closely where the last one found the least loss
 def losses(logits: Tensor, labels: Tensor, temperatures: Sequence[float]) -> Tensor:
     """The sum of the logarithmic losses of images with logits [n, classes] and class numbers [n]
     at each temperature: int64 [temperatures], in units of 1 / UNIT."""
-    found = torch.zeros(len(temperatures), dtype=torch.int64)
+    found, logits = torch.zeros(len(temperatures), dtype=torch.int64), logits.double()
     for at, temperature in enumerate(temperatures):
-        each = F.cross_entropy(logits.double() / temperature, labels, reduction="none")
+        each = F.cross_entropy(logits / temperature, labels, reduction="none")
         found[at] = whole(each.clamp(max=MOST))
     return found
 
