@@ -105,7 +105,7 @@ def show(found: list[dict[str, Any]]) -> None:
         [
             one["way"],
             one["split"],
-            one["seed"],
+            str(one["seed"]),
             f"{one['accuracy']:.2%}",
             f"{one['bytes_up'] / 1e6:.1f} MB",
             f"{one['seconds']:.0f} s",
