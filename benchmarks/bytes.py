@@ -166,6 +166,11 @@ JOBS: dict[str, tuple[str, dict[str, Any], int]] = {
         "finetune",
         {
             "split": {"name": "dirichlet", "sites": 10, "alpha": 0.3},
+            "model": {
+                "name": "timm",
+                "architecture": "tf_efficientnet_lite0",
+                "weights": "efficientnet-lite0",
+            },
             "algorithm": {"name": "fedavg"},
             # The last layers and a head that begins at random: without closed forms, which are
             # not sent through codecs.

@@ -68,6 +68,36 @@ def test_a_recipe_for_the_rounds_does_not_change_the_start(tiny_federation: Make
     assert trained.checkpoint.average is not None
 
 
+def test_one_step_a_round_from_a_start_is_that_of_all_images_whatever_the_split(
+    tiny_federation: Make,
+) -> None:
+    """What the example `finetune` relies on: no drift, and a head that stays."""
+
+    def tuned(split: dict[str, Any]) -> dict[str, torch.Tensor]:
+        of = tiny_federation(
+            start=RIDGE,
+            split=split,
+            algorithm={"name": "fedadam", "server_lr": 0.01, "tau": 1e-3},
+            train={"batch": 120, "lr": 1.0, "groups": [{"params": ["head"], "lr": 1e-9}]},
+            rounds={"rounds": 3},
+        )
+        engine = InProcessEngine(of)
+        trained = run(Session(of), engine, lambda sums: {}, start=begun(of))
+        engine.close()
+        return of.layout.state_dict(trained.vector)
+
+    one = tuned({"name": "iid", "sites": 1})
+    two = tuned({"name": "labels", "sites": 3, "labels": 4})
+    started = tiny_federation(start=RIDGE, split={"name": "iid", "sites": 1})
+    found = begun(started)
+    assert found is not None
+    before = started.layout.state_dict(found.vector)
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], atol=1e-4), name
+        moved = float((value - before[name]).abs().max())
+        assert moved < 1e-6 if name in started.network.head else moved > 1e-3, name
+
+
 def test_without_a_start_there_is_no_opening(tiny_federation: Make) -> None:
     assert begun(tiny_federation()) is None
 
