@@ -102,7 +102,7 @@ def test_code_that_is_replaced_while_a_site_runs_is_noticed(
         assert installed() == stated_before, "it says which code it was started with"
         with pytest.raises(SiteError) as caught:
             require_unchanged()
-        assert "since the site started" in caught.value.cause
+        assert "since the site or server started" in caught.value.cause
         module.write_text("lr = 0.1")
         require_unchanged()
     finally:

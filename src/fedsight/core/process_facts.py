@@ -15,6 +15,14 @@ def parent(pid: int) -> int:
     return int(found[1]) if len(found := _facts(pid)) > 1 else 0
 
 
+def children(pid: int) -> list[int]:
+    """The processes that its first thread has started and that are still there."""
+    try:
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except OSError:
+        return []
+
+
 def started(pid: int) -> int | None:
     """When the process began, in ticks of the machine's clock; None if there is none. Another
     process that gets its number later has another time."""

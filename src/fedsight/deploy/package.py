@@ -54,13 +54,24 @@ def installed() -> Package:
     return Package(fedsight.__version__, hash_of(_folder()))
 
 
+_imported_others = False  # whether this process, or the one that it is forked from, has
+
+
+def note_imports() -> None:
+    """Have `require_unchanged` fail in this process and its forks from now on, if what they have
+    just imported may not be the modules of `installed`."""
+    global _imported_others
+    _imported_others = _imported_others or hash_of(_folder()) != installed().sha256
+
+
 def require_unchanged() -> None:
     """Raise SiteError if the modules on the disk are no longer those of `installed`: processes of a
-    site import some only when a run needs them, and would run old and new code together."""
-    if hash_of(_folder()) != installed().sha256:
+    site or server import some only when a run needs them, and would run old and new code together.
+    """
+    if _imported_others or hash_of(_folder()) != installed().sha256:
         raise SiteError(
-            "FedSight was replaced or changed at this site since the site started",
-            "its owner restarts it with: fedsight site start",
+            "FedSight was replaced or changed on this machine since the site or server started",
+            "start it again: fedsight site start, or fedsight server start",
         )
 
 

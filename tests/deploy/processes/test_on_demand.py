@@ -10,11 +10,17 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.job_def import JobMetaKey
+from nvflare.apis.job_launcher_spec import JobReturnCode
 from processes import is_running, python_path, wait_until
 
 from fedsight.core.errors import EngineError
+from fedsight.deploy.flare import launching
 from fedsight.deploy.processes import prefork, spawn, supervisor
 
 # What a site or a server does without until a job comes.
@@ -31,8 +37,13 @@ from fedsight.deploy.processes import on_demand, prefork
 package.installed()
 if sys.argv[1] == "changed":
     package.hash_of = lambda folder: "another"
+if sys.argv[1] == "changed and put back":
+    hashes = [package.installed().sha256, "another"]
+    package.hash_of = lambda folder: hashes.pop() if len(hashes) > 1 else hashes[0]
+def notify(text):
+    print("told:", text, flush=True)
 with prefork.listening_socket() as listener:
-    server = on_demand.PreforkOnDemand(listener, ["json"], kept=0.5)
+    server = on_demand.PreforkOnDemand(listener, [sys.argv[2]], notify, kept=0.5)
     with contextlib.closing(server):
         print(server.address, flush=True)
         known = None
@@ -46,12 +57,12 @@ with prefork.listening_socket() as listener:
 
 @contextlib.contextmanager
 def serving(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, code: str = "same"
+    folder: Path, monkeypatch: pytest.MonkeyPatch, code: str = "same", module: str = "json"
 ) -> Iterator[list[str]]:
     """A process that serves requests on demand; what it prints about its prefork process."""
     with (folder / "errors").open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, code],
+            [sys.executable, "-c", SERVE, code, module],
             env={**os.environ, "PYTHONPATH": python_path(folder)},
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -120,18 +131,76 @@ def test_requested_processes_end_with_whoever_serves(
     wait_until(lambda: not is_running(process.pid))
 
 
-def test_code_that_was_replaced_meanwhile_is_not_run(
+@pytest.mark.parametrize("code", ["changed", "changed and put back"])
+def test_processes_say_that_code_was_replaced_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    """A site's process then refuses the run by name, as it does where it has run all the time."""
+    checks = "from fedsight.deploy.package import require_unchanged; require_unchanged()"
+    (tmp_path / "checks.py").write_text(checks)
+    with serving(tmp_path, monkeypatch, code), (tmp_path / "output").open("wb") as output:
+        assert spawn.start("checks", [], output.fileno()).wait() == 1
+    assert "FedSight was replaced or changed" in (tmp_path / "output").read_text()
+
+
+FATAL = {
+    "raise ImportError('no such thing')": "ImportError: no such thing",
+    "import sys; sys.exit(0)": "SystemExit: 0",
+    "import os; os.kill(os.getpid(), 9)": "was killed by signal 9",
+}
+
+
+@pytest.mark.parametrize("how", FATAL)
+def test_who_waits_for_a_process_that_cannot_be_is_turned_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """All at once and with the reason, and nothing is tried again until somebody asks again."""
+    (tmp_path / "fatal.py").write_text("import time; time.sleep(0.5)\n" + how)
+    heard: list[str] = []
+
+    def ask() -> None:
+        with (
+            (tmp_path / "output").open("ab") as output,
+            pytest.raises(EngineError, match="no process can be started here") as told,
+        ):
+            spawn.start("json", [], output.fileno())
+        heard.append(str(told.value))
+
+    with serving(tmp_path, monkeypatch, module="fatal") as lines:
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert all(FATAL[how] in text for text in heard)
+        assert len(heard) == 3
+        wait_until(lambda: lines[-1:] == ["None"])
+        time.sleep(1.0)
+        started = [line for line in lines if line.isdigit()]
+        assert len(started) <= 2  # the last may have come too late for the first
+        told = [line for line in lines if line.startswith("told: ")]
+        assert len(told) == (len(started) if "killed" in FATAL[how] else 0)
+
+
+def test_a_site_whose_job_cannot_be_started_answers_flare_as_if_it_had_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving(tmp_path, monkeypatch, "changed"), (tmp_path / "output").open("wb") as output:
-        for _ in range(2):
-            with pytest.raises(EngineError, match="no process can be started here"):
-                spawn.start("sleeps", [], output.fileno())
-    assert "FedSight was replaced or changed" in (tmp_path / "errors").read_text()
+    """FLARE ends a job for all sites if one answers its order to start with an error."""
+    workspace = SimpleNamespace(get_app_custom_dir=lambda _: tmp_path / "no code")
+    facts = {FLContextKey.WORKSPACE_OBJECT: workspace}
+    context = SimpleNamespace(get_prop=facts.get)
+    launcher: Any = launching.SiteLauncher()
+    monkeypatch.setattr(launcher, "get_command", lambda *_: "python -u -m worker --once")
+    monkeypatch.setenv(spawn.ADDRESS_VARIABLE, str(tmp_path / "nobody listens"))
+    job = {JobMetaKey.JOB_ID: "6ba7b810-9dad-11d1-80b4-00c04fd430c8"}
+    handle = launcher.launch_job(job, context)
+    handle.wait()
+    handle.terminate()
+    assert handle.poll() == JobReturnCode.EXECUTION_ERROR
 
 
 def test_where_everything_is_imported_nothing_more_is_started() -> None:
     with prefork.listening_socket() as listener:
-        made = supervisor._prefork_server(listener, ["json", "socket"])
+        made = supervisor._prefork_server(listener, ["json", "socket"], print)
         assert type(made) is prefork.PreforkServer
         made.close()

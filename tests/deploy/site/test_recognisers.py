@@ -23,6 +23,7 @@ from fedsight.coordinator import store as run_store
 from fedsight.coordinator.store import Checkpoint, RunStore
 from fedsight.core.errors import DataError, StoreError
 from fedsight.data.base import Indices
+from fedsight.deploy import package
 from fedsight.deploy.declaration import open_site
 from fedsight.deploy.site import approvals
 from fedsight.deploy.site.delivery import maker, process
@@ -109,6 +110,19 @@ def test_none_is_made_of_a_program_that_was_refused_for_good(make: Make, tmp_pat
     outcome = process.deliver(site.home, only(site)[1])
     assert outcome.state == "failed"
     assert "has refused this program" in outcome.why
+
+
+def test_code_that_was_replaced_since_the_start_makes_none(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What makes recognisers is imported then, long after the contract's packages were compared."""
+    site, what = make(), of(tmp_path)
+    ended(site, what)
+    package.installed()
+    monkeypatch.setattr(package, "hash_of", lambda folder: "another")
+    outcome = process.deliver(site.home, only(site)[1])
+    assert outcome.state == "failed"
+    assert "FedSight was replaced" in outcome.why
 
 
 def test_the_folder_is_ready_for_predict_and_export(make: Make, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 from pathlib import Path
@@ -20,11 +21,14 @@ from nvflare.app_common.job_launcher.process_launcher import (
 from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
 from nvflare.utils.job_launcher_utils import get_credential_env
 
+from fedsight.core.errors import EngineError
 from fedsight.core.text import printable
 from fedsight.deploy.membership.kits import JOB_ID
 from fedsight.deploy.membership.operators import read_revoked
 from fedsight.deploy.processes import spawn
 from fedsight.deploy.processes.supervisor import FLARE_ENTRY
+
+log = logging.getLogger(__name__)
 
 
 class _JobProcess(JobHandleSpec):
@@ -73,7 +77,7 @@ def check_submitter(job_meta: dict[str, Any], federation: Path) -> None:
 class _Launcher(ProcessJobLauncher):
     """Starts the process of a job as FLARE would, but forked from the prefork process."""
 
-    def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> _JobProcess:
+    def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> JobHandleSpec:
         """Called by FLARE to start a job; RuntimeError if the job has code of its own."""
         check_no_code(job_meta, fl_ctx)
         credentials = get_credential_env(fl_ctx.get_prop(FLContextKey.JOB_PROCESS_ARGS) or {})
@@ -84,14 +88,37 @@ class _Launcher(ProcessJobLauncher):
         )
 
 
+class _NotStarted(JobHandleSpec):
+    """FLARE's handle on a process that could not be started, as on one that has ended."""
+
+    def poll(self) -> Any:
+        """FLARE's return code of a process that has failed."""
+        return JobReturnCode.EXECUTION_ERROR
+
+    def terminate(self) -> None:
+        """There is nothing to end."""
+
+    def wait(self) -> None:
+        """There is nothing to wait for."""
+
+
 class SiteLauncher(_Launcher, ClientProcessJobLauncher):
     """Starts jobs at a site."""
+
+    def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> JobHandleSpec:
+        """As at the server. A process that cannot be started, for want of memory for example, is
+        lost like one that dies: with any other answer FLARE would end the job for all sites."""
+        try:
+            return super().launch_job(job_meta, fl_ctx)
+        except EngineError as error:
+            log.error("%s", error)
+            return _NotStarted()
 
 
 class ServerLauncher(_Launcher, ServerProcessJobLauncher):
     """Starts jobs at the server."""
 
-    def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> _JobProcess:
+    def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> JobHandleSpec:
         """As at a site; RuntimeError also if the job's submitter was revoked."""
         check_submitter(job_meta, Path(os.environ["FEDSIGHT_HOME"]).parent)
         return super().launch_job(job_meta, fl_ctx)

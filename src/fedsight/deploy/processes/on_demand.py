@@ -15,49 +15,76 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from fedsight.deploy.package import require_unchanged
+from fedsight.deploy.package import note_imports
 from fedsight.deploy.processes import prefork
-from fedsight.deploy.processes.spawn import end_with_parent, kill
+from fedsight.deploy.processes.spawn import describe_exit, end_with_parent, kill, turn_away
 
-KEPT = (
-    60.0  # seconds without a job after which it ends: the jobs of a run follow one another sooner
-)
+# Seconds without a job after which it ends: the jobs of a run follow one another sooner.
+KEPT = 60.0
+RESTART_DELAYS = (0.5, 15.0)  # seconds before another one after one has died: first, and at most
 TERMINATION_TIMEOUT = 2.0  # seconds for it to end its processes
 POLL_INTERVAL = 0.1  # seconds
+REFUSED = 3  # its exit code once it has turned away who asked
 TITLE = f"fedsight: {prefork.__name__}"
 
 
 class PreforkOnDemand(prefork.PreforkServer):
     """Starts processes itself, as its base class does, and lets another process serve requests."""
 
-    def __init__(self, listener: socket.socket, modules: Sequence[str], kept: float = KEPT) -> None:
-        """`modules`: what the requested processes will import."""
+    def __init__(
+        self,
+        listener: socket.socket,
+        modules: Sequence[str],
+        notify: Callable[[str], None],
+        kept: float = KEPT,
+    ) -> None:
+        """`modules`: what the requested processes will import; `notify` is told of a prefork
+        process that dies, and its processes with it."""
         super().__init__(listener)
+        listener.setblocking(False)
         self._modules = modules
+        self._notify = notify
         self._kept = kept
+        self._delay, self._not_before = RESTART_DELAYS[0], 0.0
         self.prefork: int | None = None  # the process that serves requests, if there is one
 
     def serve(self, seconds: float) -> None:
         """Wait for at most `seconds`; start the prefork process if somebody needs it."""
         if self.prefork is not None:
-            ended, _ = os.waitpid(self.prefork, os.WNOHANG)
-            if not ended:
-                time.sleep(min(seconds, POLL_INTERVAL))
-                return
-            self.prefork = None  # what came too late for it still waits at the listener
+            ended, status = os.waitpid(self.prefork, os.WNOHANG)
+            if ended:
+                self.prefork = None  # what came too late for it still waits at the listener
+                self._note(os.waitstatus_to_exitcode(status))
+        if self.prefork is not None or time.monotonic() < self._not_before:
+            time.sleep(min(seconds, POLL_INTERVAL))
+            return
         if not select.select([self._listener], [], [], seconds)[0]:
             return
         try:
             pid = prefork.fork()
         except OSError as error:
-            _refuse(self._listener, f"no process can be started here: {error}")
+            _refuse(self._listener, f"no process can be started: {error}")
             return
         if pid == 0:
             with prefork.exit_at_end():
                 _serve(self._listener, self._modules, self._kept)
         self.prefork = pid
+
+    def _note(self, code: int) -> None:
+        """The prefork process has ended. If it died, who waits for it would have the next one die
+        as well, for want of memory for example."""
+        if code == 0:
+            self._delay = RESTART_DELAYS[0]
+        if code in (0, REFUSED):
+            return
+        why = f"the process that starts jobs {describe_exit(code)}, and their processes with it"
+        _refuse(self._listener, why)
+        self._not_before = time.monotonic() + self._delay
+        self._delay = min(2 * self._delay, RESTART_DELAYS[1])
+        with contextlib.suppress(OSError):  # the terminal is gone, or the disk is full
+            self._notify(why)
 
     def close(self) -> None:
         """End the prefork process, and with it all requested processes."""
@@ -83,10 +110,10 @@ def _serve(listener: socket.socket, modules: Sequence[str], kept: float) -> None
     end_with_parent()
     try:
         prefork.prepare(modules, {})
-        require_unchanged()
-    except Exception as error:  # old and new code together would train something else
-        _refuse(listener, str(error) or repr(error))
-        return
+    except BaseException as error:  # also a module that ends the process
+        _refuse(listener, f"{type(error).__name__}: {error}")
+        sys.exit(REFUSED)
+    note_imports()  # a job's process says so by name, and trains nothing
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     with contextlib.closing(prefork.PreforkServer(listener)) as server:
         needed = time.monotonic()
@@ -97,8 +124,10 @@ def _serve(listener: socket.socket, modules: Sequence[str], kept: float) -> None
 
 
 def _refuse(listener: socket.socket, why: str) -> None:
-    """Turn the next requester away, and say why."""
-    listener.accept()[0].close()
-    with contextlib.suppress(OSError):  # the log may not be writable
-        print(f"a request for a process failed: {why}", file=sys.stderr)
-        sys.stderr.flush()
+    """Turn all away who wait for a process, and say why."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            turn_away(listener.accept()[0], why)
+            with contextlib.suppress(OSError):  # the log may not be writable
+                print(f"a request for a process failed: {why}", file=sys.stderr)
+                sys.stderr.flush()

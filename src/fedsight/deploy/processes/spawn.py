@@ -34,6 +34,7 @@ UINT32 = struct.Struct("<I")  # the length of a request, a process ID
 INT32 = struct.Struct("<i")  # an exit code
 START_TIMEOUT = 120.0  # seconds for the prefork process to answer; it may still be importing
 PARENT_CHECK_INTERVAL = 0.5  # seconds
+MAX_REASON = 1000  # bytes of why no process was started
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ class ForkedProcess:
             socket.send_fds(self._connection, head, [output, *descriptors])
             self._connection.sendall(request)
             self.pid: int = UINT32.unpack(receive_exactly(self._connection, UINT32.size))[0]
+            if not self.pid:
+                raise ConnectionError(self._connection.recv(MAX_REASON).decode(errors="replace"))
             self._connection.settimeout(None)
         except (OSError, KeyError) as error:
             self._connection.close()
@@ -146,6 +149,13 @@ class ForkedProcess:
         self._code = code
         self._connection.close()
         self._ended.set()
+
+
+def turn_away(connection: socket.socket, why: str) -> None:
+    """Answer a request for a process with why there is none, and close the connection."""
+    with connection, contextlib.suppress(OSError):
+        connection.settimeout(0.0)
+        connection.sendall(UINT32.pack(0) + why.encode()[:MAX_REASON])
 
 
 def kill(pid: int) -> None:

@@ -62,9 +62,11 @@ SITE_JOB_MODULES = (
     "fedsight.deploy.flare.components",
     "fedsight.deploy.site.service",
     "fedsight.deploy.site.trainer_process",
+)
+ALL_MODULES = (  # with those of a process that makes a recogniser, which the supervisor forks
+    *(*SERVER_MODULES, *SERVER_JOB_MODULES, *SITE_MODULES, *SITE_JOB_MODULES),
     "fedsight.deploy.site.delivery.process",
 )
-ALL_MODULES = (*SERVER_MODULES, *SERVER_JOB_MODULES, *SITE_MODULES, *SITE_JOB_MODULES)
 
 
 State = Literal["ended", "starting", "restarting", "suspended", "running"]
@@ -116,7 +118,7 @@ class Supervisor:
         prefork.prepare(own, FLARE_ENVIRONMENT)
         with (
             prefork.listening_socket() as listener,
-            contextlib.closing(_prefork_server(listener, of_jobs)) as forks,
+            contextlib.closing(_prefork_server(listener, of_jobs, notify)) as forks,
         ):
             try:
                 while not self._stop_requested:
@@ -213,11 +215,13 @@ class Supervisor:
             self._pid = None
 
 
-def _prefork_server(listener: socket.socket, modules: Sequence[str]) -> prefork.PreforkServer:
+def _prefork_server(
+    listener: socket.socket, modules: Sequence[str], notify: Callable[[str], None]
+) -> prefork.PreforkServer:
     """What serves requests for processes that import `modules`."""
     if all(module in sys.modules for module in modules):  # in a demo, and forked from its process
         return prefork.PreforkServer(listener)
-    return PreforkOnDemand(listener, modules)
+    return PreforkOnDemand(listener, modules, notify)
 
 
 @contextlib.contextmanager
@@ -273,10 +277,13 @@ def state(home: Path) -> State:
 
 def is_suspended(home: Path) -> bool:
     """Whether a signal (SIGSTOP) or a debugger holds the process that the supervisor for `home`
-    runs, or the supervisor itself, which is its parent."""
+    runs, the supervisor itself, which is its parent, or another process that this one started."""
     pid = process_id(home)
-    both = () if pid is None else (pid, process_facts.parent(pid))
-    return any(map(process_facts.is_suspended, both))
+    if pid is None:
+        return False
+    supervisor = process_facts.parent(pid)
+    every = {pid, supervisor, *process_facts.children(supervisor)}
+    return any(map(process_facts.is_suspended, every))
 
 
 def server(kit: Path, home: Path, listen: str | None = None) -> Supervisor:

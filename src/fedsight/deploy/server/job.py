@@ -39,7 +39,7 @@ from fedsight.deploy.declaration import (
 from fedsight.deploy.earlier_sites import earlier_sites
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder
-from fedsight.deploy.package import installed
+from fedsight.deploy.package import installed, require_unchanged
 from fedsight.deploy.processes import memory_reclaim
 from fedsight.deploy.server import final_models
 from fedsight.deploy.server.carried import Carried
@@ -150,6 +150,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 def _continue_run(
     folder: FederationFolder, store: RunStore, fingerprint: str, link: Link, carried: Callback
 ) -> None:
+    require_unchanged()
     program, speed = store.program()
     if program.fingerprint != fingerprint:
         raise StoreError(f"{store.folder} contains another program", "start the run again")

@@ -80,6 +80,7 @@ def _delivered(received: Received, key: str, order: ReceivedOrder) -> Outcome:
         approvals.require_not_declined(Ledger(home).decision(order.fingerprint))
     program = _program(home, order)
     owner = read_owner(home / "owner.toml", None)
+    package.require_unchanged()  # this process has imported most of it just now
     owner.contract.check_packages([package.installed().sha256])
     torch.set_num_threads(owner.speed.threads)
     federation, number = _opened(program, owner, order.site)
