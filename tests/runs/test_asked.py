@@ -182,6 +182,27 @@ def test_a_request_to_an_earlier_process_is_not_met_by_the_next(config: Path, wh
 
 
 @pytest.mark.parametrize("request_", ["pause", "stop"])
+def test_what_is_asked_while_a_resume_reads_the_run_is_met(
+    config: Path, request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run counts as running as soon as a process has its folder."""
+    folder = config.parent / f"early {request_}"
+    with pytest.raises(Paused):
+        start(config, folder, Asker(folder, "pause"))
+    settle = lifecycle.settle
+
+    def slowly(store: RunStore) -> None:
+        assert look(folder).state == "running"
+        control(folder, request_)
+        settle(store)
+
+    monkeypatch.setattr(lifecycle, "settle", slowly)
+    with pytest.raises(Interrupted):
+        lifecycle.resume(RunStore(folder), None, [Reader(folder)])
+    assert look(folder).state == {"pause": "paused", "stop": "stopped"}[request_]
+
+
+@pytest.mark.parametrize("request_", ["pause", "stop"])
 def test_what_does_not_run_cannot_be_asked(whole: Path, tmp_path: Path, request_: Request) -> None:
     with pytest.raises(StoreError, match="it is finished"):
         control(whole, request_)

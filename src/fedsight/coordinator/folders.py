@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedsight.coordinator.asked import answered
 from fedsight.core import locks
 from fedsight.core.errors import StoreError
 from fedsight.core.files import make_folder
@@ -39,6 +40,9 @@ def free_folder(root: Path, name: str) -> Path:
 def claimed(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process; if nothing was written in it, it is removed afterwards.
 
+    What was asked of an earlier process is forgotten at once: from now on a run counts as running,
+    and whatever is asked is for this process, although it may be long before it goes on.
+
     Raises StoreError if another process holds it.
     """
     make_folder(folder)
@@ -54,6 +58,7 @@ def claimed(folder: Path) -> Iterator[None]:
             f"cannot write in {folder}: {error.strerror or error}", "choose another --out"
         ) from error
     with file:
+        answered(folder)
         try:
             yield
         finally:

@@ -117,11 +117,7 @@ class Live(Callback):
 
     @contextlib.contextmanager
     def ending(self, goes_on: Callable[[], bool] = lambda: True) -> Iterator[None]:
-        """Note how the block ends, if it does not end well, and the run then `goes_on`.
-
-        Whatever was asked of an earlier process is forgotten.
-        """
-        answered(self._folder)
+        """Note how the block ends, if it does not end well, and the run then `goes_on`."""
         try:
             yield
         except Exception as error:

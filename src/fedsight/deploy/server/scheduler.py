@@ -98,6 +98,7 @@ def resume(
     program, _ = store.program()
     scheduler = RunScheduler(federation, program, store, callbacks, notify)
     carried = locks.hold(store.folder / CARRIED, locks.GLANCE, _carried(store.folder))
+    answered(store.folder)  # whatever was asked of an earlier process
     # The coordinator of a job says what it does, and this process how the run ended.
     with carried, Live(store.folder, stops=False).ending():
         try:
