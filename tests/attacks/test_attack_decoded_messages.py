@@ -135,12 +135,14 @@ def test_values_take_many_times_their_bytes(weak: bool) -> None:
         tracemalloc.stop()
 
 
-def test_so_do_sections(weak: bool) -> None:
-    found = message(*(datum(lobs.MARKER_DATUM_TEXT, b"x") for _ in range(2000)))
+@pytest.mark.parametrize("same", [False, True], ids=["own IDs", "one ID"])
+def test_so_do_sections(weak: bool, same: bool) -> None:
+    sections = [datum(lobs.MARKER_DATUM_TEXT, b"x") for _ in range(2000)]
+    found = message(*(sections[:1] * 2000 if same else sections))
     if weak:
         assert fobs.loads(found) is None
         return
-    with pytest.raises(ValueError, match="at most 1,000 sections"):
+    with pytest.raises(ValueError, match="have the same ID" if same else "at most 1,000 sections"):
         fobs.loads(found)
 
 

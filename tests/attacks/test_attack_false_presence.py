@@ -23,6 +23,7 @@ from nvflare.private.fed.server.client_manager import ClientManager
 
 from fedsight.deploy.flare.presence import HEARTBEAT_PROPERTY, PresenceComponent
 from fedsight.deploy.membership import presence
+from fedsight.deploy.membership.operators import REVOKED
 from fedsight.deploy.membership.presence import Heartbeat
 
 TOKENS = {"ward": "a secret of ward and the server", "mallory": "a secret of mallory"}
@@ -43,6 +44,7 @@ def heartbeat(server: ClientManager, claimed: str, text: object) -> None:
     """The server handles a heartbeat whose context names `claimed`, as FLARE's event."""
     engine = SimpleNamespace(
         client_manager=server,
+        disable_clients=lambda names: [server.disable_client(name) for name in names],
         fire_event=lambda *_: None,
         server=SimpleNamespace(admin_server=None),
     )
@@ -122,3 +124,19 @@ def test_a_heartbeat_without_a_token_of_this_server_is_not_recorded(
 ) -> None:
     heartbeat(server, "ward", text)
     assert presence.presences(tmp_path / "sites") == {}
+
+
+@pytest.mark.parametrize("text", [None, Heartbeat("", "p").encode(), forged("x")])
+def test_a_revoked_site_is_dropped_whatever_its_heartbeats_say(
+    server: ClientManager, tmp_path: Path, text: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDSIGHT_HOME", str(tmp_path / "server"))
+    (tmp_path / "server").mkdir()
+    (tmp_path / REVOKED).write_text(json.dumps({"mallory": "left the study"}))
+    heartbeat(server, "mallory", text)
+    assert server.is_client_disabled("mallory")
+    assert [one.name for one in server.clients.values()] == ["ward"]
+    assert presence.presences(tmp_path / "server" / "sites") == {}
+    heartbeat(server, "ward", Heartbeat(TOKENS["ward"], "first").encode())
+    assert set(presence.presences(tmp_path / "server" / "sites")) == {"ward"}
+    assert not server.is_client_disabled("ward")

@@ -41,7 +41,7 @@ from nvflare.fuel.f3.streaming.stream_const import (
 from nvflare.fuel.f3.streaming.stream_types import StreamError
 
 from fedsight.deploy.flare import routes, streams
-from fedsight.deploy.flare.process import MAX_FRAME
+from fedsight.deploy.flare.bounds import MAX_FRAME
 from fedsight.deploy.flare.routes import Gate
 from fedsight.deploy.flare.streams import (
     MAX_BYTES,

@@ -10,7 +10,7 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,22 +29,29 @@ class Driver:
     """FLARE's driver: who is connected."""
 
     def __init__(self) -> None:
-        self.changed, self.open = threading.Condition(), list[str]()
+        self.changed, self.open = threading.Condition(), set[tuple[str, str]]()
 
     def add_connection(self, connection: Any) -> None:
         with self.changed:
-            self.open.append(connection.get_conn_properties()["peer_cn"])
+            self.open.add(identity(connection))
             self.changed.notify_all()
 
     def close_connection(self, connection: Any) -> None:
         with self.changed:
-            self.open.remove(connection.get_conn_properties()["peer_cn"])
+            self.open.remove(identity(connection))
             self.changed.notify_all()
 
-    def wait_for(self, name: str, number: int) -> bool:
-        """Whether so many connections of a name are open, now or soon."""
+    def wait_for(self, name: str, wanted: Sequence[socket.socket]) -> bool:
+        """Whether exactly these connections of a name are open, now or soon."""
+        ends = {(name, ":".join(map(str, one.getsockname()))) for one in wanted}
         with self.changed:
-            return self.changed.wait_for(lambda: self.open.count(name) == number, 10)
+            return self.changed.wait_for(lambda: ends == {o for o in self.open if o[0] == name}, 10)
+
+
+def identity(connection: Any) -> tuple[str, str]:
+    """Whose a connection is, and the address at its other end."""
+    facts = connection.get_conn_properties()
+    return facts["peer_cn"], facts["peer_addr"]
 
 
 @pytest.fixture
@@ -83,23 +90,25 @@ def connect(served: Any, name: str) -> socket.socket:
 
 @pytest.mark.parametrize("weak", [True, False])
 def test_one_name_has_a_few_connections_and_takes_none_from_others(
-    served: Any, weak: bool, monkeypatch: pytest.MonkeyPatch
+    served: Any, weak: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(addresses, "MAX_HELD", 1000 if weak else 4)
-    opened = [connect(served, "north")]
+    north, opened = [connect(served, "north")], list[socket.socket]()
     try:
-        assert served.driver.wait_for("north", 1)
-        for number in range(1, 21):
+        for _ in range(20):
             opened.append(connect(served, "mallory"))
-            assert served.driver.wait_for("mallory", number if weak else min(number, 4))
-        assert served.driver.open.count("north") == 1
-        if not weak:  # the newest are those that are left
-            opened[-1].sendall(PART)
-            opened[1].settimeout(10)
+            # The newest are those that are left.
+            assert served.driver.wait_for("mallory", opened if weak else opened[-4:])
+        assert served.driver.wait_for("north", north)
+        if not weak:
+            opened[0].settimeout(10)
             with contextlib.suppress(ConnectionError, ssl.SSLError):  # how it is told, TLS decides
-                assert opened[1].recv(1) == b"", "it was not closed"
+                assert opened[0].recv(1) == b"", "it was not closed"
     finally:
-        for one in opened:
+        for one in (*north, *opened):
             one.close()
-    assert served.driver.wait_for("mallory", 0)
-    assert served.driver.wait_for("north", 0)
+    assert served.driver.wait_for("mallory", [])
+    assert served.driver.wait_for("north", [])
+    said = [one.getMessage() for one in caplog.records if "the oldest first" in one.getMessage()]
+    told = "closed {} connections of 'mallory', the oldest first: it had more than 4 at a time"
+    assert said == ([] if weak else [told.format(count) for count in (1, 2, 4, 8, 16)])

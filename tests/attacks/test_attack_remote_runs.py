@@ -102,7 +102,7 @@ def test_a_run_takes_the_place_of_the_consoles_files_and_ours_is_not_named_so(
 ) -> None:
     with claimed(free_folder(tmp_path, PLACE)), pytest.raises(StoreError, match="another console"):
         Queue(tmp_path)
-    with pytest.raises(DeployError, match=r"name = '\.console' names a file"):
+    with pytest.raises(DeployError, match="does not begin with a dot"):
         remote_runs.check_program(f'name = "{PLACE}"')
 
 

@@ -1,4 +1,4 @@
-"""The table of faults is what `benchmarks/faults.py` has seen, and all of it within ten seconds."""
+"""The table of faults is what `benchmarks/faults.py` has seen, and all of it in time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from docpages import ROOT, text
 
 RESULT = ROOT / "benchmarks" / "results" / "faults.json"
 WITHIN = 10.0  # seconds
+STARTS = 12.0  # where the run's job has to start first
 
 
-def seen() -> list[tuple[str, str, float]]:
-    """Where each line was seen, what it was, and after how many seconds."""
+def seen() -> list[tuple[str, str, float, float]]:
+    """Where each line was seen, what it was, and after how many seconds, of how many."""
     faults = json.loads(RESULT.read_text(encoding="utf-8"))["faults"]
-    found = [told for one in faults.values() for told in one["seen"].values()]
-    return [(told["place"], told["line"], told["seconds"]) for told in found]
+    return [
+        (told["place"], told["line"], told["seconds"], WITHIN if "refuse" not in name else STARTS)
+        for name, one in faults.items()
+        for told in one["seen"].values()
+    ]
 
 
 def rows() -> list[tuple[str, str, float]]:
@@ -33,9 +37,9 @@ def rows() -> list[tuple[str, str, float]]:
 def test_the_page_has_what_was_seen_and_no_more() -> None:
     measured = sorted(seen())
     assert [row[:2] for row in sorted(rows())] == [one[:2] for one in measured]
-    for (_, _, told), (_, line, seconds) in zip(sorted(rows()), measured, strict=True):
+    for (_, _, told), (_, line, seconds, within) in zip(sorted(rows()), measured, strict=True):
         assert seconds <= told < seconds + 1.2, line
-        assert seconds <= WITHIN, line
+        assert seconds <= within, line
 
 
 def test_nothing_false_was_said() -> None:

@@ -27,9 +27,16 @@ def _names() -> dict[ModuleType | type, dict[str, Any]]:
 @contextlib.contextmanager
 def limits_set() -> Iterator[None]:
     """Set the limits, and take everything back that they replaced."""
+    with taken_back():
+        set_limits()
+        yield
+
+
+@contextlib.contextmanager
+def taken_back() -> Iterator[None]:
+    """Take everything back that is replaced of FLARE's meanwhile."""
     before = _names()
     try:
-        set_limits()
         yield
     finally:
         for holder, names in before.items():

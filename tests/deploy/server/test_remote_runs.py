@@ -41,6 +41,7 @@ def begun(federation: FederationFolder, operator: str = ANNA, **other: Any) -> R
         ("[public]\nsource = {name = 'idx', path = 'a/b'}", "public.source.path = 'a/b' names"),
         ("[task]\nclasses = ['a', 'b\\\\c']", "names a file"),
         ("[model]\n'/etc/x' = 1", "names a file"),
+        ("name = '.ward'", "the name of a run does not begin with a dot"),
         ("[[", "cannot be read"),
         ("x = " + "[" * 5000, "cannot be read"),
         ("\ud800 = 1", "cannot be read"),

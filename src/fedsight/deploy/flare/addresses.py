@@ -23,6 +23,7 @@ from nvflare.fuel.f3.drivers.net_utils import get_ssl_context
 from nvflare.fuel.f3.drivers.socket_conn import SocketConnection
 from nvflare.fuel.hci.security import get_certificate_common_name
 
+from fedsight.core.text import printable
 from fedsight.deploy.membership.hosts import connected, family, host_of, wildcard
 from fedsight.deploy.processes.supervisor import LISTEN_VARIABLE
 
@@ -30,7 +31,7 @@ HANDSHAKE_TIMEOUT = 20.0  # seconds for who has connected to begin, and complete
 MAX_HANDSHAKES = 200  # unfinished at a time; further connections are closed
 MAX_FROM_ONE = 8  # of these, from one address; of IPv6 from one /64, all of which one machine has
 # Connections of one certified name at a time: a site has one for each of its processes, an operator
-# for each session. Each has a thread here, an open file, and a frame (`process.MAX_FRAME`).
+# for each session. Each has a thread here, an open file, and a frame (`bounds.MAX_FRAME`).
 MAX_HELD = 32
 log = logging.getLogger(__name__)
 _HOST, _PORT = DriverParams.HOST.value, DriverParams.PORT.value
@@ -46,17 +47,30 @@ def use_both_kinds() -> None:
         setattr(holder, name, value)
 
 
-class Handshakes:
-    """The TLS handshakes that are not completed yet, and what is said of those that fail.
-
-    Whoever can reach the port makes as many connections as they like without a certificate: the log
-    has a line for the 1st, the 2nd, the 4th and so on.
-    """
+class Counts:
+    """What others can have happen as often as they like: the log has a line for the 1st time, the
+    2nd, the 4th and so on."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._said: Counter[tuple[str, str]] = Counter()  # by text, and by whose it is
+
+    def add(self, level: int, text: str, *facts: object, of: str = "") -> None:
+        """Write a text with a number and facts the first time, and whenever the number doubles."""
+        with self._lock:
+            self._said[text, of] += 1
+            count = self._said[text, of]
+        if not count & (count - 1):
+            log.log(level, text, count, *facts)
+
+
+class Handshakes:
+    """The TLS handshakes that are not completed yet: whoever can reach the port makes as many
+    connections as they like without a certificate."""
+
+    def __init__(self, counts: Counts) -> None:
+        self._lock, self._counts = threading.Lock(), counts
         self._open: Counter[str] = Counter()  # by network
-        self._said: Counter[str] = Counter()  # by text
 
     def begin(self, address: str) -> bool:
         """Whether a connection from this address may make its handshake; then `end` follows."""
@@ -66,7 +80,7 @@ class Handshakes:
                 self._open[place] += 1
                 return True
         text = "refused %d connections: too many TLS handshakes at a time; the last one: %s"
-        self.count(logging.WARNING, text, address)
+        self._counts.add(logging.WARNING, text, address)
         return False
 
     def end(self, address: str) -> None:
@@ -77,21 +91,13 @@ class Handshakes:
             if not self._open[place]:
                 del self._open[place]
 
-    def count(self, level: int, text: str, *facts: object) -> None:
-        """Write a text with a number and facts the first time, and whenever the number doubles."""
-        with self._lock:
-            self._said[text] += 1
-            count = self._said[text]
-        if not count & (count - 1):
-            log.log(level, text, count, *facts)
-
 
 class Connections:
     """The connections that are open under each certified name. Of too many the oldest give way:
     those of a machine that has vanished are the oldest."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, counts: Counts) -> None:
+        self._lock, self._counts = threading.Lock(), counts
         self._open: dict[str, list[socket.socket]] = {}
 
     @contextmanager
@@ -100,17 +106,21 @@ class Connections:
         with self._lock:
             own = self._open.setdefault(name, [])
             own.append(connection)
-            over = own[:-MAX_HELD]
+            over, own[:] = own[:-MAX_HELD], own[-MAX_HELD:]
         for one in over:  # who reads from it hears that it has ended, and closes it
+            text = "closed %d connections of '%s', the oldest first: it had more than %d at a time"
+            self._counts.add(logging.WARNING, text, printable(name), MAX_HELD, of=name)
             with suppress(OSError):
                 socket.socket.shutdown(one, socket.SHUT_RDWR)
         try:
             yield
         finally:
             with self._lock:
-                own.remove(connection)
+                own = self._open.get(name, [])
+                if connection in own:  # it has not given way
+                    own.remove(connection)
                 if not own:
-                    del self._open[name]
+                    self._open.pop(name, None)
 
 
 def network_of(address: str) -> str:
@@ -136,7 +146,8 @@ class DualStackServer(tcp_driver.TcpStreamServer):
         if not params[_HOST]:
             params[_HOST] = os.environ.get(LISTEN_VARIABLE) or wildcard()
         self.address_family = family(params[_HOST])
-        self._handshakes, self._connections = Handshakes(), Connections()
+        self._counts = Counts()
+        self._handshakes, self._connections = Handshakes(self._counts), Connections(self._counts)
         super().__init__(driver, connector)
         if self.ssl_context:
             self.socket.do_handshake_on_connect = False  # of the connections that it accepts
@@ -168,7 +179,7 @@ class DualStackServer(tcp_driver.TcpStreamServer):
             request.settimeout(None)
         except OSError as error:
             text = "closed %d connections without a TLS handshake; the last one: %s (%s)"
-            self._handshakes.count(logging.INFO, text, address, error)
+            self._counts.add(logging.INFO, text, address, error)
             return False
         finally:
             self._handshakes.end(address)

@@ -92,17 +92,23 @@ class PresenceComponent(FLComponent):
         elif event_type == EventType.AFTER_CLIENT_HEARTBEAT and self._replies.came:
             presence.record_answer(home, self._state)
         elif event_type == EventType.CLIENT_HEARTBEAT_PROCESSED:
-            peer = fl_ctx.get_peer_context()
-            found = presence.Heartbeat.decode(peer.get_prop(HEARTBEAT_PROPERTY))
-            registered = fl_ctx.get_engine().client_manager.clients.get(found.token)
-            if registered is not None and registered.name in _revoked(home.parent):
-                # At once, whenever the operator's session comes to say so, too.
-                fl_ctx.get_engine().disable_clients([registered.name])
-            elif registered is not None:
-                told = found.declared, found.package, found.state
-                presence.record(home / "sites", registered.name, found.process, *told)
-                presence.record_decision(home / "sites", registered.name, found.decided)
-                self._offer(home, registered, found, fl_ctx)
+            self._take_heartbeat(home, fl_ctx)
+
+    def _take_heartbeat(self, home: Path, fl_ctx: FLContext) -> None:
+        """At the server: record who is there, and drop who was revoked."""
+        clients, revoked = fl_ctx.get_engine().client_manager.clients, _revoked(home.parent)
+        peer = fl_ctx.get_peer_context()
+        found = presence.Heartbeat.decode(peer.get_prop(HEARTBEAT_PROPERTY))
+        registered = clients.get(found.token)
+        if registered is not None and registered.name not in revoked:
+            told = found.declared, found.package, found.state
+            presence.record(home / "sites", registered.name, found.process, *told)
+            presence.record_decision(home / "sites", registered.name, found.decided)
+            self._offer(home, registered, found, fl_ctx)
+        # At once, whenever the operator's session comes to say so, too; and at anybody's heartbeat,
+        # as that of a revoked site need not say whose it is.
+        for name in sorted({one.name for one in [*clients.values()]}.intersection(revoked)):
+            fl_ctx.get_engine().disable_clients([name])
 
     def _note_refusal(self) -> None:
         """The server refuses the heartbeats of this site."""

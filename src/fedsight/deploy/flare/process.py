@@ -13,7 +13,6 @@ import os
 import runpy
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from nvflare.fuel.f3.cellnet import cell, core_cell
@@ -22,31 +21,25 @@ from nvflare.fuel.f3.streaming import blob_streamer
 from nvflare.fuel.sec import audit
 from nvflare.fuel.utils.fobs import datum
 
-from fedsight.deploy.flare import addresses, copies, decoding, reading, streams
+from fedsight.deploy.flare import copies, reading
+from fedsight.deploy.flare.bounds import replace, set_bounds
 from fedsight.deploy.flare.records import BoundedAuditor
 from fedsight.deploy.flare.routes import SERVER, Gate
 from fedsight.deploy.flare.traffic import Meter
 from fedsight.deploy.membership.operators import Permitted
 
-# Bytes that a connection may announce, and FLARE allocates at once; its own limit is 2 GiB. A chunk
-# of a stream has 1 MiB, a heartbeat with its declaration as much.
-MAX_FRAME = 16 << 20
-
 
 def set_limits() -> None:
     """Set them in this process; AttributeError if this version of FLARE has no such name."""
-    _replace(socket_conn, "MAX_FRAME_SIZE", MAX_FRAME)
+    set_bounds()
     # FLARE ends a job's process at the server when a stream is too large, or cannot be decoded, or
     # a site says so. Then the stream alone fails, as it does elsewhere.
-    _replace(cell, "_is_server_job_cell", _never)
-    _replace(audit, "Auditor", BoundedAuditor)
-    _replace(blob_streamer, "ConsumableBufferList", copies.Chunks)
+    replace(cell, "_is_server_job_cell", _never)
+    replace(audit, "Auditor", BoundedAuditor)
+    replace(blob_streamer, "ConsumableBufferList", copies.Chunks)
     # Larger values are written as they are, behind the message that they belong to.
-    _replace(datum, "TEN_MEGA", copies.LARGE)
+    replace(datum, "TEN_MEGA", copies.LARGE)
     copies.spare_copies()
-    streams.bound_streams()
-    decoding.bound_content()
-    addresses.use_both_kinds()
     home = os.environ.get("FEDSIGHT_HOME")
     permitted = Permitted(Path(home).parent) if home else dict
     if home:
@@ -79,11 +72,6 @@ def _measure(meter: Meter) -> None:
         close(self)
 
     kind.read_loop, kind.close = read_loop, closed
-
-
-def _replace(module: ModuleType, name: str, value: object) -> None:
-    getattr(module, name)
-    setattr(module, name, value)
 
 
 def _never(info: object) -> bool:

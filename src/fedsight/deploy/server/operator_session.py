@@ -15,7 +15,7 @@ from nvflare.fuel.flare_api.flare_api import new_secure_session
 from nvflare.fuel.hci.client import api
 from nvflare.private.fed.authenticator import Authenticator
 
-from fedsight.deploy.flare import addresses
+from fedsight.deploy.flare.bounds import set_bounds
 
 ALLOWED_CALLS = ("submit_job", "get_job_meta", "list_jobs", "abort_job", "disable_client")
 # The commands of `deploy/flare/reading.py`, which the process of a session need not load.
@@ -46,7 +46,7 @@ def serve(kit: str, user: str, output: TextIO) -> None:
     def send(**answer: Any) -> None:
         print(json.dumps(answer, default=str), file=output, flush=True)
 
-    addresses.use_both_kinds()
+    set_bounds()
     api.Authenticator = impatient
     try:
         session = new_secure_session(username=user, startup_kit_location=kit, timeout=LOGIN_TIMEOUT)

@@ -110,8 +110,10 @@ def check_program(text: str) -> None:
         raise DeployError(cause, "start this program on that machine: fedsight run")
     for section, key, value in texts:
         # A run's folder has the program's name, and those that begin with a dot have other uses.
-        hidden = section == "name" and value.startswith(".")
-        if hidden or (section != "data" and _FILE.search(value)):
+        if section == "name" and value.startswith("."):
+            cause = "the name of a run does not begin with a dot"
+            raise DeployError(cause, "choose another name")
+        if section != "data" and _FILE.search(value):
             raise DeployError(
                 f"{key} = '{printable(value, 80)}' names a file, and files are read on the "
                 "coordinator's machine",

@@ -81,6 +81,8 @@ class Signs:
                 f"the server was started with FedSight {other}, and this machine has "
                 f"{installed()}: start the server again",
             )
+        else:
+            self._told.pop("code", None)
 
     def _look_at_job(self, began: float) -> None:
         live = json_object(self._run / LIVE)
