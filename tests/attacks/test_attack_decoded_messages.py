@@ -78,6 +78,7 @@ def test_a_message_writes_files(
     weak: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lobs, "DEFAULT_DATUM_DIR", str(tmp_path))
+    monkeypatch.setattr(lobs.ConfigService, "_var_values", {})  # what FLARE was told before
     found = message(datum(lobs.MARKER_DATUM_FILE, bytes(1 << 20)))
     if weak:
         fobs.loads(found)
