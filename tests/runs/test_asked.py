@@ -202,6 +202,25 @@ def test_what_is_asked_while_a_resume_reads_the_run_is_met(
     assert look(folder).state == {"pause": "paused", "stop": "stopped"}[request_]
 
 
+def test_a_resume_that_is_stopped_before_it_goes_on_is_stopped(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ctrl-C there: what the run said before, of an earlier process, holds no longer."""
+    folder = config.parent / "opening"
+    with pytest.raises(Paused):
+        start(config, folder, Asker(folder, "pause"))
+
+    def for_ever(program: object) -> object:
+        control(folder, "stop")
+        while True:
+            time.sleep(0.05)
+
+    monkeypatch.setattr(lifecycle, "federate", for_ever)
+    with pytest.raises(Interrupted):
+        lifecycle.resume(RunStore(folder), None, [])
+    assert look(folder).state == "stopped"
+
+
 @pytest.mark.parametrize("request_", ["pause", "stop"])
 def test_what_does_not_run_cannot_be_asked(whole: Path, tmp_path: Path, request_: Request) -> None:
     with pytest.raises(StoreError, match="it is finished"):

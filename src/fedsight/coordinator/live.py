@@ -117,11 +117,12 @@ class Live(Callback):
 
     @contextlib.contextmanager
     def ending(self, goes_on: Callable[[], bool] = lambda: True) -> Iterator[None]:
-        """Note how the block ends, if it does not end well, and the run then `goes_on`."""
+        """Note how the block ends, if it does not end well, and the run then `goes_on` or was told
+        to end."""
         try:
             yield
         except Exception as error:
-            if goes_on():
+            if goes_on() or isinstance(error, Interrupted):
                 self.end(*_how(error))
             self.close()
             answered(self._folder)

@@ -286,7 +286,7 @@ def test_a_site_whose_code_was_replaced_takes_part_in_nothing_until_it_restarts(
     package.installed()
     monkeypatch.setattr(package, "hash_of", lambda folder: "0" * 64)
     answer = site.ask("propose", proposal(site.program))
-    assert "since the site started" in answer["error"]
+    assert "since the site or server started" in answer["error"]
     assert "final" not in answer, "a restart cures it"
 
 
