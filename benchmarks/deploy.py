@@ -26,7 +26,7 @@ from common import (
     run_contestant,
     write_json,
 )
-from loopback import Loopback, Seen, available, finished, identity
+from loopback import Loopback, Seen, available, brief, finished, identity
 
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import FedSightError
@@ -47,14 +47,7 @@ FLOWER = {"Flower": [], "Flower, polling oftener": ["--tuned"]}
 def settings(sites: int, millions: float, rounds: int) -> dict[str, Any]:
     """The program: a network of about that many parameters, four images a site."""
     width = 4 * round((millions * 1e6 / 378) ** 0.5 / 4)  # 378 w^2 + 99 w + 10 parameters
-    return {
-        "name": f"{sites}x{millions:g}M",
-        "data": {"name": "fashion-mnist-12k"},
-        "split": {"name": "virtual", "sites": sites, "samples": 4},
-        "model": {"name": "small_cnn", "width": width, "blocks": 4},
-        "train": {"batch": 4, "lr": 0.01},
-        "rounds": {"rounds": rounds, "evaluate_every": rounds},
-    }
+    return brief(f"{sites}x{millions:g}M", sites, rounds, width=width, blocks=4)
 
 
 @dataclass

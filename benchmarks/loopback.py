@@ -197,6 +197,21 @@ class Loopback:
                     self._processes[home] = demo.launch(self._words[home], home)
 
 
+def brief(name: str, sites: int, rounds: int, **network: int) -> dict[str, Any]:
+    """The program of a run that computes little: four images a site, evaluated at the end.
+
+    `network` has settings of `small_cnn`.
+    """
+    return {
+        "name": name,
+        "data": {"name": "fashion-mnist-12k"},
+        "split": {"name": "virtual", "sites": sites, "samples": 4},
+        "model": {"name": "small_cnn", **network},
+        "train": {"batch": 4, "lr": 0.01},
+        "rounds": {"rounds": rounds, "evaluate_every": rounds},
+    }
+
+
 def finished(store: RunStore) -> int:
     """Rounds in the history of a run."""
     path = store.folder / "history.jsonl"

@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from common import RESULTS, await_quiet, machine, print_table, write_json
-from loopback import Loopback, Seen, available, below, finished
+from loopback import Loopback, Seen, available, below, brief, finished
 
 from deploy import installed_engine, numbers
 from fedsight.coordinator.store import RunStore
@@ -36,14 +36,7 @@ OWN_MIB, SHARED_MIB, SERVER_MIB = 750, 350, 1500
 
 def settings(sites: int, rounds: int) -> dict[str, Any]:
     """The program: the smallest network for these images (2,982 parameters), four images a site."""
-    return {
-        "name": f"scale-{sites}",
-        "data": {"name": "fashion-mnist-12k"},
-        "split": {"name": "virtual", "sites": sites, "samples": 4},
-        "model": {"name": "small_cnn", "width": 4, "blocks": 3},
-        "train": {"batch": 4, "lr": 0.01},
-        "rounds": {"rounds": rounds, "evaluate_every": rounds},
-    }
+    return brief(f"scale-{sites}", sites, rounds, width=4, blocks=3)
 
 
 @dataclass
