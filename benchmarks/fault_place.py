@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -35,10 +36,7 @@ PROGRAM = {
 }
 SETTLED = 3.0  # seconds that the run goes on before something happens to it
 PATIENCE = 120.0  # seconds for anything to start
-LIBRARIES = (  # Debian's package libfaketime
-    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
-)
+CLOCK = Path(__file__).with_name("clock.c")
 
 
 @dataclass(frozen=True)
@@ -63,26 +61,32 @@ class Clock:
 
     def jump(self, seconds: float) -> None:
         """Set it so much ahead of the true time."""
-        partial = self.file.with_suffix(".partial")
-        partial.write_text(f"{seconds:+.0f}\n")
-        partial.replace(self.file)
+        mode = "r+b" if self.file.exists() else "wb"  # the processes have the file mapped
+        with self.file.open(mode) as file:
+            file.write(struct.pack("q", round(seconds)))
 
     @property
     def environment(self) -> dict[str, str]:
         """For processes that are to have this clock."""
         if self.library is None:
             return {}
-        return {
-            "LD_PRELOAD": str(self.library),
-            "FAKETIME_TIMESTAMP_FILE": str(self.file),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # the kernel's own does not jump either
-        }
+        return {"LD_PRELOAD": str(self.library), "FEDSIGHT_CLOCK": str(self.file)}
+
+
+def clock_library(folder: Path) -> Path | None:
+    """The library of `clock.c`, made in `folder`; None if there is no compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return None
+    made = folder / "clock.so"
+    options = ["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", str(made)]
+    subprocess.run([compiler, *options, str(CLOCK)], check=True)
+    return made
 
 
 @dataclass
 class Place:
-    """A federation of two sites in `folder`; `library`: libfaketime, for clocks that jump."""
+    """A federation of two sites in `folder`; `library`: that of `clock.c`, for clocks that jump."""
 
     folder: Path
     library: Path | None = None

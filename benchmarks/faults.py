@@ -2,7 +2,7 @@
 
 A server, two sites and a run are real processes on this machine. Each fault is made while three
 people look: the operator, the owner of the site, and whoever waits for the run. Needs root for a
-full disk and a lossy line, and Debian's package `libfaketime` for clocks that jump (`--faketime`).
+full disk and a lossy line, and a C compiler (`cc`) for clocks that jump (`clock.c`).
 
     python benchmarks/faults.py                 # all, about 20 minutes
     python benchmarks/faults.py --only suspend  # those whose name begins so
@@ -30,9 +30,9 @@ from typing import Any
 from common import RESULTS, ROOT, machine, print_table, write_json
 from fault_cases import CASES, PEOPLE, SITE, Case
 from fault_line import lossy
-from fault_place import LIBRARIES, Line, Place
+from fault_place import Line, Place, clock_library
 
-from fedsight.deploy import demo
+from fedsight.deploy.processes import supervisor
 
 LOSS = 2.0  # percent of the packets of a line
 AFTER = 2.0  # seconds for which what is false is looked for after it has to be seen
@@ -219,10 +219,9 @@ def main() -> None:
     """Try, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", metavar="BEGINNING")
-    parser.add_argument("--line", type=float, metavar="SECONDS", help="only a line with 2 % loss")
+    parser.add_argument("--line", type=float, metavar="SECONDS", help="only a line with 2 %% loss")
     parser.add_argument("--raw", action="store_true", help="print everything that is seen")
     parser.add_argument("--page", action="store_true", help="only write the page")
-    parser.add_argument("--faketime", type=Path, help="the library libfaketimeMT.so.1")
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     os.environ["COLUMNS"] = "200"  # for the tables that are looked at
@@ -235,12 +234,9 @@ def main() -> None:
         print(json.dumps(found, indent=1))
         write_json(given.out, {**known, "line": {"machine": machine(), **found}})
         sys.exit(bool(found["false"] or found["hooks"]))
-    library = given.faketime or next((Path(p) for p in LIBRARIES if Path(p).exists()), None)
     cases = [case for case in CASES if case.name.startswith(tuple(given.only.split(",")))]
-    if library is None:
-        print("no libfaketime: clocks do not jump")
-        cases = [case for case in cases if not case.needs_clock]
     plain = [case for case in cases if not case.needs_clock]
+    jumping = [case for case in cases if case.needs_clock]
     facts, faults = {"benchmark": "faults", "machine": machine()}, dict(known.get("faults", {}))
 
     def keep(found: dict[str, Any]) -> None:
@@ -250,12 +246,17 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the processes end with this one
     if plain:
-        with demo.prefork_process():
+        with supervisor.prefork_process():
             measured(plain, None, given.raw, keep)
-    measured([case for case in cases if case.needs_clock], library, given.raw, keep)
-    found = faults
-    show(cases, found)
-    sys.exit(not all(good(case, found[case.name]) for case in cases))
+    with tempfile.TemporaryDirectory(prefix="fedsight-benchmark-") as scratch:
+        library = clock_library(Path(scratch)) if jumping else None
+        if jumping and library is None:
+            print("no C compiler: clocks do not jump")
+            jumping = []
+        measured(jumping, library, given.raw, keep)
+    made = [*plain, *jumping]
+    show(made, faults)
+    sys.exit(not all(good(case, faults[case.name]) for case in made))
 
 
 if __name__ == "__main__":

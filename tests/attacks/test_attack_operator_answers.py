@@ -39,7 +39,7 @@ def weak(
         if request.param:
             monkeypatch.setattr(operator_session, "set_bounds", addresses.use_both_kinds)
         said = io.StringIO()
-        operator_session.serve(str(tmp_path / "none"), "anna", said)  # no kit, so no session
+        operator_session.serve(str(tmp_path / "none"), "anna", [], said)  # no kit, so no session
         assert "error" in json.loads(said.getvalue())
         yield request.param
 

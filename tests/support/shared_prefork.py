@@ -14,12 +14,7 @@ from pathlib import Path
 
 from fedsight.deploy.processes import prefork, spawn, supervisor
 
-MODULES = (
-    "nvflare.cli",
-    "fedsight.cli.app",
-    *supervisor.ALL_MODULES,
-    "short_waits",
-)
+MODULES = (*supervisor.ALL_MODULES, "short_waits")
 
 
 @contextlib.contextmanager

@@ -11,22 +11,17 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from fedsight.coordinator.callbacks import Callback
-from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DeployError
 from fedsight.data.partition import site_name
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder
-from fedsight.deploy.processes import prefork, spawn, supervisor
+from fedsight.deploy.processes import spawn
 from fedsight.deploy.processes.spawn import Process
-from fedsight.deploy.server import scheduler
 from fedsight.deploy.server.server import free_port
 from fedsight.deploy.site.folder import SiteFolder
-from fedsight.program.program import Program, Speed
 
 SAMPLE = "fashion-mnist-12k"
 NAME = "demo"
@@ -51,25 +46,26 @@ def changes(sites: int, rounds: int) -> list[str]:
     return [f"name={NAME}", *sizes, "rounds.validation=0"]
 
 
-def prefork_process() -> AbstractContextManager[None]:
-    """Meanwhile, all processes that are started here are forked from one prefork process.
+def prepare(
+    folder: Path,
+    count: int,
+    host: str = "localhost",
+    ready: Callable[[Path, Sequence[str]], object] = lambda home, command: None,
+) -> DemoFederation:
+    """Create a federation with `count` admitted sites in `folder`: keys, certificates, kits.
 
-    On machines of their own, each server and each site has one of its own
-    (`deploy/processes/supervisor.py`).
+    `ready` is called for the server and for each site as soon as they can start, with their folder
+    and the command that starts them there; for sites, in several threads.
     """
-    imports = ["nvflare.cli", "fedsight.cli.app"]
-    return prefork.prefork_process([*imports, *supervisor.ALL_MODULES])
-
-
-def prepare(folder: Path, count: int, host: str = "localhost") -> DemoFederation:
-    """Create a federation with `count` admitted sites in `folder`: keys, certificates, kits."""
     federation = FederationFolder.create(folder / NAME, host, free_port())
+    ready(federation.server_home, ("server", "start", "--federation", str(federation.folder)))
 
     def make_site(name: str) -> SiteFolder:
         request = SiteFolder.create(folder / name, name, federation.invitation)
         federation.admit(request)  # writes the answer next to the request, in the site's folder
         site = SiteFolder.open(folder / name)
         site.install_kit()
+        ready(site.folder, ("site", "start", str(site.folder), "--data", SAMPLE))
         return site
 
     names = [site_name(number, count) for number in range(count)]
@@ -77,28 +73,15 @@ def prepare(folder: Path, count: int, host: str = "localhost") -> DemoFederation
         return DemoFederation(federation, list(pool.map(make_site, names)))
 
 
-def run(
-    demo: DemoFederation,
-    program: Program,
-    speed: Speed,
-    store: RunStore,
-    callbacks: Sequence[Callback],
-    notify: Callable[[str], None],
-) -> dict[str, Any]:
-    """Start server and sites, train, and end them whatever happens; returns the summary."""
-    federation, sites = demo
-    commands: list[tuple[Path, tuple[str, ...]]] = [
-        (federation.server_home, ("server", "start", "--federation", str(federation.folder)))
-    ]
-    for site in sites:
-        commands.append((site.folder, ("site", "start", str(site.folder), "--data", SAMPLE)))
+@contextlib.contextmanager
+def started(folder: Path, count: int) -> Iterator[tuple[DemoFederation, dict[Path, Process]]]:
+    """A new federation in `folder` whose server and sites run meanwhile, by their folders."""
     with all_ended() as running:
-        for home, command in commands:
+
+        def ready(home: Path, command: Sequence[str]) -> None:
             running[home] = launch(command, home)
-        notify(f"started the server and {len(sites)} sites; waiting for them to connect")
-        wait_for(federation, [site.name for site in sites], running)
-        scheduler.prepare(federation, program, speed, store)
-        return scheduler.resume(federation, store, callbacks, notify)
+
+        yield prepare(folder, count, ready=ready), running
 
 
 def launch(arguments: Sequence[str], home: Path, module: str = "fedsight") -> Process:

@@ -55,6 +55,34 @@ with prefork.listening_socket() as listener:
 """
 
 
+# What is to be called first, in a fork that has imported what jobs need.
+CALL = """\
+import contextlib, os, sys
+from fedsight.core.errors import FedSightError
+from fedsight.deploy import package
+from fedsight.deploy.processes import on_demand, prefork, spawn
+def work():
+    import threading
+    threading.Thread(target=int).start()  # no fork of the prefork process has it
+    if sys.argv[2] == "dies":
+        os.kill(os.getpid(), 9)
+    if sys.argv[2] == "fails":
+        raise FedSightError("the images are gone", "bring them back")
+    return [name in sys.modules for name in ("heavy", "torch")], os.getppid(), os.getpid()
+package.installed()
+with prefork.listening_socket() as listener:
+    with contextlib.closing(on_demand.PreforkOnDemand(listener, [sys.argv[1]], print)) as forks:
+        try:
+            imported, parent, own = forks.call(work)
+        except FedSightError as error:
+            print(type(error).__name__, " ".join(str(error).split()))
+        else:
+            print(imported, parent == forks.prefork != own, "heavy" in sys.modules)
+            forks.serve(0.1)
+            print(forks.prefork == parent)  # it stays for the first job
+"""
+
+
 @contextlib.contextmanager
 def serving(
     folder: Path, monkeypatch: pytest.MonkeyPatch, code: str = "same", module: str = "json"
@@ -119,6 +147,38 @@ def test_the_prefork_process_exists_while_it_is_needed(
         wait_until(lambda: lines == [str(serves), "None"])
         assert spawn.start("ends", [], output.fileno()).wait() == 5  # from the next one
         assert int(lines[2]) != serves
+
+
+def called(folder: Path, module: str, how: str) -> list[str]:
+    """What the process prints that calls something before anybody has asked for a process."""
+    (folder / "heavy.py").write_text("")
+    (folder / "fatal.py").write_text("raise ImportError('no such thing')")
+    done = subprocess.run(
+        [sys.executable, "-c", CALL, module, how],
+        env={**os.environ, "PYTHONPATH": python_path(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+def test_the_first_call_leaves_a_prefork_process_for_the_first_job(tmp_path: Path) -> None:
+    """So a site imports everything once to open its images and to start its first job."""
+    assert called(tmp_path, "heavy", "works") == ["[True, False] True False", "True"]
+
+
+@pytest.mark.parametrize(
+    ("module", "how", "told"),
+    [
+        ("heavy", "fails", "FedSightError the images are gone"),
+        ("heavy", "dies", "EngineError a process was killed by signal 9"),
+        ("fatal", "works", "EngineError ImportError: no such thing"),
+    ],
+)
+def test_a_first_call_that_fails_says_why(tmp_path: Path, module: str, how: str, told: str) -> None:
+    (said,) = called(tmp_path, module, how)
+    assert said.startswith(told)
 
 
 def test_requested_processes_end_with_whoever_serves(

@@ -25,7 +25,8 @@ supervisor.RESTART_DELAYS = (0.01, 0.02)
 folder = pathlib.Path(sys.argv[1])
 with supervisor.exclusive(folder, "it"):
     imports = ([], ["heavy"]) if sys.argv[2] == "on demand" else (["heavy"], [])
-    supervisor.Supervisor("requests", [str(folder)], folder, folder, imports).run(print)
+    with supervisor.Supervisor("requests", [str(folder)], folder, folder, imports) as made:
+        made.run(print)
 """
 HEAVY = """\
 import os, pathlib

@@ -39,7 +39,8 @@ from fedsight.deploy.processes import supervisor
 supervisor.RESTART_DELAYS = (0.01, 0.02)
 folder = pathlib.Path(sys.argv[1])
 with supervisor.exclusive(folder, "it"):
-    supervisor.Supervisor("fragile", [str(folder)], folder, folder).run(print)
+    with supervisor.Supervisor("fragile", [str(folder)], folder, folder) as made:
+        made.run(print)
 """
 # The same, but the first start fails.
 FAILING_START = """\
@@ -63,7 +64,8 @@ def notify(text):
         broken.rmdir()
     if kind == "notify":
         raise OSError(28, "No space left on device")
-supervisor.Supervisor("fragile", [str(home)], home, home).run(notify)
+with supervisor.Supervisor("fragile", [str(home)], home, home) as made:
+    made.run(notify)
 """
 CANNOT_FORK = """\
 import os, signal

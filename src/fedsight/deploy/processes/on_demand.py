@@ -16,7 +16,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import BinaryIO, Never, TypeVar, cast
 
+from fedsight.core.errors import EngineError
 from fedsight.deploy.package import note_imports
 from fedsight.deploy.processes import prefork
 from fedsight.deploy.processes.spawn import describe_exit, end_with_parent, kill, turn_away
@@ -26,8 +29,10 @@ KEPT = 60.0
 RESTART_DELAYS = (0.5, 15.0)  # seconds before another one after one has died: first, and at most
 TERMINATION_TIMEOUT = 2.0  # seconds for it to end its processes
 POLL_INTERVAL = 0.1  # seconds
+INSTALL = "install FedSight and what it needs again"
 REFUSED = 3  # its exit code once it has turned away who asked
 TITLE = f"fedsight: {prefork.__name__}"
+T = TypeVar("T")
 
 
 class PreforkOnDemand(prefork.PreforkServer):
@@ -72,6 +77,21 @@ class PreforkOnDemand(prefork.PreforkServer):
                 _serve(self._listener, self._modules, self._kept)
         self.prefork = pid
 
+    def call(self, work: Callable[[], T]) -> T:
+        """Start the prefork process, and call `work` in a fork of it; its result.
+
+        To be called before `serve`. Raises as `run_in_fork` does. The prefork process stays as long
+        as after a job, so that one that comes soon does not wait until all is imported again.
+        """
+        first = partial(_serve, self._listener, self._modules, self._kept, work)
+        self.prefork, outcome = prefork.fork_with_outcome(first)
+        with outcome:
+            data = outcome.read()
+        if data:
+            return cast(T, prefork.result(data))
+        pid, self.prefork = self.prefork, None
+        return cast(T, prefork.result(data, os.waitpid(pid, 0)[1]))
+
     def _note(self, code: int) -> None:
         """The prefork process has ended. If it died, who waits for it would have the next one die
         as well, for want of memory for example."""
@@ -100,10 +120,17 @@ class PreforkOnDemand(prefork.PreforkServer):
         super().close()
 
 
-def _serve(listener: socket.socket, modules: Sequence[str], kept: float) -> None:
-    """The life of the prefork process."""
+def _serve(
+    listener: socket.socket,
+    modules: Sequence[str],
+    kept: float,
+    first: Callable[[], object] | None = None,
+    outcome: BinaryIO | None = None,
+) -> None:
+    """The life of the prefork process; `outcome`: where to write what `first` has come to."""
     os.setsid()  # Ctrl-C at the terminal is for the supervisor, which ends this process
-    prefork.close_all_except({0, 1, 2, listener.fileno()})
+    told = {outcome.fileno()} if outcome is not None else set()
+    prefork.close_all_except({0, 1, 2, listener.fileno(), *told})
     from setproctitle import setproctitle
 
     setproctitle(TITLE)
@@ -111,9 +138,15 @@ def _serve(listener: socket.socket, modules: Sequence[str], kept: float) -> None
     try:
         prefork.prepare(modules, {})
     except BaseException as error:  # also a module that ends the process
-        _refuse(listener, f"{type(error).__name__}: {error}")
+        why = f"{type(error).__name__}: {error}"
+        if outcome is not None:
+            outcome.write(prefork.pickled_outcome(partial(_raise, EngineError(why, INSTALL))))
+        _refuse(listener, why)
         sys.exit(REFUSED)
     note_imports()  # a job's process says so by name, and trains nothing
+    if first is not None and outcome is not None:
+        with outcome:
+            outcome.write(prefork.pickled_outcome(partial(prefork.run_in_fork, first)))
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     with contextlib.closing(prefork.PreforkServer(listener)) as server:
         needed = time.monotonic()
@@ -121,6 +154,10 @@ def _serve(listener: socket.socket, modules: Sequence[str], kept: float) -> None
             server.serve(POLL_INTERVAL)
             if server.busy:
                 needed = time.monotonic()
+
+
+def _raise(error: Exception) -> Never:
+    raise error
 
 
 def _refuse(listener: socket.socket, why: str) -> None:

@@ -31,7 +31,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Never, TypeVar
+from typing import Any, BinaryIO, Never, TypeVar, cast
 
 from fedsight.core.errors import DataError, EngineError, FedSightError
 from fedsight.deploy.processes import memory_reclaim
@@ -170,6 +170,23 @@ def run_in_fork(work: Callable[[], T]) -> T:
     exception. Raises EngineError if the fork dies, runs out of memory, or cannot be made.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    pid, outcome = fork_with_outcome(lambda file: file.write(pickled_outcome(work)))
+    try:
+        with outcome:
+            data = outcome.read()
+    except BaseException:  # Ctrl-C
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        _, status = os.waitpid(pid, 0)
+    return cast(T, result(data, status))
+
+
+def fork_with_outcome(life: Callable[[BinaryIO], object]) -> tuple[int, BinaryIO]:
+    """A fork that calls `life` with a file to write to; its process ID, and where to read that.
+
+    Raises EngineError if no process can be created.
+    """
     ours, theirs = os.pipe()
     try:
         pid = fork()
@@ -180,26 +197,23 @@ def run_in_fork(work: Callable[[], T]) -> T:
         raise EngineError(cause, "end other processes, or free some memory") from None
     if pid == 0:
         with exit_at_end(), os.fdopen(theirs, "wb") as file:
-            file.write(_pickled_outcome(work))
+            life(file)
     os.close(theirs)
-    try:
-        with os.fdopen(ours, "rb") as file:
-            data = file.read()
-    except BaseException:  # Ctrl-C
-        os.kill(pid, signal.SIGKILL)
-        raise
-    finally:
-        _, status = os.waitpid(pid, 0)
+    return pid, os.fdopen(ours, "rb")
+
+
+def result(data: bytes, status: int = 0) -> Any:
+    """What the outcome in `data` gives, or raises; `status`: how its process ended, if it did."""
     if status or not data:
         cause = f"a process {describe_exit(os.waitstatus_to_exitcode(status))}"
         raise EngineError(cause, "the machine may have run out of memory: free some")
     succeeded, value = pickle.loads(data)
     if not succeeded:
         raise value
-    return value  # type: ignore[no-any-return]
+    return value
 
 
-def _pickled_outcome(work: Callable[[], Any]) -> bytes:
+def pickled_outcome(work: Callable[[], Any]) -> bytes:
     """(True, the result of `work`) or (False, the error to raise), pickled."""
     try:
         return pickle.dumps((True, work()))
@@ -242,6 +256,7 @@ class PreforkServer:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._requesters: dict[int, socket.socket] = {}  # by process ID
+        self._exits: dict[int, int] = {}  # by process ID: a descriptor that is ready once it ends
 
     @property
     def busy(self) -> bool:
@@ -259,6 +274,13 @@ class PreforkServer:
                 run_module(spec, output, descriptors)
         return pid
 
+    def call(self, work: Callable[[], T]) -> T:
+        """Call `work` in a fork that has imported what requested processes import; its result.
+
+        Raises as `run_in_fork` does.
+        """
+        return run_in_fork(work)
+
     def serve(self, seconds: float) -> None:
         """Serve requests for at most `seconds`, report exits, kill abandoned processes."""
         for key, _ in self._selector.select(seconds):
@@ -269,7 +291,8 @@ class PreforkServer:
                     with contextlib.suppress(OSError):  # the log may not be writable either
                         print(f"a request for a process failed: {error!r}", file=sys.stderr)
                         sys.stderr.flush()
-            else:  # requesters send nothing more: this one has closed the connection, or ended
+            elif key.data is not None:
+                # Requesters send nothing more: this one has closed the connection, or ended.
                 kill(key.data)
                 self._selector.unregister(key.fileobj)
         for pid, connection in list(self._requesters.items()):
@@ -304,11 +327,17 @@ class PreforkServer:
                 os.close(descriptor)
         self._requesters[pid] = connection
         self._selector.register(connection, selectors.EVENT_READ, pid)
+        with contextlib.suppress(AttributeError, OSError):  # else exits are noticed a moment later
+            self._exits[pid] = os.pidfd_open(pid)
+            self._selector.register(self._exits[pid], selectors.EVENT_READ)
         with contextlib.suppress(OSError):
             connection.sendall(UINT32.pack(pid))
 
     def _report_exit(self, pid: int, connection: socket.socket, code: int) -> None:
         del self._requesters[pid]
+        if (ended := self._exits.pop(pid, None)) is not None:
+            self._selector.unregister(ended)
+            os.close(ended)
         with contextlib.suppress(OSError):
             connection.sendall(INT32.pack(code))
         with contextlib.suppress(KeyError):  # the requester is gone already

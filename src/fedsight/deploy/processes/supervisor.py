@@ -50,20 +50,27 @@ _OURS = (FLARE_ENTRY, "fedsight.deploy.flare.launching", "fedsight.deploy.flare.
 # Imported by the supervisor and by FLARE's process; the first one is run. None needs PyTorch.
 SERVER_MODULES = (f"{_APP}.server.server_train", *_OURS)
 SITE_MODULES = (f"{_APP}.client.client_train", *_OURS, "fedsight.deploy.flare.orders")
+# FLARE imports these when a process has its first connection: all ways to connect, used or not.
+_DRIVERS = tuple(f"nvflare.fuel.f3.drivers.{name}" for name in ("aio_http_driver", "grpc_driver"))
 SERVER_JOB_MODULES = (  # imported by the processes of a job
+    *_DRIVERS,
     f"{_APP}.server.runner_process",
     "nvflare.collab.runtime.controller",
     "fedsight.deploy.flare.components",
     "fedsight.deploy.server.job",
 )
 SITE_JOB_MODULES = (
+    *_DRIVERS,
     f"{_APP}.client.worker_process",
+    "nvflare.app_common.executors.client_api_executor",
+    "nvflare.app_opt.pt.decomposers",
     "nvflare.collab.runtime.executor",
     "fedsight.deploy.flare.components",
     "fedsight.deploy.site.service",
     "fedsight.deploy.site.trainer_process",
 )
-ALL_MODULES = (  # with those of a process that makes a recogniser, which the supervisor forks
+ALL_MODULES = (  # with those of commands, and of a process that makes a recogniser
+    *("nvflare.cli", "fedsight.cli.app", "fedsight.deploy.server.operator_session"),
     *(*SERVER_MODULES, *SERVER_JOB_MODULES, *SITE_MODULES, *SITE_JOB_MODULES),
     "fedsight.deploy.site.delivery.process",
 )
@@ -74,8 +81,13 @@ Poll = Callable[[prefork.PreforkServer], None]
 Farewell = Callable[[], bool]  # whether all has been said that is to be said before the end
 
 
-class Supervisor:
-    """Runs one long-lived child process, in a session of its own."""
+class Supervisor(contextlib.AbstractContextManager["Supervisor"]):
+    """Runs one long-lived child process, in a session of its own.
+
+    A context manager: inside, `forks` can start processes, also before `run` is called.
+    """
+
+    forks: prefork.PreforkServer
 
     def __init__(
         self,
@@ -84,90 +96,101 @@ class Supervisor:
         folder: Path,
         home: Path,
         imports: tuple[Sequence[str], Sequence[str]] = ((), ()),
-        farewell: Farewell = lambda: True,
     ) -> None:
         """`folder`: the working directory; `home`: the folder of the site or the server.
 
-        `imports`: modules that the process will import, and those that it starts. `farewell` is
-        called before the process is ended on request, until it returns that nothing is left to say.
+        `imports`: modules that the process will import, and those that it starts.
         """
         self.module, self.arguments = module, arguments
         self._folder = folder
         self._home = home
         self._imports = imports
-        self._farewell = farewell
+        self._notify: Callable[[str], None] = print
+        self._open = contextlib.ExitStack()
         self.environment: dict[str, str] = {}  # besides this process's own
         self._output = folder / "process.txt"
         self._trimmed = 0.0
         self._pid: int | None = None
         self._stop_requested = False
 
-    def run(self, notify: Callable[[str], None], poll: Poll = lambda _: None) -> None:
+    def __enter__(self) -> Supervisor:
+        installed()  # of the code that is imported now, and that the forks run
+        own, of_jobs = self._imports
+        prefork.prepare(own, FLARE_ENVIRONMENT)
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(prefork.listening_socket())
+            self.forks = _prefork_server(listener, of_jobs, lambda text: self._notify(text))
+            stack.callback(self.forks.close)
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def run(
+        self,
+        notify: Callable[[str], None],
+        poll: Poll = lambda _: None,
+        farewell: Farewell = lambda: True,
+    ) -> None:
         """Keep the process running until SIGTERM or Ctrl-C; `poll` is called regularly, with what
         can start other processes.
 
-        A start that fails, for example because the disk is full, is tried again too.
+        `farewell` is called before the process is ended on request, until it returns that nothing
+        is left to say. A start that fails, for example because the disk is full, is tried again.
         """
+        self._notify = notify
         before = {
             number: signal.signal(number, self._request_stop)
             for number in (signal.SIGTERM, signal.SIGINT)
         }
         delay = RESTART_DELAYS[0]
-        installed()  # of the code that is imported now, and that the forks run
-        own, of_jobs = self._imports
-        prefork.prepare(own, FLARE_ENVIRONMENT)
-        with (
-            prefork.listening_socket() as listener,
-            contextlib.closing(_prefork_server(listener, of_jobs, notify)) as forks,
-        ):
-            try:
-                while not self._stop_requested:
-                    began = time.monotonic()
-                    try:
-                        self._start(forks)
-                    except (OSError, StoreError) as error:
-                        self._end(forks)
-                        why = error.cause if isinstance(error, StoreError) else error
-                        event = f"its process cannot be started ({why}); retrying"
-                    else:
-                        event = (
-                            f"its process ended with code {self._watch(forks, poll)}; restarting"
-                        )
-                    if self._stop_requested:
-                        break
-                    stable = time.monotonic() - began > STABLE_AFTER
-                    delay = RESTART_DELAYS[0] if stable else min(2 * delay, RESTART_DELAYS[1])
-                    with contextlib.suppress(OSError):  # the terminal is gone, or the disk is full
-                        notify(f"{event} in {delay:.0f} s")
-                    self._sleep(delay, forks)
-            finally:
-                self._say_farewell(forks)
-                self._end(forks)
-                for number, handler in before.items():
-                    signal.signal(number, handler)
+        try:
+            while not self._stop_requested:
+                began = time.monotonic()
+                try:
+                    self._start()
+                except (OSError, StoreError) as error:
+                    self._end()
+                    why = error.cause if isinstance(error, StoreError) else error
+                    event = f"its process cannot be started ({why}); retrying"
+                else:
+                    event = f"its process ended with code {self._watch(poll)}; restarting"
+                if self._stop_requested:
+                    break
+                stable = time.monotonic() - began > STABLE_AFTER
+                delay = RESTART_DELAYS[0] if stable else min(2 * delay, RESTART_DELAYS[1])
+                with contextlib.suppress(OSError):  # the terminal is gone, or the disk is full
+                    notify(f"{event} in {delay:.0f} s")
+                self._sleep(delay)
+        finally:
+            self._say_farewell(farewell)
+            self._end()
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    def _start(self, forks: prefork.PreforkServer) -> None:
+    def _start(self) -> None:
         """Raises OSError or StoreError on failure; the process may be running even then."""
         environment = {
             **os.environ,
             **self.environment,
             "FEDSIGHT_HOME": str(self._home),
-            spawn.ADDRESS_VARIABLE: forks.address,
+            spawn.ADDRESS_VARIABLE: self.forks.address,
         }
         spec = spawn.ProcessSpec(self.module, self.arguments, environment, str(self._folder))
         with self._output.open("ab") as output:
-            self._pid = forks.start(spec, output.fileno())
+            self._pid = self.forks.start(spec, output.fileno())
         write_atomically(self._home / PROCESS_FILE, str(self._pid).encode())
 
-    def _watch(self, forks: prefork.PreforkServer, poll: Poll) -> int | None:
+    def _watch(self, poll: Poll) -> int | None:
         while not self._stop_requested:
             code = self._exit_code()
             if code is not None:
                 return code
             with contextlib.suppress(OSError):  # as in `run`
-                poll(forks)
+                poll(self.forks)
                 self._trim_output()
-            forks.serve(POLL_INTERVAL)
+            self.forks.serve(POLL_INTERVAL)
         return None
 
     def _trim_output(self) -> None:
@@ -186,28 +209,28 @@ class Supervisor:
         self._pid = None
         return os.waitstatus_to_exitcode(status)
 
-    def _sleep(self, seconds: float, forks: prefork.PreforkServer) -> None:
+    def _sleep(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self._stop_requested:
-            forks.serve(min(POLL_INTERVAL, seconds))
+            self.forks.serve(min(POLL_INTERVAL, seconds))
 
     def _request_stop(self, number: int, frame: object) -> None:
         self._stop_requested = True
 
-    def _say_farewell(self, forks: prefork.PreforkServer) -> None:
+    def _say_farewell(self, farewell: Farewell) -> None:
         deadline = time.monotonic() + FAREWELL_TIMEOUT
-        while self._exit_code() is None and not self._farewell():
+        while self._exit_code() is None and not farewell():
             if time.monotonic() >= deadline:
                 return
-            forks.serve(POLL_INTERVAL)
+            self.forks.serve(POLL_INTERVAL)
 
-    def _end(self, forks: prefork.PreforkServer) -> None:
+    def _end(self) -> None:
         if (pid := self._pid) is None or self._exit_code() is not None:
             return
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + TERMINATION_TIMEOUT
         while self._exit_code() is None and time.monotonic() < deadline:
-            forks.serve(POLL_INTERVAL)
+            self.forks.serve(POLL_INTERVAL)
         with contextlib.suppress(ProcessLookupError):  # including what it started in its session
             os.killpg(pid, signal.SIGKILL)
         if self._pid is not None:
@@ -286,6 +309,15 @@ def is_suspended(home: Path) -> bool:
     return any(map(process_facts.is_suspended, every))
 
 
+def prefork_process() -> contextlib.AbstractContextManager[None]:
+    """Meanwhile, all processes that are started here are forked from one prefork process.
+
+    For a whole federation on one machine. On machines of their own, each server and each site has
+    one of its own.
+    """
+    return prefork.prefork_process(ALL_MODULES)
+
+
 def server(kit: Path, home: Path, listen: str | None = None) -> Supervisor:
     """The supervisor of the coordinator's FLARE process, which listens on the address `listen`."""
     arguments = ["-m", str(kit), "-s", "fed_server.json", "--set", "secure_train=true"]
@@ -296,10 +328,10 @@ def server(kit: Path, home: Path, listen: str | None = None) -> Supervisor:
     return made
 
 
-def site(kit: Path, home: Path, name: str, farewell: Farewell = lambda: True) -> Supervisor:
+def site(kit: Path, home: Path, name: str) -> Supervisor:
     """The supervisor of a site's FLARE process."""
     arguments = ["-m", str(kit), "-s", "fed_client.json", "--set", "secure_train=true"]
     arguments += [f"uid={name}", f"org={organisation(name)}", "config_folder=config"]
     arguments += [f"heart_beat_interval={HEARTBEAT_INTERVAL}"]
     imports = SITE_MODULES, SITE_JOB_MODULES
-    return Supervisor(FLARE_ENTRY, [SITE_MODULES[0], *arguments], kit, home, imports, farewell)
+    return Supervisor(FLARE_ENTRY, [SITE_MODULES[0], *arguments], kit, home, imports)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import select
+import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from typing import Any
 
 from fedsight.core.errors import DeployError
 from fedsight.deploy.membership import certificates
+from fedsight.deploy.processes import spawn
 
 READS = "this operator may only read"  # what `deploy/flare/reading.py` refuses with
 SAME = "use the same version of FedSight here and there"
@@ -38,14 +39,14 @@ class OperatorSession:
     def __init__(self, kit: Path, user: str) -> None:
         """Raises OSError if the session's process fails, ValueError if the server refuses."""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
+        self._calls, theirs = socket.socketpair()
+        self._answers = self._calls.makefile("rb")
         module = "fedsight.deploy.server.operator_session"
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module, str(kit.resolve()), user],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            start_new_session=True,  # this process handles Ctrl-C: it has to abort the job
-        )
+        # Ctrl-C does not reach it: this process has to abort the job then.
+        with theirs:
+            self._process = spawn.start(
+                module, [str(kit.resolve()), user], self._log.fileno(), [theirs.fileno()]
+            )
         try:
             self._receive()
         except BaseException:
@@ -102,23 +103,18 @@ class OperatorSession:
 
     def close(self) -> None:
         """End the session and its process."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
+        self._answers.close()
+        self._calls.close()  # which ends the process
         try:
             self._process.wait(CLOSE_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._process.stdout.close()
         self._log.close()
 
     def _call(self, name: str, *arguments: Any) -> Any:
         try:
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps([name, arguments]).encode() + b"\n")
-            self._process.stdin.flush()
+            self._calls.sendall(json.dumps([name, arguments]).encode() + b"\n")
             return self._receive()
         except (OSError, ValueError) as error:
             raise LostError(
@@ -128,11 +124,10 @@ class OperatorSession:
 
     def _receive(self) -> Any:
         """The next answer; ValueError with FLARE's message, OSError if no answer comes."""
-        assert self._process.stdout is not None
-        if not select.select([self._process.stdout], [], [], ANSWER_TIMEOUT)[0]:
+        if not select.select([self._calls], [], [], ANSWER_TIMEOUT)[0]:
             self._process.kill()  # or a late answer would be taken for that to the next call
             raise OSError(f"no answer within {ANSWER_TIMEOUT:.0f} s")
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         if not line:
             self._log.seek(0)
             last = self._log.read().decode(errors="replace").strip().rpartition("\n")[2]

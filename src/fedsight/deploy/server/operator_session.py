@@ -1,14 +1,16 @@
 """The process that holds one operator session with the server; `operator.py` starts it.
 
-Its arguments are a kit and a user. It reports whether the server accepts the user, then answers
-calls, one line of JSON each, until its input ends.
+Its arguments are a kit, a user, and the descriptor of a socket. It reports there whether the server
+accepts the user, then answers calls, one line of JSON each, until the other end is closed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
+from collections.abc import Iterable
 from typing import Any, TextIO
 
 from nvflare.fuel.flare_api.flare_api import new_secure_session
@@ -40,11 +42,11 @@ def answer_to(session: Any, command: str, what: str, *run: str) -> Any:
     return json.loads("".join(map(str, texts)))
 
 
-def serve(kit: str, user: str, output: TextIO) -> None:
-    """Open a session and answer the calls on standard input."""
+def serve(kit: str, user: str, calls: Iterable[str], answers: TextIO) -> None:
+    """Open a session and answer the calls."""
 
     def send(**answer: Any) -> None:
-        print(json.dumps(answer, default=str), file=output, flush=True)
+        print(json.dumps(answer, default=str), file=answers, flush=True)
 
     set_bounds()
     api.Authenticator = impatient
@@ -54,7 +56,7 @@ def serve(kit: str, user: str, output: TextIO) -> None:
         send(error=str(error))
         return
     send(answer=None)
-    for line in sys.stdin:
+    for line in calls:
         name, arguments = json.loads(line)
         try:
             if name in OWN_COMMANDS:
@@ -69,11 +71,12 @@ def serve(kit: str, user: str, output: TextIO) -> None:
 
 
 if __name__ == "__main__":
-    kit, user = sys.argv[1:]
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
-        os.dup2(2, 1)  # FLARE prints to standard output
+    kit, user, descriptor = sys.argv[1:]
+    with socket.socket(fileno=int(descriptor)) as connection:
+        calls = connection.makefile("r", encoding="utf-8")
+        answers = connection.makefile("w", encoding="utf-8")
         try:
-            serve(kit, user, answers)
+            serve(kit, user, calls, answers)
         finally:
             sys.stderr.flush()
             os._exit(0)  # without waiting for FLARE's threads

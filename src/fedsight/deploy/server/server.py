@@ -79,9 +79,10 @@ def start(
                 if keeper is not None:
                     keeper.poll(forks)
 
-            supervisor.server(kit, home, listen).run(
-                lambda text: out.notice(text, event="process_ended", level="warning"), poll
-            )
+            with supervisor.server(kit, home, listen) as supervised:
+                supervised.run(
+                    lambda text: out.notice(text, event="process_ended", level="warning"), poll
+                )
 
 
 class _JobsCleared:

@@ -27,6 +27,7 @@ from fedsight.deploy.monitoring.job import Job
 from fedsight.deploy.monitoring.keeper import MonitorKeeper, kept
 from fedsight.deploy.monitoring.lines import MESSAGES, Lines, Output, output, reporting
 from fedsight.deploy.processes import prefork, supervisor
+from fedsight.deploy.processes.supervisor import Supervisor
 from fedsight.deploy.site import opening, state
 from fedsight.deploy.site.delivery.maker import RecogniserMaker
 from fedsight.deploy.site.log import SiteLog
@@ -133,20 +134,22 @@ class SiteFolder:
         with _files_of_owner(self.folder), supervisor.exclusive(self.folder, f"site '{self.name}'"):
             self.install_kit(admission)
             kits.check_keys_private(self.folder)
-            opened = opening.in_a_fork(
-                self.folder, self.name, contract or self.folder / "site.toml", data, wanted
-            )
-            log, hooks = opened.monitoring.log, opened.hooks
-            party = {"site": self.name, "federation": self.invitation.federation}
-            out = output(log, notify, party, self.folder)
-            job = Job("site", str(self.folder), party, hooks.table(), log, time.time())
-            with reporting(out):
-                self._tell(opened, out)
-                kits.write_policies(self.kit, "site", opened.keep)
-                kits.clear_old_jobs(self.kit)
-                state.arrive(self.folder)
-                with kept(job, opened.monitoring, hooks, out) as keeper:
-                    self._serve(opened, keeper, out)
+            with supervisor.site(self.kit, self.folder, self.name) as supervised:
+                file = contract or self.folder / "site.toml"
+                opened = supervised.forks.call(
+                    partial(opening.opened, self.folder, self.name, file, data, wanted or {})
+                )
+                log, hooks = opened.monitoring.log, opened.hooks
+                party = {"site": self.name, "federation": self.invitation.federation}
+                out = output(log, notify, party, self.folder)
+                job = Job("site", str(self.folder), party, hooks.table(), log, time.time())
+                with reporting(out):
+                    self._tell(opened, out)
+                    kits.write_policies(self.kit, "site", opened.keep)
+                    kits.clear_old_jobs(self.kit)
+                    state.arrive(self.folder)
+                    with kept(job, opened.monitoring, hooks, out) as keeper:
+                        self._serve(supervised, opened, keeper, out)
 
     def _tell(self, opened: Opened, out: Output) -> None:
         """Say what the site has; raise why it cannot use its images, if so."""
@@ -160,7 +163,9 @@ class SiteFolder:
         for line in opened.lines:
             out.private(line)
 
-    def _serve(self, opened: Opened, keeper: MonitorKeeper | None, out: Output) -> None:
+    def _serve(
+        self, supervised: Supervisor, opened: Opened, keeper: MonitorKeeper | None, out: Output
+    ) -> None:
         """Stay connected until SIGTERM or Ctrl-C."""
         why = partial(why_unanswered, self.folder, self.kit, self.name)
         monitor = presence.ConnectionMonitor(
@@ -191,8 +196,10 @@ class SiteFolder:
                 event="drained",
             )
         with contextlib.closing(maker):
-            supervisor.site(self.kit, self.folder, self.name, farewell).run(
-                lambda text: out.notice(text, event="process_ended", level="warning"), poll
+            supervised.run(
+                lambda text: out.notice(text, event="process_ended", level="warning"),
+                poll,
+                farewell,
             )
 
 

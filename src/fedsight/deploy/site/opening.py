@@ -38,21 +38,15 @@ class Opened:
     error: FedSightError | None = None  # why the site cannot use its images, if so
 
 
-def in_a_fork(
-    folder: Path, name: str, file: Path, data: str | None, wanted: Mapping[str, Any] | None
+def opened(
+    folder: Path, name: str, file: Path, data: str | None, wanted: Mapping[str, Any]
 ) -> Opened:
     """Read the owner's settings from `file`, and open the images of the site `name` in `folder`.
 
     `wanted` is what the user wants this time instead of [monitoring]. Raises ConfigError for the
-    settings; what is wrong with the images is in the result.
+    settings; what is wrong with the images is in the result. To be called in a fork: the process
+    that serves a site must stay small, and have a single thread.
     """
-    # The process that serves must stay small, and have a single thread.
-    return prefork.run_in_fork(partial(_open, folder, name, file, data, wanted or {}))
-
-
-def _open(
-    folder: Path, name: str, file: Path, data: str | None, wanted: Mapping[str, Any]
-) -> Opened:
     from fedsight.deploy.site.owner import read_owner
 
     owner = read_owner(file, data)
