@@ -24,7 +24,6 @@ SITE = "site-01"
 PEOPLE = {"operator": "operator", "owner": "site's owner", "waits": "who waits for the run"}
 STOP, KILL, TERM, GO_ON = signal.SIGSTOP, signal.SIGKILL, signal.SIGTERM, signal.SIGCONT
 HOUR = 3600.0
-STARTS = 12.0  # seconds until it is seen, where the run's job has to start first
 Do = Callable[[Place], None]
 
 
@@ -61,7 +60,6 @@ class Case:
     idle: bool = False  # no run goes on before
     needs_clock: bool = False
     note: str = ""  # what is seen where nobody is told anything
-    within: float = 10.0  # seconds until it has to be seen
 
     def is_false(self, line: Line) -> bool:
         """Whether the line says what is not so."""
@@ -419,7 +417,6 @@ CASES = [
         },
         "change the program, or agree on another contract",
         prepare=contract("rounds = 10"), alone=True, idle=True, false=LOST,
-        within=STARTS,
     ),
     Case(
         "refuse-undecided", "its owner has not decided about the program", "site", starts_a_run,
@@ -429,7 +426,6 @@ CASES = [
         },
         "`fedsight site approve`",
         prepare=contract("approval = true"), alone=True, idle=True, false=LOST,
-        within=STARTS,
     ),
     Case(
         "version-site", "other FedSight code", "site", starts_a_run,

@@ -35,6 +35,7 @@ from fault_place import Line, Place, clock_library
 from fedsight.deploy.processes import supervisor
 
 LOSS = 2.0  # percent of the packets of a line
+WITHIN = 10.0  # seconds until a fault has to be seen
 AFTER = 2.0  # seconds for which what is false is looked for after it has to be seen
 RESULT = RESULTS / "faults.json"
 PAGE = ROOT / "docs" / "how-to" / "faults.md"
@@ -52,7 +53,7 @@ def tried(case: Case, place: Place, raw: bool) -> dict[str, Any]:
     """Make the fault; who saw what, and what was seen that is false."""
     began = time.monotonic()
     case.make(place)
-    time.sleep(max(0.0, began + case.within + AFTER - time.monotonic()))
+    time.sleep(max(0.0, began + WITHIN + AFTER - time.monotonic()))
     lines = seen(place, began)
     # A fault that was there before it could be seen then, and still can.
     shown = seen(place, 0.0) if case.idle else lines
@@ -78,7 +79,7 @@ def _machines(who: str) -> tuple[str, ...]:
 def good(case: Case, found: dict[str, Any]) -> bool:
     """Whether everybody who is to see the fault does so in time, and nothing false is said."""
     told = found["seen"]
-    in_time = all(who in told and told[who]["seconds"] <= case.within for who in case.expect)
+    in_time = all(who in told and told[who]["seconds"] <= WITHIN for who in case.expect)
     return in_time and not found["false"]
 
 
@@ -163,7 +164,7 @@ def table(found: dict[str, Any]) -> str:
         for who in case.expect:
             told = found[case.name]["seen"].get(who)
             line = "nothing" if told is None else f"`{told['place']}`: {_cell(told['line'])}"
-            within = case.within if told is None else math.ceil(told["seconds"] + 0.1)
+            within = WITHIN if told is None else math.ceil(told["seconds"] + 0.1)
             lines.append(_row(about, PEOPLE[who], line, f"{within:.0f} s"))
             about = ["", "", ""]
     if missing := [f"{one.where}: {one.fault}" for one in CASES if one.name not in found]:

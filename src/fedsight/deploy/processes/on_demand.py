@@ -65,7 +65,12 @@ class PreforkOnDemand(prefork.PreforkServer):
         if self.prefork is not None or time.monotonic() < self._not_before:
             time.sleep(min(seconds, POLL_INTERVAL))
             return
-        if not select.select([self._listener], [], [], seconds)[0]:
+        if select.select([self._listener], [], [], seconds)[0]:
+            self.begin()
+
+    def begin(self) -> None:
+        """Start the prefork process, unless there is one."""
+        if self.prefork is not None:
             return
         try:
             pid = prefork.fork()

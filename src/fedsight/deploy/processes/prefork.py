@@ -274,6 +274,9 @@ class PreforkServer:
                 run_module(spec, output, descriptors)
         return pid
 
+    def begin(self) -> None:
+        """Import soon what requested processes import; here, it is imported."""
+
     def call(self, work: Callable[[], T]) -> T:
         """Call `work` in a fork that has imported what requested processes import; its result.
 

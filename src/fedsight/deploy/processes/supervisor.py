@@ -145,6 +145,7 @@ class Supervisor(contextlib.AbstractContextManager["Supervisor"]):
             for number in (signal.SIGTERM, signal.SIGINT)
         }
         delay = RESTART_DELAYS[0]
+        self.forks.begin()  # a run often begins soon after its server and its sites
         try:
             while not self._stop_requested:
                 began = time.monotonic()
