@@ -29,7 +29,7 @@ from fedsight.core import files, locks
 from fedsight.core.errors import ConfigError, DataError, FedSightError, StoreError
 from fedsight.data.base import Preprocess
 from fedsight.data.detection.coco import read_coco
-from fedsight.data.images import dicom
+from fedsight.data.images import dicom, dicom_elements
 from fedsight.data.images.decode import decode, upright
 from fedsight.data.images.windowing import Reading
 from fedsight.program import config
@@ -286,7 +286,7 @@ def test_a_small_dicom_file_cannot_fill_the_memory(
 ) -> None:
     pytest.importorskip("pydicom")
     assert dicom.read_dicom(deflated(0), "scan.dcm", Reading()).shape == (8, 8, 1)
-    monkeypatch.setattr(dicom, "MAX_INFLATED", 2 << 20)
+    monkeypatch.setattr(dicom_elements, "MAX_INFLATED", 2 << 20)
     bomb = deflated(16 << 20)
     assert len(bomb) < 100_000
     assert peak_of_reading(bomb) < 8 << 20
@@ -294,5 +294,5 @@ def test_a_small_dicom_file_cannot_fill_the_memory(
     path.write_bytes(bomb)
     with pytest.raises(DataError, match="inflates to more than"):
         dicom.inspect(path, "scan.dcm")
-    monkeypatch.setattr(dicom, "MAX_INFLATED", 1 << 40)  # as it was
+    monkeypatch.setattr(dicom_elements, "MAX_INFLATED", 1 << 40)  # as it was
     assert peak_of_reading(bomb) > 16 << 20

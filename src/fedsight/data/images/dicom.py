@@ -5,32 +5,28 @@ from __future__ import annotations
 import io
 import threading
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
 from fedsight.core.errors import DataError
 from fedsight.core.files import opened
-from fedsight.data.images.pixels import MAX_PIXELS, MAX_SCANS, Pixels, has_too_many_scans
+from fedsight.data.images.dicom_elements import elements, library
+from fedsight.data.images.pixels import MAX_PIXELS, Pixels, refuse_parts
 from fedsight.data.images.windowing import Reading, UnclearError, colour, grey
 
 SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
-EXTRA = "pip install 'fedsight[medical]'"
 
 # Only these are parsed. Elements that identify the patient are never read.
 _HEADER = (
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
 )
-# Bytes that a file whose whole content is deflated may inflate to: the largest 16-bit colour image.
-MAX_INFLATED = 6 * MAX_PIXELS
-_CHUNK = 1 << 20  # bytes
 _FRAGMENT = 8  # bytes that a frame of a compressed file takes at least
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _TAGS = (
@@ -143,7 +139,7 @@ def inspect(path: Path, name: str) -> tuple[int, str]:
     The ID serves to hold out whole patients; it stays in memory and must never be written. Raises
     NoPixels, and DataError for a file that is not DICOM or that no installed plugin can decode.
     """
-    pydicom = _pydicom()
+    library()
     try:
         with opened(path) as stream:
             if not is_dicom(stream.read(132)):
@@ -154,13 +150,8 @@ def inspect(path: Path, name: str) -> tuple[int, str]:
                 )
             stream.seek(0)
             with _quiet():
-                _check_inflated(stream, name)
-                found = pydicom.dcmread(
-                    stream,
-                    defer_size=1024,
-                    force=True,
-                    specific_tags=[*_HEADER, *_PIXELS, "PatientID"],
-                )
+                tags = (*_HEADER, *_PIXELS, "PatientID")
+                found = elements(stream, name, tags, defer=1024)
                 _know_syntax(found)
                 _check(found, name)
                 return _frames(found, path, name), str(found.get("PatientID") or "")
@@ -186,16 +177,15 @@ def read_dicom(data: bytes, name: str, reading: Reading, frame: int | None = Non
     as the file gives its orientation; mammograms stay as stored. Raises NoPixels, and DataError
     naming `name` for a file that is broken, too large, unclear, or compressed in an unknown way.
     """
-    pydicom = _pydicom()
+    pydicom = library()
     others = ""
     try:
         with _quiet(), io.BytesIO(data) as stream:
-            _check_inflated(stream, name)
-            found = pydicom.dcmread(stream, force=True, specific_tags=list(_TAGS))
+            found = elements(stream, name, _TAGS)
             _know_syntax(found)
             _check(found, name)
             number = _number(found, reading, frame)
-            _refuse_scans(found, number, name)
+            _refuse_parts(found, number, name)
             _gather(found, number)
             others = _plugins(found)
             raw = pydicom.pixels.pixel_array(found, index=number)
@@ -212,16 +202,6 @@ def read_dicom(data: bytes, name: str, reading: Reading, frame: int | None = Non
     return np.ascontiguousarray(pixels if lying is None else _turned(pixels, *lying))
 
 
-def _pydicom() -> Any:
-    try:
-        import pydicom
-        import pydicom.encaps
-        import pydicom.pixels
-    except ImportError as error:
-        raise DataError("DICOM files need pydicom, which is not installed", EXTRA) from error
-    return pydicom
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence pydicom, which warns about every oddity; serious ones raise anyway."""
@@ -229,29 +209,6 @@ def _quiet() -> Iterator[None]:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
         yield
-
-
-def _check_inflated(stream: BinaryIO, name: str) -> None:
-    """Refuse a file whose content inflates to more than an image needs; pydicom would inflate it.
-
-    `stream` is at its beginning, before and after.
-    """
-    reader = _pydicom().filereader
-    reader.read_preamble(stream, True)
-    syntax = reader._read_file_meta_info(stream).get("TransferSyntaxUID")
-    if syntax is not None and syntax.is_deflated:
-        inflator, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        left = stream.read(_CHUNK)
-        while left and not inflator.eof:
-            size += len(inflator.decompress(left, _CHUNK))
-            if size > MAX_INFLATED:
-                raise DataError(
-                    f"'{name}' is too large to be opened safely: it inflates to more than "
-                    f"{MAX_INFLATED:,} bytes",
-                    "decompress it first (dcmconv +te does), or cut it into single images",
-                )
-            left = inflator.unconsumed_tail or stream.read(_CHUNK)
-    stream.seek(0)
 
 
 def _know_syntax(found: Any) -> None:
@@ -266,7 +223,7 @@ def _know_syntax(found: Any) -> None:
     implicit, little = found.original_encoding
     words = "ImplicitVRLittleEndian" if implicit else "ExplicitVRLittleEndian"
     found.file_meta.TransferSyntaxUID = getattr(
-        _pydicom().uid, words if little else "ExplicitVRBigEndian"
+        library().uid, words if little else "ExplicitVRBigEndian"
     )
 
 
@@ -275,7 +232,7 @@ def _plugins(found: Any) -> str:
     syntax = found.file_meta.get("TransferSyntaxUID")
     if syntax is None or not syntax.is_encapsulated:
         return ""
-    return "; ".join(_pydicom().pixels.get_decoder(syntax).missing_dependencies)
+    return "; ".join(library().pixels.get_decoder(syntax).missing_dependencies)
 
 
 def _broken(name: str, error: Exception, others: str = "") -> DataError:
@@ -312,7 +269,7 @@ def _check(found: Any, name: str) -> None:
     if syntax is None or not syntax.is_encapsulated:
         return
     try:
-        decoder = _pydicom().pixels.get_decoder(syntax)
+        decoder = library().pixels.get_decoder(syntax)
     except NotImplementedError:
         raise NoPlugin(
             f"'{name}' is compressed as '{syntax.name}', which pydicom cannot decode",
@@ -327,23 +284,25 @@ def _check(found: Any, name: str) -> None:
         )
 
 
-def _refuse_scans(found: Any, number: int, name: str) -> None:
-    """Refuse a frame that is a JPEG whose pixels are gone over again and again, as `read_upright`
-    refuses such a file."""
+def _refuse_parts(found: Any, number: int, name: str) -> None:
+    """Refuse a frame that is a JPEG whose pixels are gone over again and again, or a JPEG 2000 of
+    too many parts, as `read_upright` refuses such a file."""
     if not found.file_meta.TransferSyntaxUID.is_encapsulated:
         return
     places = [found.get(f"ExtendedOffsetTable{what}") for what in ("", "Lengths")]
-    frame = _pydicom().encaps.get_frame(
+    frame = library().encaps.get_frame(
         found.PixelData,
         number,
         extended_offsets=None if None in places else tuple(places),
         number_of_frames=int(found.get("NumberOfFrames") or 1),
     )
-    if has_too_many_scans(frame):
+    try:
+        refuse_parts(frame)
+    except Image.DecompressionBombError as error:
         raise DataError(
-            f"'{name}' is too large to be opened safely: a JPEG with more than {MAX_SCANS} scans",
-            "decompress it first with dcmdjpeg, or remove it",
-        )
+            f"'{name}' is too large to be opened safely: {error}",
+            "decompress it first with dcmdjpeg or gdcmconv, or remove it",
+        ) from None
 
 
 def _frames(found: Any, path: Path, name: str) -> int:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from fedsight.core.errors import DataError
-from fedsight.data.images import formats
+from fedsight.data.images import formats, jpeg2000, tiff
 
 Pixels = npt.NDArray[Any]  # uint8 or uint16 [h, w, c], c = 1 (grey) or 3 (colour)
 Upright = Image.Image | Pixels  # as Pillow's image, with mode L or RGB
@@ -27,7 +27,9 @@ _BLOCK = 1 << 20  # values that are computed with at a time, in 32 bits
 _HEAD = 64  # bytes of a file that tell its format
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF; those that swap width and height
 _TILE = (0x0142, 0x0143)  # TIFF: width and height of a tile
-_MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")  # of a JPEG, between or after coded values
+# Of a segment of a JPEG, between or after coded values. Those below are no segments to a decoder,
+# which goes on with what follows, and neither are RST0 to RST7 (T.81, table B.1).
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 _TURNS = {  # what undoes an orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -143,19 +145,26 @@ def _refuse_bomb(image: Image.Image, data: bytes | Image.Image) -> None:
     """Refuse what takes more memory or time than an image of MAX_PIXELS pixels.
 
     A TIFF's tile is decoded whole, however small the image is. Each scan of a progressive JPEG goes
-    over all its pixels again, and may have a few bytes.
+    over all its pixels again, and may have a few bytes. A JPEG 2000 image may be divided into as
+    many parts as it has pixels, or more.
     """
     tags: Any = getattr(image, "tag_v2", {})
-    for width, height in (image.size, [tags.get(tag, 0) for tag in _TILE]):
+    sides = [image.size, [tags.get(tag, 0) for tag in _TILE]]
+    if image.format == "TIFF" and isinstance(data, bytes):
+        sides.append(tiff.tile(data, tags.offset))
+    for width, height in sides:
         if width * height > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{width} x {height} pixels")
-    if isinstance(data, bytes) and has_too_many_scans(data):
+    if isinstance(data, bytes):
+        refuse_parts(data)
+
+
+def refuse_parts(data: bytes) -> None:
+    """Raise DecompressionBombError for a JPEG or JPEG 2000 image that would take too long or too
+    much memory, apart from its pixels, and ValueError for one whose headers do not tell."""
+    if data.startswith(b"\xff\xd8") and _scans(data) > MAX_SCANS:
         raise Image.DecompressionBombError(f"a JPEG with more than {MAX_SCANS} scans")
-
-
-def has_too_many_scans(data: bytes) -> bool:
-    """Whether an image is a JPEG with more scans than MAX_SCANS."""
-    return data.startswith(b"\xff\xd8") and _scans(data) > MAX_SCANS
+    jpeg2000.check(data, MAX_PIXELS)
 
 
 def _scans(data: bytes) -> int:

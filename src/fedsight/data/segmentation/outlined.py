@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from fedsight.core.errors import DataError
 from fedsight.core.registry import nearest
@@ -15,9 +16,12 @@ from fedsight.data.detection.outlines import pixels_of, polygons_of, runs_of
 from fedsight.data.images.mask_values import Numbers
 
 Outside = Literal["error", "clip"]
+Points = npt.NDArray[np.float64]  # [n, 2], x and y
 _SLACK = 1e-3  # of the longer side: what rounding to three digits may add
 _BACKGROUND = ("background", "bg")  # which some draw as an object
 _FARTHEST = 10  # times the longer side: no outline of this image
+# pixels of an object's outlines, each of which takes 50 bytes while they are painted
+MAX_OUTLINE = 10_000_000
 
 
 @dataclass
@@ -95,14 +99,13 @@ class Canvas:
         if isinstance(one.shape, Mapping):
             return runs_of(one.shape, (height, width), one.where)
         polygons = polygons_of(one.shape, one.where)
-        self._check_inside(one, polygons, size)
+        points = [np.array(polygon).reshape(-1, 2) for polygon in polygons]
+        self._check_inside(one, np.concatenate(points), size)
+        _check_length(one, points)
         found: Mapping[str, Any] = mask.merge(mask.frPyObjects(polygons, height, width))
         return found
 
-    def _check_inside(
-        self, one: Object, polygons: Sequence[Sequence[float]], size: tuple[int, int]
-    ) -> None:
-        points = np.concatenate([np.array(polygon).reshape(-1, 2) for polygon in polygons])
+    def _check_inside(self, one: Object, points: Points, size: tuple[int, int]) -> None:
         beyond = max(0.0, float((-points).max()), float((points - size).max()))
         if beyond <= _SLACK * max(size):
             return
@@ -114,3 +117,15 @@ class Canvas:
                 f"{size[0]} x {size[1]}",
                 cure if far else f"{cure}, or set data.outside = 'clip'",
             )
+
+
+def _check_length(one: Object, polygons: Sequence[Points]) -> None:
+    """Raise DataError for an outline that takes more memory than any image: its points may go to
+    and fro across a wide one."""
+    length = sum(np.abs(each - np.roll(each, 1, 0)).max(1).sum() for each in polygons)
+    if length > MAX_OUTLINE:
+        raise DataError(
+            f"{one.where}: its outline is {length:,.0f} pixels long, and {MAX_OUTLINE:,} can be "
+            "painted safely",
+            "correct the outline",
+        )

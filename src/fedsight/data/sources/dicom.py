@@ -28,13 +28,13 @@ from fedsight.data.csv_file import CsvSource, unlisted
 from fedsight.data.groups import by_path, need_pattern
 from fedsight.data.images.decode import Origin
 from fedsight.data.images.dicom import (
-    EXTRA,
     Frame,
     NoPixels,
     NoPlugin,
     inspect,
     is_dicom_file,
 )
+from fedsight.data.images.dicom_elements import EXTRA
 from fedsight.data.images.disk import DiskImages, LazyImages
 from fedsight.data.images.windowing import Function, Orientation, Reading
 from fedsight.data.listing import ClassFolders, Listed
