@@ -35,12 +35,19 @@ def moved(of: Federation) -> dict[str, bool]:
     }
 
 
+def channels_last(shape: tuple[int, ...], draws: torch.Generator) -> Tensor:
+    """Random values; those of a convolution are channels-last, as the layout stores them."""
+    drawn = torch.randn(shape, generator=draws)
+    return drawn.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else drawn
+
+
 def pairs() -> tuple[list[nn.Parameter], list[nn.Parameter], list[list[Tensor]]]:
     """Parameters, their copies, and the gradients of five steps."""
     draws = torch.Generator().manual_seed(3)
-    ours = [nn.Parameter(torch.randn(shape, generator=draws)) for shape in ((4, 3), (5,), (2, 2))]
+    shapes: tuple[tuple[int, ...], ...] = ((4, 3), (5,), (6, 3, 5, 4))
+    ours = [nn.Parameter(channels_last(shape, draws)) for shape in shapes]
     theirs = [nn.Parameter(one.detach().clone()) for one in ours]
-    steps = [[torch.randn(p.shape, generator=draws) for p in ours] for _ in range(5)]
+    steps = [[channels_last(shape, draws) for shape in shapes] for _ in range(5)]
     return ours, theirs, steps
 
 
@@ -69,6 +76,35 @@ def test_steps_with_groups_are_those_of_pytorchs_own_optimizer(
         other.step()
     for one, two in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("kind", "train"), [(LocalSGD, {"momentum": 0.9}), (LocalAdamW, {})])
+def test_the_order_of_weights_in_memory_costs_no_copies_and_changes_no_bits(
+    kind: Any, train: Mapping[str, float]
+) -> None:
+    last, _, steps = pairs()
+    first = [
+        nn.Parameter(one.detach().clone(memory_format=torch.contiguous_format)) for one in last
+    ]
+    made = [kind(one, [RateGroup((0, 1, 2), 0.1)], Train(**train)) for one in (last, first)]
+    for gradients in steps:
+        given = [gradient.clone() for gradient in gradients]
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            made[0].step(given)
+        assert "aten::clone" not in {event.name for event in seen.events()}
+        made[1].step([gradient.contiguous() for gradient in gradients])
+    for one, two in zip(last, first, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_gradients_in_another_order_than_their_weights_are_put_in_theirs() -> None:
+    ours, theirs, steps = pairs()
+    made = [LocalSGD(one, [RateGroup((0, 1, 2), 0.1)], Train()) for one in (ours, theirs)]
+    for gradients in steps:
+        made[0].step([gradient.contiguous() for gradient in gradients])
+        made[1].step(gradients)
+    for one, two in zip(ours, theirs, strict=True):
+        assert torch.equal(one, two)
 
 
 def test_a_group_by_name_learns_at_its_own_rate_and_a_schedule_moves_all() -> None:

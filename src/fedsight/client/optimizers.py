@@ -54,22 +54,28 @@ class Optimizer(ABC):
 
     def __init__(self, parameters: Sequence[nn.Parameter], groups: Sequence[RateGroup]) -> None:
         self.parameters = list(parameters)
-        self._values = [parameter.detach() for parameter in self.parameters]
-        self._strides = [value.stride() for value in self._values]
+        self._tensors = [parameter.detach() for parameter in self.parameters]
+        self._flat = [_is_reordered(tensor) for tensor in self._tensors]
+        self._values = self._ordered(self._tensors)
         self._groups = groups
         self.factor = 1.0  # of all learning rates, in the next step
 
     def gradients(self, loss: Tensor) -> list[Tensor]:
         """Gradients of `loss`, each with its parameter's strides; zero if it is not used."""
         found = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        return [_like(grad, tensor) for grad, tensor in zip(found, self._tensors, strict=True)]
+
+    def _ordered(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """One tensor for each parameter, as vectors in the order of memory where that is not the
+        order of their dimensions: the fused kernels would copy these in each step."""
         return [
-            # The fused kernel reads memory in order and ignores the strides.
-            grad if grad.stride() == strides else torch.empty_like(value).copy_(grad)
-            for grad, value, strides in zip(found, self._values, self._strides, strict=True)
+            _like(tensor, own).as_strided((tensor.numel(),), (1,)) if flat else tensor
+            for tensor, own, flat in zip(tensors, self._tensors, self._flat, strict=True)
         ]
 
     def step(self, gradients: list[Tensor]) -> None:
         """One step along `gradients`, one for each parameter."""
+        gradients = self._ordered(gradients)
         if len(self._groups) == 1:
             self._step(self._groups[0], self._values, gradients)
             return
@@ -79,6 +85,18 @@ class Optimizer(ABC):
 
     @abstractmethod
     def _step(self, group: RateGroup, values: list[Tensor], gradients: list[Tensor]) -> None: ...
+
+
+def _is_reordered(tensor: Tensor) -> bool:
+    """Whether `tensor` fills its memory without gaps, but in another order than its dimensions'."""
+    return not tensor.is_contiguous() and torch.empty_like(tensor).stride() == tensor.stride()
+
+
+def _like(gradient: Tensor, tensor: Tensor) -> Tensor:
+    """`gradient` with the strides of `tensor`: the fused kernels read memory in order."""
+    if gradient.stride() == tensor.stride():
+        return gradient
+    return torch.empty_like(tensor).copy_(gradient)
 
 
 class LocalSGD(Optimizer):

@@ -14,6 +14,7 @@ import torch
 
 from fedsight.aggregation.base import Aggregator
 from fedsight.aggregation.secure import SecureSum
+from fedsight.core.allocator import keep_freed_memory
 from fedsight.core.shared_memory import Shared
 from fedsight.core.types import Metrics, Order
 from fedsight.engines.base import Arrival, Counted
@@ -104,6 +105,7 @@ class Done:
 def work(setup: Setup, pipe: Connection) -> None:
     """Serve commands until the coordinator closes the pipe."""
     torch.set_num_threads(setup.speed.threads)
+    keep_freed_memory()
     worker = LocalWorker(setup.federation, setup.memory, setup.speed)
     memory = {name: shared.tensor for name, shared in setup.totals.items()}
     total = aggregator_of(setup.federation, 1, memory) if setup.in_place else worker.sums()

@@ -17,6 +17,7 @@ from fedsight.coordinator.loop import Overall, Trained, run
 from fedsight.coordinator.opening import opened
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
+from fedsight.core.allocator import keep_freed_memory
 from fedsight.core.types import Metrics
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.evaluation.delivery.deliver import Delivered, SharedModel, deliver
@@ -68,6 +69,7 @@ def work(setup: tuple[Federation, Speed, Budget, SharedModel | None], pipe: Conn
     """Train the baselines that are requested, until the coordinator closes the pipe."""
     federation, speed, budget, shared = setup
     torch.set_num_threads(speed.threads)
+    keep_freed_memory()
     federation.network  # noqa: B018 - built once, for all baselines
     while True:
         job = pipe.recv()

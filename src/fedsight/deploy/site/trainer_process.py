@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
+from fedsight.core.allocator import keep_freed_memory
 from fedsight.core.errors import ConfigError, EngineError, FedSightError, SiteError
 from fedsight.core.files import write_atomically
 from fedsight.core.types import Memory, Metrics, Reply
@@ -91,6 +92,7 @@ class SiteTrainer:
 
     def __init__(self, setup: OpenData) -> None:
         torch.set_num_threads(setup.owner.speed.threads)
+        keep_freed_memory()
         self.federation, self.number = open_site(setup.program, setup.owner, setup.name)
         speed = setup.owner.speed.client
         whole, of = permitted(self.federation, self.number, setup.owner)
