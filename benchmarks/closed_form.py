@@ -155,7 +155,8 @@ def seen(of: Federation, data: SiteData) -> tuple[Tensor, Tensor, Tensor]:
     rows = []
     with torch.no_grad():
         for x, y in features(of.network, batches):
-            rows.append((x, pooled(kept.values())[: len(x)], y))
+            scales = torch.cat([pooled(one) for one in kept.values()], 1)
+            rows.append((x, scales[: len(x)], y))
     for hook in hooks:
         hook.remove()
     last, scales, labels = (torch.cat(part) for part in zip(*rows, strict=True))

@@ -71,7 +71,7 @@ def test_a_recipe_for_the_rounds_does_not_change_the_start(tiny_federation: Make
 def test_one_step_a_round_from_a_start_is_that_of_all_images_whatever_the_split(
     tiny_federation: Make,
 ) -> None:
-    """What the example `finetune` relies on: no drift, and a head that stays."""
+    """What fine-tuning from a closed-form head relies on: no drift, and a head that stays."""
 
     def tuned(split: dict[str, Any]) -> dict[str, torch.Tensor]:
         of = tiny_federation(

@@ -83,6 +83,10 @@ class Model(Settings, ABC):
     # layers whose outputs, averaged and at their highest over the image, the head sees instead of
     # the last features ("blocks.3"); what comes after them is left out
     taps: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    # for each of these layers, how many rows and columns of cells the head sees the mean of, too,
+    # which tell where in the image an output is high: [3, 1] adds nine of the first layer's
+    # outputs and none of the second's; empty: none of any
+    grids: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = ()
     # how many values the head sees: a linear layer and a ReLU before it make so many of the
     # network's features; 0: no such layer
     bottleneck: int = Field(0, ge=0)
@@ -211,7 +215,7 @@ class Model(Settings, ABC):
             if of == "network":
                 notes = self._pretrain(module, head)
             if self.taps:
-                module = tapped(module, self.taps, image, classes, self.title)
+                module = tapped(module, self.taps, self.grids, image, classes, self.title)
                 head = self._head(module, (HEAD,))
             if of == "taps":
                 notes = self._pretrain(module, head)
@@ -290,6 +294,10 @@ class Model(Settings, ABC):
         if self.taps and self.gives != "scores":
             cause = f"only classifiers have taps, and {self.title} gives {self.gives}"
             problems.append(Problem("model.taps", cause, "leave it out"))
+        if self.grids and len(self.grids) != len(self.taps):
+            cause = f"there are {len(self.grids)} grids for {len(self.taps)} layers in model.taps"
+            cure = "write a grid for each layer, 1 where it has none, or leave it out"
+            problems.append(Problem("model.grids", cause, cure))
         if self.bottleneck and self.gives != "scores":
             cause = f"only classifiers have a bottleneck, and {self.title} gives {self.gives}"
             problems.append(Problem("model.bottleneck", cause, "leave it out"))

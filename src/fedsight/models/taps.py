@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,24 +17,53 @@ BODY = "features.body"  # and of what is left of the network
 
 
 class PooledLayers(nn.Module):
-    """The mean and the maximum over the image of each channel of some layers: [b, d].
+    """What `pooled` leaves of the outputs of some layers, side by side: [b, d].
 
-    `body` is the network up to the last of them.
+    `body` is the network up to the last of them, and `grids` has one for each of them.
     """
 
-    def __init__(self, body: nn.Module) -> None:
+    def __init__(self, body: nn.Module, grids: Sequence[int]) -> None:
         super().__init__()
         self.body = body
+        self.grids = tuple(grids)
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, d] for images [b, c, h, w]."""
-        return pooled(self.body(x).values())
+        maps = self.body(x).values()
+        return torch.cat([pooled(*each) for each in zip(maps, self.grids, strict=True)], dim=1)
 
 
-def pooled(maps: Iterable[Tensor]) -> Tensor:
-    """The mean and the maximum of each channel of maps [b, c, h, w], one after another: [b, d]."""
-    both = [(one.mean((2, 3)), one.amax((2, 3))) for one in maps]
-    return torch.cat([part for pair in both for part in pair], dim=1)
+def pooled(one: Tensor, grid: int = 1) -> Tensor:
+    """A map [b, c, h, w] without its height and width: [b, c * width_of(grid)].
+
+    The mean and the maximum of each channel; with a grid of g > 1 also its mean in each of g times
+    g cells, row after row: a spatial pyramid (Lazebnik, Schmid and Ponce 2006). Where g does not
+    divide a side, neighbouring cells share a line.
+    """
+    cells = _cells(one, grid) if grid > 1 else ()
+    return torch.cat(
+        [one.mean((2, 3)), one.amax((2, 3)), *(cell.mean((2, 3)) for cell in cells)], dim=1
+    )
+
+
+def width_of(grid: int) -> int:
+    """How many values of each channel `pooled` gives."""
+    return 2 + (grid * grid if grid > 1 else 0)
+
+
+def _cells(one: Tensor, grid: int) -> Iterator[Tensor]:
+    """The cells of a map, as adaptive pooling divides it.
+
+    That cannot be exported where the number of cells does not divide a side; slices can.
+    """
+    rows, columns = (_bounds(side, grid) for side in one.shape[2:])
+    for top, bottom in rows:
+        for left, right in columns:
+            yield one[:, :, top:bottom, left:right]
+
+
+def _bounds(side: int, cells: int) -> list[tuple[int, int]]:
+    return [(k * side // cells, -(-(k + 1) * side // cells)) for k in range(cells)]
 
 
 def _mark(body: Any) -> None:
@@ -56,13 +85,19 @@ def _mark(body: Any) -> None:
 
 
 def tapped(
-    module: nn.Module, layers: Sequence[str], image: tuple[int, int, int], classes: int, title: str
+    module: nn.Module,
+    layers: Sequence[str],
+    grids: Sequence[int],
+    image: tuple[int, int, int],
+    classes: int,
+    title: str,
 ) -> nn.Module:
     """A network whose head, a linear layer with fresh weights, sees `layers` of `module`.
 
     `image` is (channels, height, width), `layers` are names of modules that give maps
-    [b, c, h, w]; what comes after the last of them is left out. Raises ModelError for a layer that
-    is not there or gives anything else, and for a network that cannot be cut.
+    [b, c, h, w], of which the head sees what `pooled` leaves, with a grid for each where `grids`
+    has them; what comes after the last is left out. Raises ModelError for a layer that is not
+    there, gives anything else or is smaller than its grid, and for a network that cannot be cut.
     """
     from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -79,7 +114,7 @@ def tapped(
             module, list(layers), tracer_kwargs={"leaf_modules": list(whole)}
         )
         _mark(body)
-        inner = PooledLayers(body)
+        inner = PooledLayers(body, grids or [1] * len(layers))
         with torch.no_grad():
             maps = body.eval()(torch.zeros(2, *image)).values()
             shapes = [tuple(one.shape) for one in maps]
@@ -89,13 +124,26 @@ def tapped(
             f"model.taps: the network '{title}' cannot be cut at its layers: {why}",
             "leave model.taps out, or choose another network",
         ) from error
-    for layer, shape in zip(layers, shapes, strict=True):
-        if len(shape) != 4:
-            raise ModelError(
-                f"model.taps: the layer '{layer}' gives {list(shape)}, not a map [b, c, h, w]",
-                "name layers before the last pooling",
-            )
+    width = 0
+    for layer, shape, grid in zip(layers, shapes, inner.grids, strict=True):
+        _require_map(layer, shape, grid)
+        width += shape[1] * width_of(grid)
     network = nn.Sequential()
     network.add_module("features", inner)
-    network.add_module(HEAD, nn.Linear(2 * sum(shape[1] for shape in shapes), classes))
+    network.add_module(HEAD, nn.Linear(width, classes))
     return network.train(module.training)
+
+
+def _require_map(layer: str, shape: tuple[int, ...], grid: int) -> None:
+    if len(shape) != 4:
+        raise ModelError(
+            f"model.taps: the layer '{layer}' gives {list(shape)}, not a map [b, c, h, w]",
+            "name layers before the last pooling",
+        )
+    height, width = shape[2:]
+    if grid > min(height, width):
+        raise ModelError(
+            f"model.grids: the map of the layer '{layer}' has {height} x {width} values, too few "
+            f"for a grid of {grid} x {grid} cells",
+            "set a smaller grid or a larger data.size, or name an earlier layer in model.taps",
+        )
