@@ -1,4 +1,4 @@
-"""Full fine-tuning beside LoRA, FFA-LoRA and the head alone: accuracy and bytes, paired.
+"""Full fine-tuning beside LoRA, FFA-LoRA, FedEx-LoRA and the head alone: accuracy and bytes.
 
     fedsight data get efficientnet-lite0
     python benchmarks/lora.py [--quick]
@@ -8,8 +8,9 @@ fine-tune EfficientNet-Lite0 from its ImageNet weights; four sites take part in 
 one seed have the same images, sites, cohorts and order of images; they differ in what learns and in
 its learning rate. The rates were chosen with other seeds than those shown (`--seeds 100 --ways lora
 --rate 0.003`). Accuracy is that of the final model on the 2,000 test images. Differences are in
-points, to full fine-tuning with the same seed; bytes are those that sites sent, as a ratio to full
-fine-tuning's. Results are written after every run. On two quiet cores it takes half an hour.
+points, to full fine-tuning with the same seed; bytes are those that sites sent, and those that they
+received, as ratios to full fine-tuning's. Results are written after every run. On two quiet cores
+it takes forty minutes.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ WAYS: dict[str, tuple[float, dict[str, Any]]] = {  # learning rate of all but th
     "full": (5e-4, {}),
     "lora": (5e-3, {"adapter": {"name": "lora", "rank": RANK}}),
     "ffa-lora": (1e-2, {"adapter": {"name": "ffa-lora", "rank": RANK}}),
+    "fedex-lora": (
+        5e-3,
+        {"adapter": {"name": "lora", "rank": RANK}, "algorithm": {"name": "fedex-lora"}},
+    ),
     "head": (5e-3, {"train": {"only": ["head"]}}),
 }
 HEAD = 5e-3  # learning rate of the head, which begins anew, whatever else learns
@@ -74,6 +79,7 @@ def measure(way: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         "seed": seed,
         "accuracy": summary["accuracy"],
         "bytes_up": summary["bytes_up"],
+        "bytes_down": summary["bytes_down"],
         "bytes_of_a_reply": history[-1]["bytes_up"] // history[-1]["replies"],
         "seconds": round(time.perf_counter() - began, 1),
     }
@@ -96,11 +102,16 @@ def paired(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             "points": points,
             "mean_points": round(mean(points), 2) if points else None,
             "deviation": round(stdev(points), 2) if len(points) > 1 else None,
-            "bytes": round(mean(a["bytes_up"] / b["bytes_up"] for a, b in pairs), 4)
-            if pairs
-            else None,
+            "bytes": ratio(pairs, "bytes_up"),
+            "bytes_down": ratio(pairs, "bytes_down"),
         }
     return summary
+
+
+def ratio(pairs: list[tuple[dict[str, Any], dict[str, Any]]], key: str) -> float | None:
+    """The mean ratio of a figure to full fine-tuning's; None where there is none to compare."""
+    known = [one[key] / full[key] for one, full in pairs if full[key]]
+    return round(mean(known), 4) if known else None
 
 
 def reached(summary: dict[str, dict[str, Any]]) -> bool | None:
@@ -117,10 +128,12 @@ def show(found: list[dict[str, Any]], summary: dict[str, dict[str, Any]]) -> Non
     for way, one in summary.items():
         points = "" if one["mean_points"] is None else f"{one['mean_points']:+.2f}"
         each = " ".join(f"{value:+.2f}" for value in one["points"])
-        ratio = "" if one["bytes"] is None else f"{one['bytes']:.1%}"
+        up, down = (
+            "" if one[key] is None else f"{one[key]:.1%}" for key in ("bytes", "bytes_down")
+        )
         size = next(run["bytes_of_a_reply"] for run in found if run["way"] == way)
-        rows.append([way, f"{one['accuracy']:.2%}", points, each, f"{size / 1e6:.2f} MB", ratio])
-    heads = ["way", "accuracy", "points to full", "each seed", "a site sends", "of full"]
+        rows.append([way, f"{one['accuracy']:.2%}", points, each, f"{size / 1e6:.2f} MB", up, down])
+    heads = ["way", "accuracy", "points to full", "each seed", "a site sends", "of full", "down"]
     print_table("EfficientNet-Lite0 on Fashion-MNIST at 96 pixels, twenty sites", heads, rows)
 
 

@@ -30,6 +30,10 @@ CASES: dict[str, dict[str, Any]] = {
         "train": {"groups": [{"params": ["head*"], "lr": 0.01}], "only": ["head", "conv0"]}
     },
     "fedavg's cnn": {"model": {"name": "fedavg_cnn"}},
+    "weights that the coordinator moves": {
+        "adapter": {"name": "lora", "rank": 2},
+        "algorithm": {"name": "fedex-lora"},
+    },
     "bounded updates": {
         "privacy": {"name": "central", "clip": 0.1, "noise_multiplier": 1.0},
         "rounds": {"weighting": "uniform"},

@@ -73,6 +73,16 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "median": {"aggregation": {"name": "median"}},
     "lora": {"adapter": {"name": "lora", "rank": 2}},
+    "fedex-lora, cohort": {
+        "adapter": {"name": "lora", "rank": 2},
+        "algorithm": {"name": "fedex-lora"},
+        "rounds": {"rounds": 4, "cohort": 2},
+    },
+    "fedex-lora, 8 bits, feedback": {
+        "adapter": {"name": "lora", "rank": 2},
+        "algorithm": {"name": "fedex-lora"},
+        "codec": {"up": {"steps": [{"name": "quantise", "block": 512}], "feedback": True}},
+    },
     "bias, BatchNorm": {"adapter": {"name": "bias"}, **BATCH_NORM},
     "adamw, head only": {"train": {"optimiser": "adamw", "only": ["head"]}},
     "narrower network": {

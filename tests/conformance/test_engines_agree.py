@@ -89,6 +89,11 @@ CASES = {
         "rounds": {"rounds": 3, "cohort": 2},
     },
     "LoRA, a personal head": {"adapter": {"name": "lora"}, "algorithm": {"name": "fedrep"}},
+    "FedEx-LoRA": {
+        "adapter": {"name": "lora", "rank": 2},
+        "algorithm": {"name": "fedex-lora"},
+        "rounds": {"rounds": 3, "cohort": 2},
+    },
     "fine-tuning recipe": federations.RECIPE,
     "unequal sites, test images of their own": {
         "split": {"name": "quantity", "sites": 4},

@@ -156,9 +156,14 @@ def test_with_any_kinds_what_travels_is_a_prefix_and_no_value_is_lost(
     order = [e.kind for e in layout.entries]
     assert order == sorted(order, key=list(Kind).index)
     assert all(
-        (e.stop <= layout.travelling.stop) == (e.kind in (Kind.SHARED, Kind.BUFFER))
+        (e.stop <= layout.travelling.stop) == (e.kind in (Kind.SHARED, Kind.BUFFER, Kind.MOVED))
         for e in layout.entries
     )
+    assert all(
+        (e.stop <= layout.sent.stop) == (e.kind in (Kind.SHARED, Kind.BUFFER))
+        for e in layout.entries
+    )
+    assert layout.moved == slice(layout.sent.stop, layout.travelling.stop)
     assert layout.size == before.size
     assert layout.shared.stop == layout.length(Kind.SHARED)
     assert layout.personal.stop - layout.personal.start == layout.length(Kind.PERSONAL)

@@ -9,11 +9,11 @@ import federations
 import pytest
 import torch
 
-from fedsight.algorithms.base import Mean
+from fedsight.algorithms.base import Algorithm, Mean
 from fedsight.algorithms.fedavg import FedAvg
 from fedsight.algorithms.fedexp import FedExP
 from fedsight.core.errors import ConfigError
-from fedsight.core.layout import Kind
+from fedsight.core.layout import Kind, Layout
 from fedsight.core.types import PartSpec, PartSpecs
 from fedsight.models.base import Network
 from fedsight.privacy.base import mechanisms
@@ -40,6 +40,7 @@ from fedsight.program.rules import (
     NESTED,
     PERSONAL,
     PLAIN,
+    PRODUCTS,
     SCALARS,
     SCORES,
     SECURE,
@@ -86,6 +87,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     INTEGERS: {},  # the algorithm is `Counting`
     BEYOND: {"algorithm": {"name": "moon"}},
     LOSS: {},  # the algorithm is `Asking`
+    PRODUCTS: {},  # the algorithm is `Multiplying`
     BOUNDED: {"algorithm": {"name": "ncm", "clip": 1.0}, "rounds": {"rounds": 1}},
     MIXED: {"train": {"augment": ["mixup"]}},
     BALANCED: {"train": {"sampling": "balanced"}},
@@ -119,6 +121,21 @@ class Asking(FedAvg):
     asks_loss: ClassVar[bool] = True
 
 
+class Multiplying(FedAvg):
+    """An algorithm that no table knows, whose coordinator multiplies values of single updates."""
+
+    def derived(self, network: Network, layout: Layout) -> None:
+        """Of the networks here, nothing."""
+
+
+STAND_INS: dict[str, Algorithm] = {
+    INTEGERS: Counting(),
+    SCORES: Scoring(),
+    LOSS: Asking(),
+    PRODUCTS: Multiplying(),
+}
+
+
 def program(*features: str) -> Program:
     sections: dict[str, Any] = {"rounds": {"weighting": "uniform"}, "split": {"sites": 5}}
     if "distributed" in features:  # goes with nothing else
@@ -129,7 +146,7 @@ def program(*features: str) -> Program:
     if "privacy" in sections:
         sections["privacy"]["noise_multiplier"] = 1.0
     made = federations.program(**sections)
-    for feature, algorithm in ((INTEGERS, Counting()), (SCORES, Scoring()), (LOSS, Asking())):
+    for feature, algorithm in STAND_INS.items():
         made = replace(made, algorithm=algorithm) if feature in features else made
     return made
 

@@ -28,6 +28,10 @@ from fedsight.program.config import load
 from fedsight.program.federation import Federation, federate
 
 EVERY = ["lora", "ffa-lora", "bias"]
+# Adapters by name, and the algorithm that needs one.
+SECTIONS = {name: {"adapter": {"name": name}} for name in EVERY} | {
+    "fedex-lora": {"adapter": {"name": "lora"}, "algorithm": {"name": "fedex-lora"}}
+}
 ROUNDED = {"secagg": {"name": "secagg", "dropout": 0.3}, "plain": {"name": "quantised"}}
 
 
@@ -56,7 +60,7 @@ def adapted(request: pytest.FixtureRequest, home: Path, pretrained: dict[str, An
     """A finished run from pretrained weights."""
     name = request.param
     sections = {"data": {"size": 32}, "split": {"name": "iid", "sites": 2}, "rounds": {"rounds": 1}}
-    path = write_config(home, name, model=pretrained, adapter={"name": name}, **sections)
+    path = write_config(home, name, model=pretrained, **SECTIONS[name], **sections)
     done("run", path, "--workers", 1, "--out", home / "runs" / name)
     return home / "runs" / name
 
@@ -97,6 +101,7 @@ def test_only_the_adapter_and_the_head_have_changed(
     assert kept >= 10
 
 
+@pytest.mark.parametrize("adapted", SECTIONS, indirect=True)
 def test_the_model_opens_merged_and_answers_as_the_run_measured(adapted: Path) -> None:
     one = saved.load(adapted)
     assert not any(PLACE in name for name in one.module.state_dict())
@@ -107,6 +112,7 @@ def test_the_model_opens_merged_and_answers_as_the_run_measured(adapted: Path) -
     assert read(adapted)["score"] == history(adapted)[-1]["score"]
 
 
+@pytest.mark.parametrize("adapted", SECTIONS, indirect=True)
 def test_its_exported_weights_load_into_the_plain_network_of_timm(
     adapted: Path, tmp_path: Path
 ) -> None:
@@ -129,6 +135,7 @@ def test_its_onnx_file_answers_alike(adapted: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(out, answers.numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("adapted", SECTIONS, indirect=True)
 def test_another_run_can_start_from_its_model_file(adapted: Path, home: Path) -> None:
     path = adapted / "model.safetensors"
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -141,12 +148,14 @@ def test_another_run_can_start_from_its_model_file(adapted: Path, home: Path) ->
         torch.testing.assert_close(network.module.eval()(x), one.module(x), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", SECTIONS)
 def test_a_run_that_goes_on_ends_with_the_bits_of_the_whole_and_its_baselines(
     home: Path, name: str
 ) -> None:
-    settings = {} if name == "bias" else {"rank": 2}
-    path = write_config(home, f"{name}-whole", adapter={"name": name, **settings})
+    sections = SECTIONS[name]
+    if name != "bias":
+        sections = {**sections, "adapter": {**sections["adapter"], "rank": 2}}
+    path = write_config(home, f"{name}-whole", **sections)
     part, whole = home / f"{name}-part", home / f"{name}-whole"
     done("compare", path, "--rounds", 1, "--workers", 1, "--out", part)
     done("compare", path, "--rounds", 2, "--workers", 1, "--out", whole)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from fedsight.core.errors import Problem
-from fedsight.core.layout import Kind
+from fedsight.core.layout import Kind, Layout
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
-from fedsight.core.types import Batch, Memory, PartSpecs, Payload
+from fedsight.core.types import Batch, Derived, Memory, PartSpecs, Payload
 from fedsight.models.base import Network
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Lessons:
     lr: float | None  # of Adam, which falls to 0 along a cosine; None: as the site's own are learnt
 
 
-EVERYTHING = frozenset(Kind) - {Kind.FROZEN}
+EVERYTHING = frozenset(Kind) - {Kind.FROZEN, Kind.MOVED}
 
 
 class Algorithm(Settings):
@@ -108,7 +108,8 @@ class Algorithm(Settings):
         """Whether sites may train parts of the model: all that travels is one update, of which the
         server's step takes each value by itself."""
         plain = self.by_value or type(self).step is Algorithm.step
-        return plain and self.parts == ("delta",) and not (self.scalars or self.counts)
+        alone = self.parts == ("delta",) and not (self.scalars or self.counts or self.derives)
+        return plain and alone
 
     @property
     def equips(self) -> bool:
@@ -229,6 +230,23 @@ class Algorithm(Settings):
         """The kind of a tensor; personal ones stay at the site. By default nothing changes."""
         return kind
 
+    @property
+    def derives(self) -> bool:
+        """Whether the coordinator needs single updates, of which it makes more than their mean."""
+        return type(self).derived is not Algorithm.derived
+
+    def moves(self, layout: Layout) -> frozenset[str]:
+        """The frozen tensors of `layout` that the coordinator moves by what is `derived`."""
+        return frozenset()
+
+    def derived(self, network: Network, layout: Layout) -> Derived | None:
+        """What the coordinator makes of an update, for the tensors that it moves.
+
+        After each round it adds to them the mean over the replies, less what it makes of the mean
+        update: all that the mean update misses.
+        """
+        return None
+
     def phases(self, length: int) -> list[Phase]:
         """The phases of one round's local training, of the `length` that the program states: of
         epochs, or of steps (`train.steps`)."""
@@ -294,9 +312,9 @@ class Algorithm(Settings):
         """The same without files of earlier runs, which only the coordinator has."""
         return self
 
-    @property
-    def closing(self) -> Algorithm:
-        """The same for a trained network, whose other tensors it sends to the sites unchanged."""
+    def closing(self, trained: Algorithm) -> Algorithm:
+        """The same for a network that `trained` has trained: it sends the sites what that changed,
+        unchanged."""
         return self
 
     @property

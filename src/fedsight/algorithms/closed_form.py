@@ -17,7 +17,7 @@ from torch import Tensor
 from fedsight.algorithms.base import Algorithm, Local, Mean, Phase
 from fedsight.algorithms.earlier import Change, changed, data_problems, problems
 from fedsight.core.errors import Problem, SiteError
-from fedsight.core.layout import Kind
+from fedsight.core.layout import Kind, Layout
 from fedsight.core.rng import generator
 from fedsight.core.threads import one_thread
 from fedsight.core.types import Batch, Memory, Payload
@@ -56,16 +56,21 @@ class ClosedForm(Algorithm):
     earlier_sha256: str | None = None  # of that file, or its first 8 or more hex digits
     change: Change = "join"  # what the sites of this run do: "join" or "leave" the earlier
 
-    _trained: bool = PrivateAttr(default=False)  # whether the sites do not have the network yet
+    # what has changed the network, which the sites do not have yet
+    _trained: Algorithm | None = PrivateAttr(default=None)
 
     def kind(self, name: str, kind: Kind, network: Network) -> Kind:
         """All but the head is frozen; what was trained before is sent to the sites, unchanged, as
         running statistics are."""
         if name in network.head:
             return kind
-        if self._trained:
+        if self._trained is not None:
             return Kind.BUFFER if kind == Kind.SHARED else kind
         return Kind.FROZEN
+
+    def moves(self, layout: Layout) -> frozenset[str]:
+        """What training has moved is sent to the sites, too, and does not move."""
+        return frozenset() if self._trained is None else self._trained.moves(layout)
 
     def phases(self, epochs: int) -> list[Phase]:
         """None: no gradient is computed."""
@@ -88,11 +93,10 @@ class ClosedForm(Algorithm):
         """The same sums, of whatever run."""
         return self.model_copy(update={"earlier": None, "earlier_sha256": None})
 
-    @property
-    def closing(self) -> Algorithm:
+    def closing(self, trained: Algorithm) -> Algorithm:
         """The same sums, of features that training has changed."""
         found = self.fresh()
-        found._trained = True
+        found._trained = trained
         return found
 
     @property

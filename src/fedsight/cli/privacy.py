@@ -135,7 +135,7 @@ def _parameters(config: Path) -> int:
 
     federation = federate(load(config)[0])
     layout = federation.layout
-    return int(layout.travelling.stop)
+    return int(layout.sent.stop)
 
 
 def _refuse(

@@ -72,7 +72,8 @@ class Leaving:
                     "its training diverged, or choose other codec.up.steps",
                 ) from None
             if feedback:
-                kept[UNSENT + part] = value - way.decode(sent[part])
+                received = way.decode(sent[part])[: len(value)]  # without what is derived of it
+                kept[UNSENT + part] = value - received
                 if way.warm:
                     kept[SENT + part] = sent[part]
         return sent, kept

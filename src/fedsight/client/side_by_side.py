@@ -42,7 +42,7 @@ def suits(program: Program, kinds: set[Kind]) -> bool:
         and program.task.stacks
         and len(phases) == 1
         and Kind.SHARED in phases[0].trains
-        and kinds <= {Kind.SHARED, Kind.FROZEN}
+        and kinds <= {Kind.SHARED, Kind.MOVED, Kind.FROZEN}
         and program.privacy.unit != "example"
     )
 

@@ -84,6 +84,7 @@ class Client(BoundModel):
         self._training = self._strategy()
         self.stays = not (deployed or program.privacy.protects or program.secure.rounds_values)
         self.stays &= not program.codec.up.steps and not program.aggregation.needs_replies
+        self.stays &= not program.algorithm.derives
         # In training these do not move either.
         self._still = still(self.model, lambda name: self._kinds.get(name) == Kind.FROZEN)
         self._sites: OrderedDict[int, Site] = OrderedDict()  # the latest last

@@ -34,6 +34,7 @@ from fedsight.engines.base import Arrival, Earlier, Engine, Outcome, RealTimeEng
 from fedsight.engines.protected import reply_bytes
 from fedsight.models.norms import from_moments, to_moments
 from fedsight.program.coding import decoded_mean
+from fedsight.program.federation import Federation
 from fedsight.program.rounds import Rounds
 
 Overall = Callable[[list[Metrics]], Mapping[str, float]]
@@ -328,9 +329,10 @@ def _doubting(doubts: Mapping[str, str]) -> Iterator[None]:
 def _server_step(
     session: Session, now: Checkpoint, outcome: Outcome, round: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The algorithm updates the shared slice; running statistics follow their mean moments."""
+    """The algorithm updates the shared slice; running statistics follow their mean moments, and
+    tensors that the coordinator moves what the mean update misses."""
     layout, program = session.layout, session.program
-    shared, buffer = layout.shared, layout.buffer
+    shared = layout.shared
     mean, own, rest = session.protection.mean(outcome.total, now.state, round)
     lengths = session.federation.lengths
     mean = replace(mean, parts=decoded_mean(program, mean.parts, lengths, round))
@@ -343,15 +345,20 @@ def _server_step(
             "sites in turn (`fedsight federation revoke`), or find it in a run with secure.name = "
             "'quantised'",
         )
-    moved = mean.parts["delta"][buffer] if "delta" in mean.parts else None
-    if moved is not None:
-        mean = replace(mean, parts={**mean.parts, "delta": mean.parts["delta"][shared]})
+    delta = mean.parts.get("delta")
+    # Before the step, which may change the parts in place.
+    missed = None if delta is None else _missed(session.federation, delta)
+    if delta is not None:
+        mean = replace(mean, parts={**mean.parts, "delta": delta[shared]})
     targets = program.algorithm.ensemble(mean) if program.algorithm.lessons.passes else None
     new, state = program.algorithm.step(now.vector[shared], rest, mean, round)
+    moved = None if delta is None else delta[layout.buffer]
     vector = _with_statistics(session, now.vector, new, moved)
+    if missed is not None:
+        vector[layout.moved] = (now.vector[layout.moved] + missed).float()
     if targets is not None:
         vector = distilled(session.federation, vector, targets, round)
-    if not bool(torch.isfinite(vector[shared]).all()):
+    if not all(bool(torch.isfinite(vector[part]).all()) for part in (shared, layout.moved)):
         raise SiteError(
             f"the global model is no longer finite after round {round}",
             "lower algorithm.server_lr or train.lr. The last checkpoint is intact",
@@ -359,15 +366,24 @@ def _server_step(
     return vector, {**state, **own}
 
 
+def _missed(federation: Federation, delta: Tensor) -> Tensor | None:
+    """What the mean update misses of the tensors that the coordinator moves, float64 [moved]: the
+    mean of what it derived of each, at the end of `delta`, less what it derives of the mean."""
+    if federation.derived is None:
+        return None
+    sent = federation.layout.sent
+    return delta[sent.stop :] - federation.derived.of(delta[sent])
+
+
 def _with_statistics(session: Session, before: Tensor, new: Tensor, moved: Tensor | None) -> Tensor:
-    """The new shared slice and, where there are any, running statistics: those of `before` that
-    have `moved`."""
+    """The new shared slice and what else travels: of `before`, but for running statistics that have
+    `moved`."""
     layout = session.layout
     shared, buffer = layout.shared, layout.buffer
-    if buffer.stop == buffer.start:
+    if len(new) == len(before):
         return new
-    if moved is None:  # no update travels, and with it no statistics
-        return torch.cat([new, before[buffer]])
+    if buffer.stop == buffer.start or moved is None:  # no update travels, and so no statistics
+        return torch.cat([new, before[shared.stop :]])
     statistics = session.network.statistics
     moments = to_moments(before, layout, statistics)
     moments[buffer] = (moments[buffer].double() + moved).float()

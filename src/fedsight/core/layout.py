@@ -1,8 +1,9 @@
 """A model as one flat vector: `Layout` maps each tensor to a slice, and says who may see it.
 
-The vector is ordered [shared | buffer | personal | frozen], so that the travelling part is a
-prefix. Four-dimensional weights are stored channels-last (O, H, W, I): bound to a model, they are
-the channels-last views that convolutions on the CPU prefer, and loading a vector is one copy.
+The vector is ordered [shared | buffer | moved | personal | frozen], so that what a site sends is a
+prefix, and what it receives a longer one. Four-dimensional weights are stored channels-last (O, H,
+W, I): bound to a model, they are the channels-last views that convolutions on the CPU prefer, and
+loading a vector is one copy.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Kind(StrEnum):
 
     SHARED = "shared"  # a parameter that travels and is averaged
     BUFFER = "buffer"  # a running statistic that travels and is pooled by a separate rule
+    MOVED = "moved"  # no site trains it: the coordinator moves it, and it travels to the sites only
     PERSONAL = "personal"  # stays at the site
     FROZEN = "frozen"  # neither trained nor exchanged: a site receives it once
 
@@ -121,14 +123,24 @@ class Layout:
         return slice(self.shared.stop, self.shared.stop + self.length(Kind.BUFFER))
 
     @cached_property
-    def travelling(self) -> slice:
-        """Everything that travels: parameters, then statistics."""
+    def sent(self) -> slice:
+        """What a site's update is of: parameters, then statistics."""
         return slice(0, self.buffer.stop)
+
+    @cached_property
+    def moved(self) -> slice:
+        """The part that the coordinator moves, and no site."""
+        return slice(self.buffer.stop, self.buffer.stop + self.length(Kind.MOVED))
+
+    @cached_property
+    def travelling(self) -> slice:
+        """Everything that travels to the sites."""
+        return slice(0, self.moved.stop)
 
     @cached_property
     def personal(self) -> slice:
         """The part that stays at the site."""
-        return slice(self.buffer.stop, self.buffer.stop + self.length(Kind.PERSONAL))
+        return slice(self.moved.stop, self.moved.stop + self.length(Kind.PERSONAL))
 
     @cached_property
     def frozen(self) -> slice:
@@ -143,7 +155,7 @@ class Layout:
     @cached_property
     def kept(self) -> slice:
         """Everything that does not travel: the personal slice, then the frozen one."""
-        return slice(self.buffer.stop, self.size)
+        return slice(self.moved.stop, self.size)
 
     def bind(self, model: nn.Module, vector: Tensor) -> None:
         """Make the tensors of `model` views of `vector` [size], sharing its memory."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedsight.core.layout import Kind, Layout
 
-TRAVELS = (Kind.SHARED, Kind.BUFFER)
+TRAVELS = (Kind.SHARED, Kind.BUFFER, Kind.MOVED)
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,6 +52,19 @@ class Encoding(Protocol):
         ...
 
 
+class Derived(Protocol):
+    """What the coordinator makes of the vector of a part, of each reply and of their mean."""
+
+    @property
+    def values(self) -> int:
+        """Number of values that it makes."""
+        ...
+
+    def of(self, vector: Tensor) -> Tensor:
+        """float32 or float64 [n] -> float64 [values]."""
+        ...
+
+
 @dataclass(frozen=True)
 class PartSpec:
     """Describes one part of a payload: its shape, its type, and the codec that encodes it.
@@ -59,14 +72,16 @@ class PartSpec:
     Every size (of a sum, a message, the bytes in the history) is computed from it. A part of int64
     is summed as it is: without weight, clip, rounding or codec. Its `bound` is the largest absolute
     value that a site may send (None: an equal share of 64 bits); a smaller one saves bits when
-    values are masked. Raises ValueError for other types, and for a bound or codec that has no
-    meaning.
+    values are masked. The last values of a shape may be `derived` of the others: they are summed,
+    but the coordinator makes them, and no site sends them. Raises ValueError for other types, and
+    for a bound or codec that has no meaning.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
     codec: Encoding | None = None  # None: the values themselves
     bound: int | None = None
+    derived: Derived | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in (torch.float32, torch.int64):
@@ -89,11 +104,16 @@ class PartSpec:
         return math.prod(self.shape)
 
     @property
+    def sent(self) -> int:
+        """Number of values that a site sends."""
+        return self.values - (0 if self.derived is None else self.derived.values)
+
+    @property
     def bytes(self) -> int:
         """Size in bytes when sent to the coordinator; the most, if it varies."""
         if self.codec is not None:
-            return self.codec.bytes(self.values)
-        return self.values * self.dtype.itemsize
+            return self.codec.bytes(self.sent)
+        return self.sent * self.dtype.itemsize
 
     @property
     def varies(self) -> bool:
@@ -105,7 +125,7 @@ class PartSpec:
         """Length and type of the vector that is sent; the greatest length, if it varies."""
         if self.codec is not None:
             return self.bytes, torch.uint8
-        return self.values, self.dtype
+        return self.sent, self.dtype
 
     def size_at(self, data: memoryview, start: int) -> int:
         """The bytes that it takes of `data`, from `start` on; ValueError if they are not there."""
@@ -131,8 +151,11 @@ class PartSpec:
         return values if self.codec is None else self.codec.encode(values, key, last)
 
     def decode(self, sent: Tensor) -> Tensor:
-        """The values of an encoded part."""
-        return sent if self.codec is None else self.codec.decode(sent, self.values)
+        """The values of an encoded part, the derived ones with them."""
+        found = sent if self.codec is None else self.codec.decode(sent, self.sent)
+        if self.derived is None or len(found) != self.sent:  # which whoever adds it refuses
+            return found
+        return torch.cat([found, self.derived.of(found).to(found.dtype)])
 
 
 PartSpecs = Mapping[str, PartSpec]

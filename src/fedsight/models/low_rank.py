@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
+
+from fedsight.core.layout import Entry, Kind, Layout
+from fedsight.core.threads import one_thread
 
 PLACE = "parametrizations.weight"  # of a layer, in the names of its tensors
 _BASE, _DOWN, _UP, _SCALE = (f".{PLACE}.{end}" for end in ("original", "0.A", "0.B", "0.scale"))
@@ -54,6 +58,48 @@ def changed(weight: Tensor, down: Tensor, up: Tensor, scale: Tensor) -> Tensor:
 def sides(shape: torch.Size) -> tuple[int, int]:
     """A weight as a matrix: outputs, and values of an output's filter."""
     return shape[0], math.prod(shape[1:])
+
+
+def beside_factors(layout: Layout) -> frozenset[str]:
+    """The names of the frozen weights W beside an A and a B that both travel."""
+    kinds = {entry.name: entry.kind for entry in layout.entries}
+    travels = {name for name, kind in kinds.items() if kind in (Kind.SHARED, Kind.BUFFER)}
+    layers = [name.removesuffix(_BASE) for name, kind in kinds.items() if kind == Kind.FROZEN]
+    return frozenset(layer + _BASE for layer in layers if {layer + _DOWN, layer + _UP} <= travels)
+
+
+@dataclass(frozen=True)
+class Products:
+    """scale BA of the factors in a vector, one after the other, each as its W lies in memory."""
+
+    factors: tuple[tuple[Entry, Entry, float], ...]  # A, B and scale, in the order of the weights
+
+    @classmethod
+    def moving(cls, module: nn.Module, layout: Layout) -> Products:
+        """Those that belong to the weights W of `module` that the coordinator moves."""
+        known = {entry.name: entry for entry in layout.entries}
+        layers = [e.name.removesuffix(_BASE) for e in layout.entries if e.kind == Kind.MOVED]
+        return cls(
+            tuple(
+                (known[layer + _DOWN], known[layer + _UP], float(module.get_buffer(layer + _SCALE)))
+                for layer in layers
+            )
+        )
+
+    @property
+    def values(self) -> int:
+        """Number of values of all products."""
+        return sum(up.shape[0] * down.shape[1] for down, up, _ in self.factors)
+
+    def of(self, vector: Tensor) -> Tensor:
+        """The products, float64 [values], of a vector that begins as the layout does."""
+        exact = vector.double()
+        with one_thread():  # or the last bit might depend on how many there are
+            products = [
+                (up.view(exact) @ down.view(exact) * scale).reshape(-1)
+                for down, up, scale in self.factors
+            ]
+        return torch.cat(products)
 
 
 def merge(module: nn.Module) -> nn.Module:

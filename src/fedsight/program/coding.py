@@ -9,17 +9,19 @@ of the sum. So sites round, mask and send what it leaves, and the coordinator de
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedsight.compression.difference import Difference
 from fedsight.compression.pipeline import Pipeline
 from fedsight.core.errors import Problem
 from fedsight.core.rng import derive
-from fedsight.core.types import PartSpec
+from fedsight.core.types import Derived, PartSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fedsight.compression.settings import Codecs
     from fedsight.core.layout import Layout
     from fedsight.program.federation import Federation
     from fedsight.program.program import Program
@@ -60,13 +62,20 @@ def masked(program: Program) -> Pipeline | None:
     return program.codec.up.pipeline if program.secure.rounds_values else None
 
 
-def part_specs(program: Program, lengths: Mapping[str, int], layout: Layout) -> dict[str, PartSpec]:
-    """The parts of an update of `layout`, whose vectors have these lengths, as they are sent."""
+def part_specs(
+    program: Program, lengths: Mapping[str, int], layout: Layout, derived: Derived | None
+) -> dict[str, PartSpec]:
+    """The parts of an update of `layout`, whose vectors have these lengths, as they are sent; after
+    the update itself comes what is `derived` of it."""
     if (linear := masked(program)) is not None:
         return {part: PartSpec((linear.left(length),)) for part, length in lengths.items()}
     pipeline = program.codec.up.pipeline
     codec = None if pipeline is None else pipeline.fitted(layout)
-    return {part: PartSpec((length,), codec=codec) for part, length in lengths.items()}
+    specs = {part: PartSpec((length,), codec=codec) for part, length in lengths.items()}
+    if derived is not None:
+        shape = (lengths["delta"] + derived.values,)
+        specs["delta"] = replace(specs["delta"], shape=shape, derived=derived)
+    return specs
 
 
 def added_specs(program: Program) -> dict[str, PartSpec]:
@@ -94,6 +103,27 @@ def decoded_mean(
     return {**parts, **found}
 
 
+def _of_products(codec: Codecs) -> Iterator[Problem]:
+    """Codecs whose errors the coordinator would multiply with one another."""
+    for number, step in enumerate(codec.up.steps):
+        if not step.precise:
+            cause = (
+                f"the coordinator multiplies values of single updates, and the error of a product "
+                f"of what '{step.registered}' rounds may be larger than the product"
+            )
+            cure = (
+                "take float16, quantise with more bits or a smaller block, or eden with at least 3 "
+                "bits"
+            )
+            yield Problem(f"codec.up.steps.{number}", cause, cure)
+    if codec.down.steps:
+        cause = (
+            "sites would train from a decoded model, and the algorithm corrects the mean for the "
+            "coordinator's own"
+        )
+        yield Problem("codec.down.steps", cause, "leave out codec.down.steps")
+
+
 def problems(program: Program) -> Iterator[Problem]:
     """What can be said without the network."""
     yield from program.codec.check()
@@ -101,6 +131,8 @@ def problems(program: Program) -> Iterator[Problem]:
     if codec.up.steps and not program.algorithm.parts:
         cause = "the algorithm sends whole numbers only, which no codec encodes"
         yield Problem("codec.up.steps", cause, "leave out codec.up.steps")
+    if program.algorithm.derives:
+        yield from _of_products(codec)
     if not codec.down.steps:
         return
     without = "leave out codec.down.steps"

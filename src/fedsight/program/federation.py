@@ -13,7 +13,7 @@ from torch import Tensor
 from fedsight.core.errors import ConfigError, DataError, FedSightError, ModelError, Problem
 from fedsight.core.layout import Layout
 from fedsight.core.selection import Selection
-from fedsight.core.types import Batch, PartSpec, Payload
+from fedsight.core.types import Batch, Derived, PartSpec, Payload
 from fedsight.data.base import Dataset, Indices, Part, Source
 from fedsight.data.partition import Partition
 from fedsight.models.base import Model, Network
@@ -336,7 +336,7 @@ class Federation:
         if self.whole is not None:
             return self.whole.parts
         program = self.program
-        vectors = part_specs(program, self.lengths, self.layout)
+        vectors = part_specs(program, self.lengths, self.layout, self.derived)
         scalars = {part: PartSpec((1,)) for part in program.algorithm.scalars}
         return {**vectors, **scalars, **added_specs(program), **self.integers}
 
@@ -344,8 +344,13 @@ class Federation:
     def lengths(self) -> dict[str, int]:
         """The lengths of an update's vectors, before they are encoded."""
         layout, parts = self.layout, self.program.algorithm.parts
-        whole, shared = layout.travelling.stop, layout.shared.stop
+        whole, shared = layout.sent.stop, layout.shared.stop
         return {part: whole if part == "delta" else shared for part in parts}
+
+    @cached_property
+    def derived(self) -> Derived | None:
+        """What the coordinator makes of an update, for the tensors that it moves."""
+        return self.program.algorithm.derived(self.network, self.layout)
 
     @cached_property
     def integers(self) -> dict[str, PartSpec]:

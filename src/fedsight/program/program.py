@@ -235,14 +235,17 @@ class Program:
         return (*self.algorithm.parts, *self.algorithm.scalars, *self.privacy.parts())
 
     def layout(self, network: Network) -> Layout:
-        """The layout of `network`, with the slices that algorithm and task keep at the sites."""
+        """The layout of `network`, with the slices that algorithm and task keep at the sites, and
+        those that the coordinator moves."""
 
         def kind(name: str, kind: Kind) -> Kind:
             if name in network.frozen or not self._learns(name, network):
                 return Kind.FROZEN
             return self.task.kind(name, self.algorithm.kind(name, kind, network), network)
 
-        return Layout.of(network.module).rekind(kind)
+        layout = Layout.of(network.module).rekind(kind)
+        moved = self.algorithm.moves(layout)
+        return layout.rekind(lambda name, kind: Kind.MOVED if name in moved else kind)
 
     def _learns(self, name: str, network: Network) -> bool:
         """Whether `train.only` lets the tensor `name` learn."""
@@ -300,7 +303,7 @@ class Program:
 
         The sites get all that was trained.
         """
-        return None if self.finish is None else self._once(self.finish.closing)
+        return None if self.finish is None else self._once(self.finish.closing(self.algorithm))
 
     def _once(self, algorithm: Algorithm, **train: Any) -> Program:
         """The program of one round in which every site takes part with every image as it is."""

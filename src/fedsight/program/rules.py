@@ -33,6 +33,7 @@ FROZEN = "a frozen slice"
 SEVERAL = "several vectors in a reply (SCAFFOLD)"
 SCALARS = "numbers besides the update (FedNova, FedExP, q-FedAvg, AFL)"
 BEYOND = "a local loss or gradients of its own (MOON, FedSAM, APFL)"
+PRODUCTS = "products of single updates (FedEx-LoRA)"
 LOSS = "an update that a site's loss scales (q-FedAvg, AFL)"
 WEIGHTING = "weighting by samples, capped or not"
 COHORT = "a cohort"
@@ -65,6 +66,7 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
     SEVERAL: lambda facts: len(facts.program.algorithm.parts) > 1,
     SCALARS: lambda facts: bool(facts.program.algorithm.scalars),
     BEYOND: lambda facts: facts.program.algorithm.beyond,
+    PRODUCTS: lambda facts: facts.program.algorithm.derives,
     LOSS: lambda facts: facts.program.algorithm.asks_loss,
     WEIGHTING: lambda facts: facts.program.rounds.weighting != "uniform",
     COHORT: lambda facts: facts.program.rounds.cohort is not None,
@@ -140,6 +142,7 @@ _CLIPPED = (
     "that"
 )
 _ONE_NETWORK = "leave out [[model.groups]], so that all sites train the same network"
+_EXACT = "choose fedavg; with adapter.name = 'ffa-lora' the mean of the adapters is exact too"
 _UPDATES = "choose an algorithm that sends vectors only, for example feddyn, scaffold or fedprox"
 _SLICE = (
     "the slice of the model, or the whole model, that stays at its site: it is trained without "
@@ -164,6 +167,11 @@ def rules_of(mechanism: type[Mechanism], name: str) -> list[Rule]:
     rules.stated(QUORUM, "which sites failed to answer", mechanism.with_quorum)
     rules.sound(SHIFT)
     rules.sound(SECURE, mechanism.with_masks)
+    if mechanism.noise_at in ("coordinator", "shares"):
+        cause = "weights would move by products of single updates, to which no noise is added"
+    else:
+        cause = "the noise in one factor of an update would be multiplied by that in the other"
+    rules.refused(PRODUCTS, cause, _EXACT, "algorithm.name")
     if mechanism.noise_at == "shares":
         rules.refused(
             PLAIN,
@@ -399,12 +407,9 @@ def secure_rules() -> list[Rule]:
         _ONE_NETWORK,
         "model.groups",
     )
-    rules.refused(
-        SINGLE,
-        "this rule needs each site's update, which secure aggregation hides",
-        "set aggregation.name = 'mean'",
-        "aggregation.name",
-    )
+    hidden = "the coordinator needs each site's update, which secure aggregation hides"
+    rules.refused(PRODUCTS, hidden, _EXACT, "algorithm.name")
+    rules.refused(SINGLE, hidden, "set aggregation.name = 'mean'", "aggregation.name")
     rules.refused(
         LOSSY,
         "masked values cannot be compressed, because all their bits are uniformly random; only "
@@ -449,6 +454,10 @@ def problems(program: Program, network: Network | None = None) -> list[Problem]:
     if program.algorithm.counts and program.aggregation.needs_replies:
         cause = "the algorithm needs sums of integers, and this rule over single replies forms none"
         cure = "set aggregation.name = 'mean'"
+        found["aggregation.name", cure] = Problem("aggregation.name", cause, cure)
+    if program.algorithm.derives and program.aggregation.needs_replies:
+        cause = "the algorithm corrects the mean of the updates, and this rule forms none"
+        cure = "set aggregation.name = 'mean', or choose another algorithm"
         found["aggregation.name", cure] = Problem("aggregation.name", cause, cure)
     if program.algorithm.scalars and program.aggregation.needs_replies:
         cause = (

@@ -131,6 +131,11 @@ def _of_algorithm(algorithm: Algorithm) -> Iterator[Problem]:
             "the numbers that sites send besides the update are of one model, and the replies of a "
             "buffer are of several"
         )
+    elif algorithm.derives:
+        cause = (
+            "the algorithm corrects the mean by products of single updates, which must all be of "
+            "one model, and the replies of a buffer are of several"
+        )
     elif algorithm.counts:
         cause = "its sums need every site once, and a buffer takes the sites that answer first"
     else:

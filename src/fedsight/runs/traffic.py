@@ -26,7 +26,7 @@ def learning(federation: Federation) -> Message | None:
         "receives {received} and sends {sent}",
         learning=layout.learning,
         all=every,
-        travelling=layout.length(Kind.SHARED),
+        travelling=layout.length(Kind.SHARED) + layout.length(Kind.MOVED),
         received=size(order_bytes(program, layout) + other_bytes(federation)),
         sent=size(planned_reply(federation)),
     )

@@ -23,6 +23,9 @@ class Adapter(Settings):
     """What of a network learns: `[adapter]` in the config. A new one costs one file here."""
 
     adapts: ClassVar[bool] = True  # whether it changes what learns
+    # whether what learns is multiplied by something else that learns, so that the mean of what it
+    # changes is not the change by the mean
+    multiplies: ClassVar[bool] = False
 
     @abstractmethod
     def adapt(self, network: Network, seed: int) -> Network:

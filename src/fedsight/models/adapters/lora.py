@@ -24,9 +24,11 @@ class LoRA(LayerAdapter):
 
     Unless layers are named, all linear layers and convolutions are adapted, apart from the head,
     grouped (depthwise) convolutions, and layers whose A and B would be no smaller than W. The mean
-    of A and the mean of B over sites do not give the mean of BA; FFA-LoRA's do.
+    of A and the mean of B over sites do not give the mean of BA; FFA-LoRA's do, and so do those of
+    the algorithm 'fedex-lora'.
     """
 
+    multiplies: ClassVar[bool] = True
     what: ClassVar[str] = "LoRA"
     learns: ClassVar[tuple[str, ...]] = ("A", "B")
 
@@ -84,5 +86,6 @@ class FFALoRA(LoRA):
     merged weights, and half as much travels. Noise for privacy is not multiplied by other noise.
     """
 
+    multiplies: ClassVar[bool] = False
     what: ClassVar[str] = "FFA-LoRA"
     learns: ClassVar[tuple[str, ...]] = ("B",)
