@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.uid import JPEG2000
 from test_attack_image_bombs import compressed
 
 from fedsight.core.errors import DataError
@@ -229,6 +230,43 @@ def test_precincts_are_not_hidden_behind_an_unknown_segment() -> None:
     assert np.asarray(Image.open(io.BytesIO(data))).shape == (64, 64)
     with pytest.raises(DataError, match="unknown segment"):
         pixels.read_pixels(data, "a.j2k")
+
+
+def with_segment(kind: int, content: bytes) -> bytes:
+    """A codestream of noise that has one more segment in its main header."""
+    data = picture("JPEG2000", no_jp2=True)
+    at = data.index(b"\xff\x52")
+    return data[:at] + struct.pack(">HH", kind, 2 + len(content)) + content + data[at:]
+
+
+def test_a_profile_is_read() -> None:
+    """Its end is where both look for it."""
+    plain = pixels.read_pixels(picture("JPEG2000", no_jp2=True), "a.j2k")
+    assert (pixels.read_pixels(with_segment(0xFF56, b"\x10\x01"), "a.j2k") == plain).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (0xFF56, b"\xff\x52"),  # a profile that hides the next segment
+        (0xFF70, b"\0\0\1"),  # an offset of the values
+        (0xFF71, b"\0\0\0\1"),  # visual masking
+        (0xFF76, b"\0\0\7\0"),  # values that are not linear, which decoders leave as they are
+        (0xFF79, b"\0\0\0\0"),  # another wavelet
+    ],
+)
+def test_what_decoders_do_not_know_is_not_called_corrupt(
+    tmp_path: Path, kind: int, content: bytes
+) -> None:
+    data = with_segment(kind, content)
+    asked = pytest.raises(DataError, match=rf"has an unknown segment, {kind:04X}, .*\n.*re-encode")
+    with asked as found:
+        pixels.read_pixels(data, "a.j2k")
+    assert "corrupt" not in str(found.value)
+    wrapped = compressed(tmp_path, data, syntax=JPEG2000)
+    with asked as found:
+        dicom.read_dicom(wrapped, "scan.dcm", Reading())
+    assert "corrupt" not in str(found.value)
 
 
 @pytest.mark.parametrize(

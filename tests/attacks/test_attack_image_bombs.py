@@ -21,7 +21,7 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEGBaseline8Bit
+from pydicom.uid import UID, JPEGBaseline8Bit
 
 from fedsight.core.errors import DataError
 from fedsight.data.csv_file import _check_header, csv_rows
@@ -136,14 +136,14 @@ def test_a_jpeg_is_not_gone_over_again_and_again(monkeypatch: pytest.MonkeyPatch
     assert pixels.read_pixels(scanned(100), "a.jpg").shape == (64, 64, 1)  # Pillow never minds
 
 
-def compressed(folder: Path, *frames: bytes) -> bytes:
-    """A DICOM file of 64 x 64 pixels whose frames are these JPEGs."""
+def compressed(folder: Path, *frames: bytes, syntax: UID = JPEGBaseline8Bit) -> bytes:
+    """A DICOM file of 64 x 64 pixels whose frames are these JPEGs, or of another syntax."""
     path = folder / "a.dcm"
     dicom_files.write(path, np.zeros((len(frames), 64, 64), np.uint8))
     found = pydicom.dcmread(path)
     found.PixelData = encapsulate(list(frames))
     found["PixelData"].is_undefined_length = True
-    found.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    found.file_meta.TransferSyntaxUID = syntax
     found.save_as(path)
     return path.read_bytes()
 

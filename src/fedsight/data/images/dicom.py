@@ -16,6 +16,7 @@ from PIL import Image
 
 from fedsight.core.errors import DataError
 from fedsight.core.files import opened
+from fedsight.data.images import jpeg2000
 from fedsight.data.images.dicom_elements import elements, library
 from fedsight.data.images.pixels import MAX_PIXELS, Pixels, refuse_parts
 from fedsight.data.images.windowing import Reading, UnclearError, colour, grey
@@ -150,8 +151,7 @@ def inspect(path: Path, name: str) -> tuple[int, str]:
                 )
             stream.seek(0)
             with _quiet():
-                tags = (*_HEADER, *_PIXELS, "PatientID")
-                found = elements(stream, name, tags, defer=1024)
+                found = elements(stream, name, (*_TAGS, "PatientID"), with_pixels=False)
                 _know_syntax(found)
                 _check(found, name)
                 return _frames(found, path, name), str(found.get("PatientID") or "")
@@ -303,6 +303,8 @@ def _refuse_parts(found: Any, number: int, name: str) -> None:
             f"'{name}' is too large to be opened safely: {error}",
             "decompress it first with dcmdjpeg or gdcmconv, or remove it",
         ) from None
+    except jpeg2000.UnknownSegmentError as error:
+        raise UnclearError(*error.args) from None
 
 
 def _frames(found: Any, path: Path, name: str) -> int:

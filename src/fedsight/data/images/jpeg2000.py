@@ -23,7 +23,13 @@ _SIZ, _COD, _COC, _SOT, _SOD = 0xFF51, 0xFF52, 0xFF53, 0xFF90, 0xFF93
 # of these, whatever length it states.
 _OTHERS = b"\x50\x55\x57\x59\x5c\x5d\x5e\x5f\x60\x63\x64\x74\x75\x77\x78"
 _KNOWN = {_SIZ, _COD, _COC, *(0xFF00 | low for low in _OTHERS)}
+_PRF = 0xFF56  # the profile, which changes nothing about decoding
 _MOST_LEVELS = 32
+
+
+class UnknownSegmentError(ValueError):
+    """A segment that decoders may read in two ways, or that changes the pixels in a way of which
+    they know nothing; carries cause and cure."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,17 @@ def _segments(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
     """The segments of the main header, and of all tile-parts' headers."""
     kind, length = struct.unpack_from(">HH", data, at)
     while kind != _SOT:
-        if kind not in _KNOWN or length < 2:
-            raise ValueError("its main header has an unknown segment")
+        if kind < 0xFF00 or length < 2:
+            raise ValueError("its headers are broken")
+        words = struct.unpack_from(f">{length // 2}H", data, at + 2)
+        # A decoder that does not know PRF finds its end by the next number that may be a marker.
+        told = kind == _PRF and length % 2 == 0 and max(words) < 0xFF00
+        if kind not in _KNOWN and not told:
+            raise UnknownSegmentError(
+                f"has an unknown segment, {kind:04X}, in the main header of its JPEG 2000 "
+                "codestream, which cannot be decoded safely",
+                "re-encode it without extensions (JPEG 2000 Part 1), or without compression",
+            )
         yield kind, data[at + 4 : at + 2 + length]
         at += 2 + length
         kind, length = struct.unpack_from(">HH", data, at)

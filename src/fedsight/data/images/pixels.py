@@ -132,7 +132,7 @@ def _named(name: str) -> Iterator[None]:
         ) from error
     except (DataError, MemoryError):
         raise
-    except _UnclearError as error:
+    except (_UnclearError, jpeg2000.UnknownSegmentError) as error:
         raise DataError(f"image '{name}' {error.args[0]}", error.args[1]) from error
     except Exception as error:  # Pillow's decoders raise nearly every kind on broken files
         raise DataError(

@@ -1,6 +1,6 @@
 """How large a tile of a TIFF is, as libtiff will read it, which decodes tiles whole.
 
-Pillow and libtiff read the tags each by itself, and differ about some that no program writes: one
+Pillow and libtiff each read the tags themselves, and differ about some that no program writes: one
 that is there twice, or a number of eight bytes with a sign, which Pillow leaves out. So tags on
 which decoding depends must be there once, with numbers that both know (Adobe, TIFF 6.0).
 """
