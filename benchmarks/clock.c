@@ -1,8 +1,9 @@
 /* The time of day of a process, ahead by what a file says (`faults.py`); preloaded.
 
    Only the clock that people set is moved. CLOCK_MONOTONIC stays as it is, as it does on a machine
-   whose clock is set, and so do all waits. The file, named by FEDSIGHT_CLOCK, is mapped and holds
-   one int64_t: seconds. */
+   whose clock is set, and so do waits by it, as Python's are. The times of files stay too, and a wait
+   until a time of day lasts as much longer. The file, named by FEDSIGHT_CLOCK, is mapped and holds one
+   int64_t: seconds. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -211,6 +211,7 @@ def test_where_one_factor_learns_there_is_nothing_to_add() -> None:
     ("spoil", "message"),
     [
         (lambda delta: delta[:-1], "values, not"),
+        (lambda delta: torch.cat([delta, torch.ones(fedex().derived.values)]), "values, not"),
         (lambda delta: delta.double(), "torch.float64"),
         (lambda delta: delta * torch.nan, "not finite"),
         (lambda delta: delta + 1e30, "not finite|64-bit range"),

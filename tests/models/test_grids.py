@@ -45,10 +45,28 @@ def built(**settings: Any) -> Network:
     return model.build(3, 32, 32, 4, 0)
 
 
-def test_each_layer_has_its_own_grid() -> None:
-    network = built(taps=["layer1", "layer2"], grids=[3, 1])
+@pytest.mark.parametrize("order", [1, -1], ids=["first layer first", "last layer first"])
+def test_each_layer_has_its_own_grid(order: int) -> None:
+    """However model.taps names them: a network gives its layers in the order of its own."""
+    network = built(taps=["layer1", "layer2"][::order], grids=[3, 1][::order])
     head = network.module.get_submodule("head")
     assert head.in_features == 64 * (2 + 9) + 128 * 2
+    features = network.module.get_submodule("features")
+    assert features(torch.rand(2, 3, 32, 32)).shape == (2, head.in_features)
+
+
+def test_the_order_of_the_layers_changes_nothing() -> None:
+    there, back = (
+        built(taps=taps, grids=grids)
+        for taps, grids in ((["layer1", "layer2"], [3, 1]), (["layer2", "layer1"], [1, 3]))
+    )
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(there.module.eval()(images), back.module.eval()(images))
+
+
+def test_a_layer_that_is_named_twice_is_a_problem() -> None:
+    found = models.get("small_cnn").model_validate({"taps": ["relu0", "relu0"]}).check()
+    assert [problem.where for problem in found] == ["model.taps"]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +74,7 @@ def test_each_layer_has_its_own_grid() -> None:
     [
         ({"taps": ["layer1"], "grids": [9]}, r"'layer1' has 8 x 8 .* grid of 9 x 9"),
         ({"taps": ["layer1", "layer2"], "grids": [8, 8]}, "'layer2' has 4 x 4 values"),
+        ({"taps": ["layer2", "layer1"], "grids": [8, 8]}, "'layer2' has 4 x 4 values"),
     ],
 )
 def test_a_grid_that_does_not_fit_is_refused(settings: dict[str, Any], words: str) -> None:

@@ -313,8 +313,8 @@ class Algorithm(Settings):
         return self
 
     def closing(self, trained: Algorithm) -> Algorithm:
-        """The same for a network that `trained` has trained: it sends the sites what that changed,
-        unchanged."""
+        """The same for a network that `trained` has trained. What that has changed travels to the
+        sites, and stays as it is."""
         return self
 
     @property

@@ -329,8 +329,8 @@ def _doubting(doubts: Mapping[str, str]) -> Iterator[None]:
 def _server_step(
     session: Session, now: Checkpoint, outcome: Outcome, round: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The algorithm updates the shared slice; running statistics follow their mean moments, and
-    tensors that the coordinator moves what the mean update misses."""
+    """The algorithm updates the shared slice, and running statistics follow their mean moments. To
+    tensors that the coordinator moves, it adds what the mean update misses."""
     layout, program = session.layout, session.program
     shared = layout.shared
     mean, own, rest = session.protection.mean(outcome.total, now.state, round)
@@ -352,8 +352,8 @@ def _server_step(
         mean = replace(mean, parts={**mean.parts, "delta": delta[shared]})
     targets = program.algorithm.ensemble(mean) if program.algorithm.lessons.passes else None
     new, state = program.algorithm.step(now.vector[shared], rest, mean, round)
-    moved = None if delta is None else delta[layout.buffer]
-    vector = _with_statistics(session, now.vector, new, moved)
+    drift = None if delta is None else delta[layout.buffer]
+    vector = _with_statistics(session, now.vector, new, drift)
     if missed is not None:
         vector[layout.moved] = (now.vector[layout.moved] + missed).float()
     if targets is not None:
@@ -375,18 +375,18 @@ def _missed(federation: Federation, delta: Tensor) -> Tensor | None:
     return delta[sent.stop :] - federation.derived.of(delta[sent])
 
 
-def _with_statistics(session: Session, before: Tensor, new: Tensor, moved: Tensor | None) -> Tensor:
+def _with_statistics(session: Session, before: Tensor, new: Tensor, drift: Tensor | None) -> Tensor:
     """The new shared slice and what else travels: of `before`, but for running statistics that have
-    `moved`."""
+    changed by `drift`."""
     layout = session.layout
     shared, buffer = layout.shared, layout.buffer
     if len(new) == len(before):
         return new
-    if buffer.stop == buffer.start or moved is None:  # no update travels, and so no statistics
+    if buffer.stop == buffer.start or drift is None:  # no update travels, and so no statistics
         return torch.cat([new, before[shared.stop :]])
     statistics = session.network.statistics
     moments = to_moments(before, layout, statistics)
-    moments[buffer] = (moments[buffer].double() + moved).float()
+    moments[buffer] = (moments[buffer].double() + drift).float()
     vector = from_moments(moments, layout, statistics)
     vector[shared] = new
     return vector

@@ -151,10 +151,15 @@ class PartSpec:
         return values if self.codec is None else self.codec.encode(values, key, last)
 
     def decode(self, sent: Tensor) -> Tensor:
-        """The values of an encoded part, the derived ones with them."""
+        """The values of an encoded part, the derived ones with them.
+
+        Raises ValueError if the derived ones were sent too, or others are missing.
+        """
         found = sent if self.codec is None else self.codec.decode(sent, self.sent)
-        if self.derived is None or len(found) != self.sent:  # which whoever adds it refuses
+        if self.derived is None:
             return found
+        if len(found) != self.sent:
+            raise ValueError(f"{len(found):,} values, not {self.sent:,}")
         return torch.cat([found, self.derived.of(found).to(found.dtype)])
 
 

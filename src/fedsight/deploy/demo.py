@@ -136,10 +136,11 @@ def all_ended() -> Iterator[dict[Path, Process]]:
         yield running
     finally:
         ignored = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)}
-        for process in running.values():
+        started = list(running.values())  # a second Ctrl-C may leave threads that start more
+        for process in started:
             process.terminate()
         deadline = time.monotonic() + TERMINATION_TIMEOUT
-        for process in running.values():
+        for process in started:
             try:
                 process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:

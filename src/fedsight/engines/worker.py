@@ -105,8 +105,8 @@ class Done:
 def work(setup: Setup, pipe: Connection) -> None:
     """Serve commands until the coordinator closes the pipe."""
     torch.set_num_threads(setup.speed.threads)
-    keep_freed_memory()
     worker = LocalWorker(setup.federation, setup.memory, setup.speed)
+    keep_freed_memory()
     memory = {name: shared.tensor for name, shared in setup.totals.items()}
     total = aggregator_of(setup.federation, 1, memory) if setup.in_place else worker.sums()
     pipe.send("ready")

@@ -83,9 +83,9 @@ class Model(Settings, ABC):
     # layers whose outputs, averaged and at their highest over the image, the head sees instead of
     # the last features ("blocks.3"); what comes after them is left out
     taps: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    # for each of these layers, how many rows and columns of cells the head sees the mean of, too,
-    # which tell where in the image an output is high: [3, 1] adds nine of the first layer's
-    # outputs and none of the second's; empty: none of any
+    # for each of these layers, into how many rows and columns of cells it is divided: the head
+    # then also sees the mean of each cell, which tells where in the image an output is high; with
+    # [3, 1], those of the nine cells of the first layer, and none of the second; empty: none at all
     grids: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = ()
     # how many values the head sees: a linear layer and a ReLU before it make so many of the
     # network's features; 0: no such layer
@@ -294,8 +294,11 @@ class Model(Settings, ABC):
         if self.taps and self.gives != "scores":
             cause = f"only classifiers have taps, and {self.title} gives {self.gives}"
             problems.append(Problem("model.taps", cause, "leave it out"))
+        if len(set(self.taps)) != len(self.taps):
+            cause = "model.taps names a layer twice"
+            problems.append(Problem("model.taps", cause, "name each layer once"))
         if self.grids and len(self.grids) != len(self.taps):
-            cause = f"there are {len(self.grids)} grids for {len(self.taps)} layers in model.taps"
+            cause = f"it has {len(self.grids)} numbers, and model.taps {len(self.taps)} layers"
             cure = "write a grid for each layer, 1 where it has none, or leave it out"
             problems.append(Problem("model.grids", cause, cure))
         if self.bottleneck and self.gives != "scores":

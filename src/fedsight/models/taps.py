@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,18 +19,19 @@ BODY = "features.body"  # and of what is left of the network
 class PooledLayers(nn.Module):
     """What `pooled` leaves of the outputs of some layers, side by side: [b, d].
 
-    `body` is the network up to the last of them, and `grids` has one for each of them.
+    `body` is the network up to the last of them; it gives their outputs by name, in the order in
+    which it computes them. `grids` has a grid for each name.
     """
 
-    def __init__(self, body: nn.Module, grids: Sequence[int]) -> None:
+    def __init__(self, body: nn.Module, grids: Mapping[str, int]) -> None:
         super().__init__()
         self.body = body
-        self.grids = tuple(grids)
+        self.grids = dict(grids)
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, d] for images [b, c, h, w]."""
-        maps = self.body(x).values()
-        return torch.cat([pooled(*each) for each in zip(maps, self.grids, strict=True)], dim=1)
+        maps = self.body(x).items()
+        return torch.cat([pooled(one, self.grids[layer]) for layer, one in maps], dim=1)
 
 
 def pooled(one: Tensor, grid: int = 1) -> Tensor:
@@ -114,10 +115,10 @@ def tapped(
             module, list(layers), tracer_kwargs={"leaf_modules": list(whole)}
         )
         _mark(body)
-        inner = PooledLayers(body, grids or [1] * len(layers))
+        inner = PooledLayers(body, dict(zip(layers, grids or [1] * len(layers), strict=True)))
         with torch.no_grad():
-            maps = body.eval()(torch.zeros(2, *image)).values()
-            shapes = [tuple(one.shape) for one in maps]
+            maps = body.eval()(torch.zeros(2, *image)).items()
+            shapes = {layer: tuple(one.shape) for layer, one in maps}
     except Exception as error:  # third-party code: any exception means that it cannot be traced
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
@@ -125,7 +126,8 @@ def tapped(
             "leave model.taps out, or choose another network",
         ) from error
     width = 0
-    for layer, shape, grid in zip(layers, shapes, inner.grids, strict=True):
+    for layer, grid in inner.grids.items():
+        shape = shapes[layer]
         _require_map(layer, shape, grid)
         width += shape[1] * width_of(grid)
     network = nn.Sequential()

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from fedsight.compression.difference import Difference
 from fedsight.compression.pipeline import Pipeline
-from fedsight.core.errors import Problem
+from fedsight.core.errors import ModelError, Problem
+from fedsight.core.layout import Kind
 from fedsight.core.rng import derive
 from fedsight.core.types import Derived, PartSpec
 
@@ -66,13 +67,22 @@ def part_specs(
     program: Program, lengths: Mapping[str, int], layout: Layout, derived: Derived | None
 ) -> dict[str, PartSpec]:
     """The parts of an update of `layout`, whose vectors have these lengths, as they are sent; after
-    the update itself comes what is `derived` of it."""
+    the update itself comes what is `derived` of it, a value for each that the coordinator moves.
+
+    Raises ModelError if an algorithm moves others than it derives.
+    """
     if (linear := masked(program)) is not None:
         return {part: PartSpec((linear.left(length),)) for part, length in lengths.items()}
     pipeline = program.codec.up.pipeline
     codec = None if pipeline is None else pipeline.fitted(layout)
     specs = {part: PartSpec((length,), codec=codec) for part, length in lengths.items()}
     if derived is not None:
+        if derived.values != (moved := layout.length(Kind.MOVED)):
+            raise ModelError(
+                f"the algorithm '{program.algorithm.registered}' moves {moved:,} values of the "
+                f"model, and derives {derived.values:,} of an update",
+                "have its `moves` and its `derived` name the same tensors",
+            )
         shape = (lengths["delta"] + derived.values,)
         specs["delta"] = replace(specs["delta"], shape=shape, derived=derived)
     return specs

@@ -1,15 +1,16 @@
 """A prefork process that exists only while jobs need it.
 
 What a job's processes import (PyTorch above all) takes some 300 MiB, and a site waits for most of
-its life. So the supervisor does not import it. When a job asks for a process, the supervisor forks
-one that imports everything, and then forks what is asked for; it ends when nobody has needed it for
-a while, and the next job starts another.
+its life. So the supervisor does not import it. It forks a process that imports everything, and that
+forks what is asked for; it ends when nobody has needed it for a while, and the next job starts
+another. The first one begins with the supervisor, as a run often follows soon.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import select
 import signal
 import socket
@@ -93,9 +94,10 @@ class PreforkOnDemand(prefork.PreforkServer):
         with outcome:
             data = outcome.read()
         if data:
-            return cast(T, prefork.result(data))
+            with contextlib.suppress(EOFError, pickle.UnpicklingError):  # it died while it wrote
+                return cast(T, prefork.result(data))
         pid, self.prefork = self.prefork, None
-        return cast(T, prefork.result(data, os.waitpid(pid, 0)[1]))
+        return cast(T, prefork.result(b"", os.waitpid(pid, 0)[1]))
 
     def _note(self, code: int) -> None:
         """The prefork process has ended. If it died, who waits for it would have the next one die
@@ -134,8 +136,8 @@ def _serve(
 ) -> None:
     """The life of the prefork process; `outcome`: where to write what `first` has come to."""
     os.setsid()  # Ctrl-C at the terminal is for the supervisor, which ends this process
-    told = {outcome.fileno()} if outcome is not None else set()
-    prefork.close_all_except({0, 1, 2, listener.fileno(), *told})
+    written = set() if outcome is None else {outcome.fileno()}
+    prefork.close_all_except({0, 1, 2, listener.fileno(), *written})
     from setproctitle import setproctitle
 
     setproctitle(TITLE)

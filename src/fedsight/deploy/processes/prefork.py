@@ -339,7 +339,8 @@ class PreforkServer:
     def _report_exit(self, pid: int, connection: socket.socket, code: int) -> None:
         del self._requesters[pid]
         if (ended := self._exits.pop(pid, None)) is not None:
-            self._selector.unregister(ended)
+            with contextlib.suppress(KeyError):  # no room to register it
+                self._selector.unregister(ended)
             os.close(ended)
         with contextlib.suppress(OSError):
             connection.sendall(INT32.pack(code))

@@ -118,6 +118,9 @@ class Supervisor(contextlib.AbstractContextManager["Supervisor"]):
         own, of_jobs = self._imports
         prefork.prepare(own, FLARE_ENVIRONMENT)
         with contextlib.ExitStack() as stack:
+            # As in `run`, SIGTERM ends this process in order: it leaves no folder of a socket.
+            before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+            stack.callback(signal.signal, signal.SIGTERM, before)
             listener = stack.enter_context(prefork.listening_socket())
             self.forks = _prefork_server(listener, of_jobs, lambda text: self._notify(text))
             stack.callback(self.forks.close)
@@ -145,8 +148,8 @@ class Supervisor(contextlib.AbstractContextManager["Supervisor"]):
             for number in (signal.SIGTERM, signal.SIGINT)
         }
         delay = RESTART_DELAYS[0]
-        self.forks.begin()  # a run often begins soon after its server and its sites
         try:
+            self.forks.begin()  # a run often begins soon after its server and its sites
             while not self._stop_requested:
                 began = time.monotonic()
                 try:

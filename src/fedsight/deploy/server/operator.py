@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedsight.core.errors import DeployError
+from fedsight.core.errors import DeployError, EngineError
 from fedsight.deploy.membership import certificates
 from fedsight.deploy.processes import spawn
 
@@ -38,15 +38,19 @@ class OperatorSession:
 
     def __init__(self, kit: Path, user: str) -> None:
         """Raises OSError if the session's process fails, ValueError if the server refuses."""
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
-        self._calls, theirs = socket.socketpair()
-        self._answers = self._calls.makefile("rb")
-        module = "fedsight.deploy.server.operator_session"
-        # Ctrl-C does not reach it: this process has to abort the job then.
-        with theirs:
-            self._process = spawn.start(
-                module, [str(kit.resolve()), user], self._log.fileno(), [theirs.fileno()]
-            )
+        with contextlib.ExitStack() as stack:
+            self._log = stack.enter_context(tempfile.TemporaryFile())
+            self._calls, theirs = map(stack.enter_context, socket.socketpair())
+            self._answers = stack.enter_context(self._calls.makefile("rb"))
+            module = "fedsight.deploy.server.operator_session"
+            words, file = [str(kit.resolve()), user], self._log.fileno()
+            try:
+                # Ctrl-C does not reach it: this process has to abort the job then.
+                self._process = spawn.start(module, words, file, [theirs.fileno()])
+            except EngineError as error:
+                raise OSError(error.cause) from None
+            theirs.close()
+            self._open = stack.pop_all()
         try:
             self._receive()
         except BaseException:
@@ -110,7 +114,7 @@ class OperatorSession:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._log.close()
+        self._open.close()
 
     def _call(self, name: str, *arguments: Any) -> Any:
         try:

@@ -92,8 +92,8 @@ class SiteTrainer:
 
     def __init__(self, setup: OpenData) -> None:
         torch.set_num_threads(setup.owner.speed.threads)
-        keep_freed_memory()
         self.federation, self.number = open_site(setup.program, setup.owner, setup.name)
+        keep_freed_memory()  # from now on: opening images frees what training never needs
         speed = setup.owner.speed.client
         whole, of = permitted(self.federation, self.number, setup.owner)
         program = whole.program

@@ -24,8 +24,8 @@ class LoRA(LayerAdapter):
 
     Unless layers are named, all linear layers and convolutions are adapted, apart from the head,
     grouped (depthwise) convolutions, and layers whose A and B would be no smaller than W. The mean
-    of A and the mean of B over sites do not give the mean of BA; FFA-LoRA's do, and so do those of
-    the algorithm 'fedex-lora'.
+    of A and the mean of B over sites do not give the mean of BA. FFA-LoRA's do; with the algorithm
+    'fedex-lora', the frozen weights take up the difference.
     """
 
     multiplies: ClassVar[bool] = True
