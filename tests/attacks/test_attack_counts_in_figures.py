@@ -105,7 +105,7 @@ def test_heartbeats_tell_what_a_run_is_told(
     data = {"name": "folder", "path": str(images), "size": 8, "corrupt": "skip"}
     contract = {} if counts is None else {"counts": counts}
     (home / "site.toml").write_text(tomli_w.dumps({"data": data, "contract": contract}))
-    assert opening.in_a_fork(home, "lyon", home / "site.toml", None, None).error is None
+    assert opening.opened(home, "lyon", home / "site.toml", None, {}).error is None
     told = json.loads((home / "declared.json").read_text())
     assert told["train"] == 8
     assert told.get("skipped") == (1 if counts is None else None)

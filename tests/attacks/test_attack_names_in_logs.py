@@ -72,9 +72,7 @@ def test_an_image_that_is_left_out(
     write_owner(site, log, "skip")
     out = output(log, print, {"site": "lyon"}, site.folder)
     with _files_of_owner(site.folder):
-        site._tell(
-            opening.in_a_fork(site.folder, site.name, site.folder / "site.toml", None, None), out
-        )
+        site._tell(opening.opened(site.folder, site.name, site.folder / "site.toml", None, {}), out)
         out.notice("connected", event="connection")
     told = capsys.readouterr().out
     assert ("training images" in told) == (log == "text")

@@ -181,6 +181,7 @@ def test_a_request_to_an_earlier_process_is_not_met_by_the_next(config: Path, wh
     same(folder, whole)
 
 
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("request_", ["pause", "stop"])
 def test_what_is_asked_while_a_resume_reads_the_run_is_met(
     config: Path, request_: Request, monkeypatch: pytest.MonkeyPatch
@@ -202,6 +203,7 @@ def test_what_is_asked_while_a_resume_reads_the_run_is_met(
     assert look(folder).state == {"pause": "paused", "stop": "stopped"}[request_]
 
 
+@pytest.mark.usefixtures("heeded")
 def test_a_resume_that_is_stopped_before_it_goes_on_is_stopped(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
