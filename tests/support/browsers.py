@@ -85,7 +85,10 @@ def show(browser: webdriver.Chrome, address: str, size: str, scheme: str = "ligh
         "Emulation.setEmulatedMedia",
         {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
     )
-    browser.get(address)
+    browser.get(address)  # on a busy machine it may return before the page is whole
+    WebDriverWait(browser, 30).until(
+        lambda _: browser.execute_script("return document.readyState") == "complete"
+    )
 
 
 def shoot(browser: webdriver.Chrome, folder: Path, name: str) -> Path:
