@@ -72,8 +72,7 @@ class Leaving:
                     "its training diverged, or choose other codec.up.steps",
                 ) from None
             if feedback:
-                received = way.decode(sent[part])[: len(value)]  # without what is derived of it
-                kept[UNSENT + part] = value - received
+                kept[UNSENT + part] = value - way.decode(sent[part])
                 if way.warm:
                     kept[SENT + part] = sent[part]
         return sent, kept
@@ -101,7 +100,7 @@ class Leaving:
 
     def _message(self, spec: PartSpec, part: str, warm: bool) -> _Coding:
         key = self._key(part)
-        return _Coding(lambda values, last: spec.encode(values, key, last), spec.decode, warm)
+        return _Coding(lambda values, last: spec.encode(values, key, last), spec.received, warm)
 
     def _key(self, part: str) -> int:
         """Of the random bits of the encoding: with a seeded one a run repeats bit for bit."""

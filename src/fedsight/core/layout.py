@@ -112,6 +112,10 @@ class Layout:
         """Number of elements of `kind`."""
         return sum(entry.size for entry in self.entries if entry.kind == kind)
 
+    def _behind(self, before: slice, kind: Kind) -> slice:
+        """The part of `kind`, which begins where `before` ends."""
+        return slice(before.stop, before.stop + self.length(kind))
+
     @cached_property
     def shared(self) -> slice:
         """The parameters that travel."""
@@ -120,7 +124,7 @@ class Layout:
     @cached_property
     def buffer(self) -> slice:
         """The statistics that travel."""
-        return slice(self.shared.stop, self.shared.stop + self.length(Kind.BUFFER))
+        return self._behind(self.shared, Kind.BUFFER)
 
     @cached_property
     def sent(self) -> slice:
@@ -130,7 +134,7 @@ class Layout:
     @cached_property
     def moved(self) -> slice:
         """The part that the coordinator moves, and no site."""
-        return slice(self.buffer.stop, self.buffer.stop + self.length(Kind.MOVED))
+        return self._behind(self.buffer, Kind.MOVED)
 
     @cached_property
     def travelling(self) -> slice:
@@ -140,7 +144,7 @@ class Layout:
     @cached_property
     def personal(self) -> slice:
         """The part that stays at the site."""
-        return slice(self.moved.stop, self.moved.stop + self.length(Kind.PERSONAL))
+        return self._behind(self.moved, Kind.PERSONAL)
 
     @cached_property
     def frozen(self) -> slice:

@@ -150,12 +150,16 @@ class PartSpec:
         sent before, if that is remembered."""
         return values if self.codec is None else self.codec.encode(values, key, last)
 
+    def received(self, sent: Tensor) -> Tensor:
+        """The values of an encoded part that were sent."""
+        return sent if self.codec is None else self.codec.decode(sent, self.sent)
+
     def decode(self, sent: Tensor) -> Tensor:
         """The values of an encoded part, the derived ones with them.
 
         Raises ValueError if the derived ones were sent too, or others are missing.
         """
-        found = sent if self.codec is None else self.codec.decode(sent, self.sent)
+        found = self.received(sent)
         if self.derived is None:
             return found
         if len(found) != self.sent:

@@ -26,7 +26,6 @@ MAX_SCANS = 100  # of a JPEG; usual ones have ten or so
 _BLOCK = 1 << 20  # values that are computed with at a time, in 32 bits
 _HEAD = 64  # bytes of a file that tell its format
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF; those that swap width and height
-_TILE = (0x0142, 0x0143)  # TIFF: width and height of a tile
 # Of a segment of a JPEG, between or after coded values. Those below are no segments to a decoder,
 # which goes on with what follows, and neither are RST0 to RST7 (T.81, table B.1).
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
@@ -149,7 +148,7 @@ def _refuse_bomb(image: Image.Image, data: bytes | Image.Image) -> None:
     many parts as it has pixels, or more.
     """
     tags: Any = getattr(image, "tag_v2", {})
-    sides = [image.size, [tags.get(tag, 0) for tag in _TILE]]
+    sides = [image.size, [tags.get(tag, 0) for tag in tiff.SIDES]]
     if image.format == "TIFF" and isinstance(data, bytes):
         sides.append(tiff.tile(data, tags.offset))
     for width, height in sides:

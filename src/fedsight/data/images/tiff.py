@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 
-_SIDES = (322, 323)  # width and height of a tile
+SIDES = (322, 323)  # width and height of a tile
 # size, bits, compression, colours, samples, strips, planes, tiles, and where these begin and end
 _DECODED = {*range(256, 260), 262, 273, *range(277, 280), 284, *range(322, 326)}
 _NUMBERS = {3: "H", 4: "L", 16: "Q"}  # by their type
@@ -33,9 +33,9 @@ def tile(data: bytes, at: int) -> tuple[int, int]:
         if tag in seen or kind not in _NUMBERS:
             raise ValueError(f"its tag {tag} can be read in two ways")
         seen.add(tag)
-        if tag in _SIDES:
+        if tag in SIDES:
             number = f"{order}{_NUMBERS[kind]}"
             if values != 1 or struct.calcsize(number) > len(value):
                 raise ValueError(f"its tag {tag} is not one number")
             (found[tag],) = struct.unpack_from(number, value)
-    return found.get(_SIDES[0], 0), found.get(_SIDES[1], 0)
+    return found.get(SIDES[0], 0), found.get(SIDES[1], 0)

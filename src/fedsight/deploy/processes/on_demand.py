@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import BinaryIO, Never, TypeVar, cast
+from typing import BinaryIO, TypeVar, cast
 
 from fedsight.core.errors import EngineError
 from fedsight.deploy.package import note_imports
@@ -147,7 +147,7 @@ def _serve(
     except BaseException as error:  # also a module that ends the process
         why = f"{type(error).__name__}: {error}"
         if outcome is not None:
-            outcome.write(prefork.pickled_outcome(partial(_raise, EngineError(why, INSTALL))))
+            outcome.write(prefork.pickled_error(EngineError(why, INSTALL)))
         _refuse(listener, why)
         sys.exit(REFUSED)
     note_imports()  # a job's process says so by name, and trains nothing
@@ -161,10 +161,6 @@ def _serve(
             server.serve(POLL_INTERVAL)
             if server.busy:
                 needed = time.monotonic()
-
-
-def _raise(error: Exception) -> Never:
-    raise error
 
 
 def _refuse(listener: socket.socket, why: str) -> None:

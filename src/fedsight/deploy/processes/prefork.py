@@ -227,7 +227,12 @@ def pickled_outcome(work: Callable[[], Any]) -> bytes:
             f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})",
             "check the images and their permissions; if they are fine, this is a bug in FedSight",
         )
-    return pickle.dumps((False, raised))
+    return pickled_error(raised)
+
+
+def pickled_error(error: FedSightError) -> bytes:
+    """The outcome of work that raised `error`, pickled."""
+    return pickle.dumps((False, error))
 
 
 # Forks on request ---------------------------------------------------------------------------------

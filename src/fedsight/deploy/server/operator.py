@@ -107,14 +107,12 @@ class OperatorSession:
 
     def close(self) -> None:
         """End the session and its process."""
-        self._answers.close()
-        self._calls.close()  # which ends the process
+        self._open.close()  # which ends the process
         try:
             self._process.wait(CLOSE_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._open.close()
 
     def _call(self, name: str, *arguments: Any) -> Any:
         try:
