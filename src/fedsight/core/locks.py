@@ -10,7 +10,7 @@ from typing import IO
 
 from fedsight.core.errors import FedSightError
 
-RETRY_INTERVAL = 0.2  # seconds
+RETRY_INTERVAL = 0.02  # seconds
 GLANCE = 0.5  # seconds: longer than `held` takes to look, which may be just then
 
 

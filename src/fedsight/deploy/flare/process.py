@@ -1,5 +1,5 @@
 """The entry of every FLARE process: sets the limits that FLARE lacks, spares it work that changes
-nothing (`copies.py`), then runs FLARE's own module.
+nothing (`copies.py`) and waiting (`waits.py`), then runs FLARE's own module.
 
     python -m fedsight.deploy.flare.process MODULE ARGUMENTS...
 
@@ -21,7 +21,7 @@ from nvflare.fuel.f3.streaming import blob_streamer
 from nvflare.fuel.sec import audit
 from nvflare.fuel.utils.fobs import datum
 
-from fedsight.deploy.flare import copies, reading
+from fedsight.deploy.flare import copies, reading, waits
 from fedsight.deploy.flare.bounds import replace, set_bounds
 from fedsight.deploy.flare.records import BoundedAuditor
 from fedsight.deploy.flare.routes import SERVER, Gate
@@ -40,6 +40,7 @@ def set_limits() -> None:
     # Larger values are written as they are, behind the message that they belong to.
     replace(datum, "TEN_MEGA", copies.LARGE)
     copies.spare_copies()
+    waits.shorten()
     home = os.environ.get("FEDSIGHT_HOME")
     permitted = Permitted(Path(home).parent) if home else dict
     if home:

@@ -72,6 +72,9 @@ def serve(kit: str, user: str, calls: Iterable[str], answers: TextIO) -> None:
 
 if __name__ == "__main__":
     kit, user, descriptor = sys.argv[1:]
+    # FLARE searches the working directory, and all folders in it, for settings of connections: a
+    # home with many files takes minutes, and what somebody has downloaded there would count.
+    os.chdir(kit)
     with socket.socket(fileno=int(descriptor)) as connection:
         calls = connection.makefile("r", encoding="utf-8")
         answers = connection.makefile("w", encoding="utf-8")

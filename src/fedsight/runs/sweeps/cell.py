@@ -19,12 +19,13 @@ from fedsight.coordinator.callbacks import Callback, Event, RoundEnded, RunBegan
 from fedsight.coordinator.folders import LOCK
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import Interrupted
-from fedsight.core.locks import RETRY_INTERVAL, held
+from fedsight.core.locks import held
 from fedsight.engines.pool import share_server
 from fedsight.program.program import Program, Speed
 from fedsight.runs import lifecycle
 
 PATIENCE = 10.0  # seconds for a process of a killed sweep to leave the folder
+RETRY_INTERVAL = 0.2  # seconds
 
 
 @dataclass(frozen=True)
