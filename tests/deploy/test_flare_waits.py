@@ -3,51 +3,88 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
+import runpy
+import sys
 import time
-from types import ModuleType
+from pathlib import Path
 
 import pytest
+from nvflare.fuel.f3.mpm import MainProcessMonitor
 from nvflare.private.fed.client import communicator
 
 from fedsight.deploy.flare import waits
 
+TABLE = [(entry, name) for entry, modules in waits.SHORTER.items() for name in modules]
 
-def sleeps(module: ModuleType) -> set[float]:
-    """The seconds that the module sleeps by a fixed number."""
+
+def sleeps(name: str) -> set[float]:
+    """The seconds that a module sleeps by a fixed number."""
+    source = inspect.getsource(importlib.import_module(name))
     calls = [
         one
-        for one in ast.walk(ast.parse(inspect.getsource(module)))
+        for one in ast.walk(ast.parse(source))
         if isinstance(one, ast.Call) and ast.unparse(one.func) == "time.sleep"
     ]
     return {float(one.args[0].value) for one in calls if isinstance(one.args[0], ast.Constant)}
 
 
-@pytest.mark.parametrize("module", waits.SHORTER, ids=lambda module: module.__name__)
-def test_flare_sleeps_as_long_as_the_table_says(module: ModuleType) -> None:
-    assert waits.SHORTER[module].keys() <= sleeps(module)
-    assert all(0 < shorter < fixed for fixed, shorter in waits.SHORTER[module].items())
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long Python's `time` was asked to sleep; FLARE's modules are put back in the end."""
+    for _, name in TABLE:
+        monkeypatch.setattr(importlib.import_module(name), "time", time)
+    monkeypatch.setattr(MainProcessMonitor, "run", MainProcessMonitor.run)
+    found: list[float] = []
+    monkeypatch.setattr(time, "sleep", found.append)
+    return found
 
 
-@pytest.mark.parametrize("module", waits.SHORTER, ids=lambda module: module.__name__)
+@pytest.mark.parametrize(("entry", "name"), TABLE)
+def test_flare_sleeps_as_long_as_the_table_says(entry: str, name: str) -> None:
+    shorter = waits.SHORTER[entry][name]
+    assert shorter.keys() <= sleeps(name)
+    assert all(0 < shorter[fixed] < fixed for fixed in shorter)
+
+
+@pytest.mark.parametrize(("entry", "name"), TABLE)
 def test_a_module_sleeps_shorter_and_measures_time_as_before(
-    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+    entry: str, name: str, slept: list[float]
 ) -> None:
-    for one in waits.SHORTER:
-        monkeypatch.setattr(one, "time", time)  # put back in the end
-    slept: list[float] = []
-    monkeypatch.setattr(time, "sleep", slept.append)
-    waits.shorten()
-    for fixed in waits.SHORTER[module]:
+    waits.shorten(entry)
+    module, shorter = importlib.import_module(name), waits.SHORTER[entry][name]
+    for fixed in shorter:
         module.time.sleep(fixed)
     module.time.sleep(0.123)
-    assert slept == [*waits.SHORTER[module].values(), 0.123]
+    assert slept == [*shorter.values(), 0.123]
     assert module.time.monotonic is time.monotonic
     assert communicator.time is time  # heartbeats are as rare as before
 
 
+def test_the_module_that_a_process_runs_sees_it_too(
+    slept: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As FLARE's modules do: it is run again as `__main__`, and imports `time` itself."""
+    (tmp_path / "entry.py").write_text(
+        "import time\n"
+        "from nvflare.fuel.f3.mpm import MainProcessMonitor\n"
+        "def main():\n"
+        "    time.sleep(1.0)\n"
+        "if __name__ == '__main__':\n"
+        "    MainProcessMonitor.run(main_func=main)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(MainProcessMonitor, "run", lambda main_func: main_func())
+    monkeypatch.setattr(waits, "SHORTER", {"entry": {"entry": {1.0: 0.2}}})
+    runpy.run_module("entry", run_name="__main__", alter_sys=True)
+    waits.shorten("entry")
+    runpy.run_module("entry", run_name="__main__", alter_sys=True)
+    sys.modules.pop("entry")
+    assert slept == [1.0, 0.2]
+
+
 def test_a_module_that_sleeps_no_more_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("without")
-    monkeypatch.setattr(waits, "SHORTER", {module: {1.0: 0.1}})
+    monkeypatch.setattr(waits, "SHORTER", {"json": {"json": {1.0: 0.1}}})
     with pytest.raises(AttributeError, match="time"):
-        waits.shorten()
+        waits.shorten("json")

@@ -40,7 +40,6 @@ def set_limits() -> None:
     # Larger values are written as they are, behind the message that they belong to.
     replace(datum, "TEN_MEGA", copies.LARGE)
     copies.spare_copies()
-    waits.shorten()
     home = os.environ.get("FEDSIGHT_HOME")
     permitted = Permitted(Path(home).parent) if home else dict
     if home:
@@ -82,5 +81,6 @@ def _never(info: object) -> bool:
 if __name__ == "__main__":
     set_limits()
     sys.argv = sys.argv[1:]
+    waits.shorten(sys.argv[0])
     sys.modules.pop(sys.argv[0], None)  # the prefork process has imported it; it runs again
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
