@@ -25,7 +25,7 @@ from pydicom.uid import UID, JPEGBaseline8Bit
 
 from fedsight.core.errors import DataError
 from fedsight.data.csv_file import _check_header, csv_rows
-from fedsight.data.images import dicom, pixels
+from fedsight.data.images import dicom, pixels, tiff
 from fedsight.data.images.palette import MAX_COLOURS
 from fedsight.data.images.windowing import Reading
 
@@ -118,6 +118,40 @@ def test_a_tile_larger_than_an_image_may_be_is_not_decoded(monkeypatch: pytest.M
     monkeypatch.setattr(pixels, "MAX_PIXELS", 2_000 * 2_000)
     with pytest.raises(DataError, match="2048 x 2048 pixels"):
         pixels.read_pixels(data, "a.tif")
+
+
+def in_strips(count: int, kind: str, big: bool = False) -> bytes:
+    """A TIFF of 8 pixels that states where so many strips are, in numbers of a type; all are where
+    the file's header is."""
+    types = {"B": 1, "H": 3, "I": 4, "Q": 16}
+    places = struct.pack(f"<{count}{kind}", *[8] * count)
+    begin = 16 if big else 8
+    facts = {256: (4, 1, 1), 257: (4, 1, 8), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1)}
+    facts |= {273: (types[kind], count, begin), 277: (3, 1, 1), 278: (4, 1, 1), 279: (4, 1, 8)}
+    form = "<HHQQ" if big else "<HHII"
+    tags = b"".join(struct.pack(form, tag, *one) for tag, one in sorted(facts.items()))
+    at = begin + len(places)
+    head = b"II+\0" + struct.pack("<HHQ", 8, 0, at) if big else b"II*\0" + struct.pack("<I", at)
+    return head + places + struct.pack("<Q" if big else "<H", len(facts)) + tags + bytes(8)
+
+
+@pytest.mark.parametrize(("kind", "big"), [("B", False), ("H", False), ("I", False), ("I", True)])
+def test_a_tiff_has_no_more_strips_than_images_have(
+    kind: str, big: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow makes an object of each when it opens a file: 40 MB took 2.4 GB, and in numbers of a
+    byte 20 MB would have taken 5 GB."""
+    data = in_strips(5_000, kind, big)
+    assert len(Image.open(io.BytesIO(data)).tile) == 5_000
+    assert pixels.seen_size(io.BytesIO(data), "a.tif") == (1, 8)
+    monkeypatch.setattr(tiff, "MAX_PIECES", 4_999)
+    for read in (pixels.read_pixels, pixels.read_stored):
+        with pytest.raises(DataError, match="a TIFF of 5,000 strips or tiles"):
+            read(data, "a.tif")
+    with pytest.raises(DataError, match="a TIFF of 5,000 strips or tiles"):
+        pixels.seen_size(io.BytesIO(data), "a.tif")
+    monkeypatch.setattr(tiff, "check", lambda file: None)  # the weakened build
+    assert pixels.seen_size(io.BytesIO(data), "a.tif") == (1, 8)
 
 
 def scanned(times: int) -> bytes:

@@ -1,11 +1,13 @@
 """A malicious server answers an operator, whose machine is another one.
 
 The process of a session is one of FLARE's as well: what it is told to allocate it would allocate,
-and what comes it would decode, before anybody asks what it is about.
+and what comes it would decode, before anybody asks what it is about. What it passes on need not be
+what FLARE's commands give.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import socket
@@ -23,10 +25,12 @@ from nvflare.fuel.f3.streaming import byte_receiver
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.fobs import lobs
 
+from fedsight.core.errors import FedSightError
 from fedsight.deploy.flare import addresses
 from fedsight.deploy.flare.bounds import MAX_FRAME
 from fedsight.deploy.flare.streams import BoundedTask
-from fedsight.deploy.server import operator_session
+from fedsight.deploy.server import operator, operator_session
+from fedsight.deploy.server.operator import OperatorSession
 
 
 @pytest.fixture(params=[True, False], ids=["as it was", "ours"])
@@ -77,3 +81,41 @@ def test_a_frame_is_announced_that_fills_the_memory(weak: bool) -> None:
 
 def test_streams_are_begun_and_not_finished(weak: bool) -> None:
     assert (byte_receiver.RxTask is not BoundedTask) is weak
+
+
+class Told(OperatorSession):
+    """A session whose process passes on what the server says, one line for each call."""
+
+    def __init__(self, *answers: str) -> None:
+        self._calls, theirs = socket.socketpair()
+        self._answers = self._calls.makefile("rb")
+        theirs.sendall("".join(f'{{"answer": {one}}}\n' for one in answers).encode())
+        self._theirs = theirs
+
+    def close(self) -> None:
+        """End it."""
+        self._answers.close()
+        self._calls.close()
+        self._theirs.close()
+
+
+@pytest.mark.parametrize(
+    "answer", ["null", "7", '"x"', "[7]", "[null]", '{"error": 7}', '{"error": ["a"]}', "[" * 9999]
+)
+def test_no_answer_ends_a_command_with_a_traceback(
+    answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They did: what FLARE's own commands give was taken for what they give."""
+    for ask in (
+        lambda session: session.view("status"),
+        lambda session: session.ask("stop", "first"),
+        lambda session: session.status("job"),
+        lambda session: session.jobs_of("anna"),
+    ):
+        session = Told(answer, answer)
+        with contextlib.closing(session), contextlib.suppress(FedSightError):
+            ask(session)
+    monkeypatch.setattr(operator, "_table", lambda found: found)  # the weakened build
+    if answer in ("null", "7"):
+        with contextlib.closing(Told(answer)) as session, pytest.raises(AttributeError):
+            session.status("job")

@@ -73,7 +73,7 @@ def is_picture(path: str | os.PathLike[str]) -> bool:
 
 def candidates(head: bytes) -> tuple[str, ...]:
     """The formats, by Pillow's names, that a file with these first bytes may have."""
-    if not _is_heif(head) or not has_heif():
+    if not is_heif(head) or not has_heif():
         return FORMATS
     if "HEIF" not in Image.OPEN:
         from pillow_heif import register_heif_opener
@@ -86,7 +86,7 @@ def foreign(head: bytes) -> tuple[str, str] | None:
     """What a file is that is not read here, and the cure; None where its first bytes do not say."""
     if not head:
         return "empty (0 bytes)", "restore or remove it"
-    if _is_heif(head) and not has_heif():
+    if is_heif(head) and not has_heif():
         return "a HEIC photo, and pillow-heif, which reads these, is not installed", EXTRA
     if head[4:8] == b"ftyp" and b"avi" in head[8:_HEAD] and "AVIF" not in FORMATS:
         return "an AVIF image, which the installed Pillow cannot read", "pip install -U pillow"
@@ -97,7 +97,8 @@ def foreign(head: bytes) -> tuple[str, str] | None:
     return None
 
 
-def _is_heif(head: bytes) -> bool:
+def is_heif(head: bytes) -> bool:
+    """Whether a file with these first bytes is HEIC or HEIF, and not AVIF."""
     if head[4:8] != b"ftyp":
         return False
     if head[8:12] in _HEIF_BRANDS:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from fedsight.core.errors import DataError
-from fedsight.data.images import formats, jpeg2000, tiff
+from fedsight.data.images import formats, heif, jpeg2000, tiff
 
 Pixels = npt.NDArray[Any]  # uint8 or uint16 [h, w, c], c = 1 (grey) or 3 (colour)
 Upright = Image.Image | Pixels  # as Pillow's image, with mode L or RGB
@@ -191,6 +191,10 @@ def _opened(file: BinaryIO) -> Image.Image:
     """An image in any of the formats that are read; its pixels are not decoded yet."""
     head = file.read(_HEAD)
     file.seek(0)
+    if formats.is_heif(head) and formats.has_heif():  # opening copies what heif counts
+        heif.check(file.read(), MAX_PIXELS)
+        file.seek(0)
+    tiff.check(file)
     try:
         return Image.open(file, formats=formats.candidates(head))
     except UnidentifiedImageError:

@@ -1,18 +1,54 @@
-"""How large a tile of a TIFF is, as libtiff will read it, which decodes tiles whole.
+"""What a TIFF states of its strips and tiles, before it is opened and before it is decoded.
 
-Pillow and libtiff each read the tags themselves, and differ about some that no program writes: one
-that is there twice, or a number of eight bytes with a sign, which Pillow leaves out. So tags on
-which decoding depends must be there once, with numbers that both know (Adobe, TIFF 6.0).
+Pillow makes an object of every strip when it opens a file, and libtiff decodes tiles whole. Both
+read the tags themselves, and differ about some that no program writes: one that is there twice, or
+a number of eight bytes with a sign, which Pillow leaves out. So tags on which decoding depends must
+be there once, with numbers that both know (Adobe, TIFF 6.0).
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from PIL import Image
 
 SIDES = (322, 323)  # width and height of a tile
+MAX_PIECES = 1 << 18  # strips or tiles of an image; usual ones have some thousands
 # size, bits, compression, colours, samples, strips, planes, tiles, and where these begin and end
 _DECODED = {*range(256, 260), 262, 273, *range(277, 280), 284, *range(322, 326)}
+_PIECES = {273, 324}  # where strips begin, and where tiles do: a number for each
 _NUMBERS = {3: "H", 4: "L", 16: "Q"}  # by their type
+_STARTS = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")  # that Pillow takes for one
+_BIG = 43  # the version of a file with offsets of eight bytes
+_MOST_TAGS = 1 << 16  # of an image: there are no more numbers for them
+
+
+def check(file: BinaryIO) -> None:
+    """Raise DecompressionBombError for a file that states more strips or tiles than images have,
+    which may take a byte each there, and hundreds when it is open; else leave it at its beginning.
+
+    It reads the tags as Pillow does. Raises struct.error where the file ends, and ValueError for
+    more tags than there are.
+    """
+    head = file.read(16)
+    file.seek(0)
+    if not head.startswith(_STARTS):
+        return
+    order, big = "<" if head[:2] == b"II" else ">", head[2] == _BIG
+    counts, entry = _forms(order, big)
+    (at,) = struct.unpack_from(f"{order}{'Q' if big else 'L'}", head, 8 if big else 4)
+    file.seek(at)
+    (count,) = struct.unpack(counts, file.read(struct.calcsize(counts)))
+    if count > _MOST_TAGS:
+        raise ValueError(f"it has {count:,} tags")
+    tags = file.read(count * struct.calcsize(entry))
+    file.seek(0)
+    whole = tags[: len(tags) // struct.calcsize(entry) * struct.calcsize(entry)]
+    for tag, _, values, _ in struct.iter_unpack(entry, whole):
+        if tag in _PIECES and values > MAX_PIECES:
+            raise Image.DecompressionBombError(f"a TIFF of {values:,} strips or tiles")
 
 
 def tile(data: bytes, at: int) -> tuple[int, int]:
@@ -22,12 +58,9 @@ def tile(data: bytes, at: int) -> tuple[int, int]:
     Raises ValueError where readers of these tags differ, and struct.error where the file ends.
     """
     order = "<" if data[:2] == b"II" else ">"
-    big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
-    head, entry = (f"{order}{form}" for form in (("Q", "HHQ8s") if big else ("H", "HHL4s")))
-    (count,), size = struct.unpack_from(head, data, at), struct.calcsize(entry)
+    big = struct.unpack_from(f"{order}H", data, 2)[0] == _BIG
     seen, found = set[int](), dict[int, int]()
-    for place in range(at + struct.calcsize(head), len(data), size)[:count]:
-        tag, kind, values, value = struct.unpack_from(entry, data, place)
+    for tag, kind, values, value in _tags(data, at, order, big):
         if tag not in _DECODED:
             continue
         if tag in seen or kind not in _NUMBERS:
@@ -39,3 +72,17 @@ def tile(data: bytes, at: int) -> tuple[int, int]:
                 raise ValueError(f"its tag {tag} is not one number")
             (found[tag],) = struct.unpack_from(number, value)
     return found.get(SIDES[0], 0), found.get(SIDES[1], 0)
+
+
+def _tags(data: bytes, at: int, order: str, big: bool) -> Iterator[tuple[int, int, int, bytes]]:
+    """The tags of an image: number, type, how many values, and these or where they are."""
+    counts, entry = _forms(order, big)
+    (count,), size = struct.unpack_from(counts, data, at), struct.calcsize(entry)
+    for place in range(at + struct.calcsize(counts), len(data), size)[:count]:
+        yield struct.unpack_from(entry, data, place)
+
+
+def _forms(order: str, big: bool) -> tuple[str, str]:
+    """How the number of tags is written, and a tag."""
+    count, entry = ("Q", "HHQ8s") if big else ("H", "HHL4s")
+    return f"{order}{count}", f"{order}{entry}"

@@ -63,7 +63,7 @@ class OperatorSession:
 
     def status(self, job: str) -> str:
         """The status of a job, in FLARE's terms."""
-        return str(self._call("get_job_meta", job).get("status", ""))
+        return str(_table(self._call("get_job_meta", job)).get("status", ""))
 
     def view(self, what: str, *run: str) -> dict[str, Any]:
         """What the server shows of the federation, as `views.view` has it; DeployError if there is
@@ -82,20 +82,24 @@ class OperatorSession:
             raise DeployError(cause, "ask an operator who may") from None
 
     def _answer_to(self, command: str, *words: str) -> dict[str, Any]:
-        found = self._call(command, *words)
-        if not isinstance(found, dict):
-            raise DeployError("the server's answer cannot be understood", SAME)
+        found = _table(self._call(command, *words))
         if "error" in found:
-            cause, cure = (str(one) for one in found["error"])
+            told = found["error"]
+            if not isinstance(told, list) or len(told) != 2:
+                raise _not_understood()
+            cause, cure = map(str, told)
             raise DeployError(cause, cure)
         return found
 
     def jobs_of(self, operator: str) -> list[str]:
         """The IDs of the jobs that wait or run and that this operator has submitted."""
         ended = ("FINISHED", "FAILED")
-        jobs = [one for one in self._call("list_jobs") if not one["status"].startswith(ended)]
-        metas = (self._call("get_job_meta", one["job_id"]) for one in jobs)
-        return [str(one["job_id"]) for one in metas if one.get("submitter_name") == operator]
+        listed = self._call("list_jobs")
+        if not isinstance(listed, list):
+            raise _not_understood()
+        jobs = [one for one in map(_table, listed) if not str(one.get("status")).startswith(ended)]
+        metas = (_table(self._call("get_job_meta", str(one.get("job_id")))) for one in jobs)
+        return [str(one.get("job_id")) for one in metas if one.get("submitter_name") == operator]
 
     def abort(self, job: str) -> None:
         """Abort a job."""
@@ -118,7 +122,7 @@ class OperatorSession:
         try:
             self._calls.sendall(json.dumps([name, arguments]).encode() + b"\n")
             return self._receive()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise LostError(
                 f"the server refused {name} or did not answer: {error}",
                 "check that `fedsight server start` is running, and look at server/kit/log.txt",
@@ -138,6 +142,17 @@ class OperatorSession:
         if "error" in answer:
             raise ValueError(answer["error"])
         return answer["answer"]
+
+
+def _table(answer: Any) -> dict[str, Any]:
+    """An answer that is one; DeployError for any other, whatever the server sends."""
+    if not isinstance(answer, dict):
+        raise _not_understood()
+    return answer
+
+
+def _not_understood() -> DeployError:
+    return DeployError("the server's answer cannot be understood", SAME)
 
 
 @contextlib.contextmanager
