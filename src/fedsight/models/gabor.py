@@ -105,7 +105,8 @@ class Whiten(nn.Module):
                 self.mean.lerp_(x.mean(0), rate)
                 self.product.lerp_(x.T @ x / len(x), rate)
                 self.seen += 1
-        mean, factor = (self.training and self._held) or self._statistics()
+        held = self._held if self.training else None
+        mean, factor = held or self._statistics()
         white: Tensor = torch.linalg.solve_triangular(factor, (x - mean).T, upper=False)
         scaled: Tensor = white.T / math.sqrt(x.shape[1])
         return scaled
