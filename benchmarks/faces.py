@@ -183,13 +183,16 @@ def show(found: list[dict[str, Any]]) -> None:
     print_table(rates, ["way", *TITLES], rows)
     rows = []
     for way, values in differences(found).items():
-        told = [
-            f"{100 * one['mean']:+.1f}"
-            + (f" ({100 * one['interval'][0]:+.1f} to {100 * one['interval'][1]:+.1f})" if one["interval"] else "")
-            for one in values.values()
-        ]
-        rows.append([f"less {way.replace('_', ', ')}", *told])
+        rows.append([f"less {way.replace('_', ', ')}", *map(_points, values.values())])
     print_table("federated less the others, points, paired by split", ["", *TITLES], rows)
+
+
+def _points(one: dict[str, Any]) -> str:
+    """A difference and its interval, in points."""
+    mean, bounds = 100 * one["mean"], one["interval"]
+    return f"{mean:+.1f}" + (
+        f" ({100 * bounds[0]:+.1f} to {100 * bounds[1]:+.1f})" if bounds else ""
+    )
 
 
 def main() -> None:

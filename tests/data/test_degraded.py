@@ -20,9 +20,7 @@ def pictures(height: int = 24, width: int = 20, channels: int = 1) -> torch.Tens
 
 
 @pytest.mark.parametrize("kind", DEGRADATIONS)
-@given(
-    height=st.integers(1, 40), width=st.integers(1, 40), channels=st.sampled_from([1, 3])
-)
+@given(height=st.integers(1, 40), width=st.integers(1, 40), channels=st.sampled_from([1, 3]))
 def test_pixels_stay_pixels_and_hang_on_the_number_alone(
     kind: str, height: int, width: int, channels: int
 ) -> None:

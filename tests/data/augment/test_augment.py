@@ -92,7 +92,9 @@ def test_a_turn_keeps_the_distance_from_the_centre_and_the_angle_that_is_set() -
     weight = found[:, 0] / found[:, 0].sum((1, 2), keepdim=True)
     down, right = ((weight * axis).sum((1, 2)) for axis in (steps[:, None], steps[None]))
     angles = torch.atan2(down, right).rad2deg()
-    torch.testing.assert_close((down**2 + right**2).sqrt(), torch.full((200,), 18.0), atol=0.3, rtol=0)
+    torch.testing.assert_close(
+        (down**2 + right**2).sqrt(), torch.full((200,), 18.0), atol=0.3, rtol=0
+    )
     assert angles.abs().max() <= 30.5
     assert angles.min() < -25
     assert angles.max() > 25

@@ -247,7 +247,9 @@ def test_probes_that_are_the_images_count_each_pair_twice() -> None:
 
 def test_figures_of_probes_are_those_of_each_kind_and_of_all_at_one_threshold() -> None:
     people = torch.arange(12).repeat_interleave(4)
-    vectors = torch.nn.functional.normalize(unit(12, 8).repeat_interleave(4, 0) + unit(48, 8), dim=1)
+    vectors = torch.nn.functional.normalize(
+        unit(12, 8).repeat_interleave(4, 0) + unit(48, 8), dim=1
+    )
     sums = {**v.verify(vectors, people), **v.identify(vectors, people)}
     plain = v.figures(sums, (0.1,))
     assert v.kinds_of(sums) == ()
