@@ -64,9 +64,9 @@ def test_images_are_turned_to_either_side_and_back_again() -> None:
 
 
 def test_a_quarter_of_an_image_is_covered_and_not_always_the_same() -> None:
-    white = torch.ones(60, 1, 20, 12)
-    found = DEGRADATIONS["covered"](white, torch.arange(60))
-    assert torch.equal(1 - found.mean((1, 2, 3)), torch.full((60,), 0.25))
+    white = torch.ones(600, 1, 20, 12)
+    found = DEGRADATIONS["covered"](white, torch.arange(600))
+    assert torch.equal(1 - found.mean((1, 2, 3)), torch.full((600,), 0.25))
     hidden = found[:, 0] == 0
     for one in hidden:
         assert int(one.any(1).sum()) == 10

@@ -69,8 +69,8 @@ class FaceRecognition(Task):
     covering: ClassVar[Covering | None] = Pairs()
 
     softmax: Margin = "cosface"  # arcface or cosface
-    # what an image is compared with in training: a vector for each of the site's people, which learns
-    # and stays at the site, or the mean of the person's other images in the batch
+    # what an image is compared with in training: vectors of the site's people, which learn and stay
+    # at the site, or the mean of the person's other images in the batch
     against: Literal["vectors", "images"] = "vectors"
     margin: float = Field(0.2, ge=0, lt=1.5)  # of the angle (arcface) or of its cosine (cosface)
     scale: float = Field(16.0, gt=0)  # of cosines before the softmax
@@ -146,7 +146,7 @@ class FaceRecognition(Task):
         return loss
 
     def _among_images(self, network: Embedding, batch: Batch) -> Tensor:
-        """Margin softmax over the people in the batch, or `positive_loss` for one; 0 where no person
+        """Margin softmax over the people in the batch, or `positive_loss` for one; 0 where nobody
         has two images in it."""
         vectors = network.embed(batch.x)
         cosines, place = among_images(vectors, batch.y)
@@ -304,9 +304,10 @@ class FaceRecognition(Task):
             names = [_key(key, far) for key in keys]
             values = [None if np.isnan(found[name]) else found[name] for name in names]
             rows.append((f"{far:g}", *values))
-        found_here = [Table("At thresholds chosen on other people", columns, rows)]
-        kinds = verification.kinds_of(sums)
-        return found_here + [self._probes_table(found, kinds)] if kinds else found_here
+        told = [Table("At thresholds chosen on other people", columns, rows)]
+        if kinds := verification.kinds_of(sums):
+            told.append(self._probes_table(found, kinds))
+        return told
 
     def _probes_table(self, found: Mapping[str, float], kinds: tuple[str, ...]) -> Table:
         """The true accept rates of degraded images at the first false accept rate."""
