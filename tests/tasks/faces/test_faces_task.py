@@ -16,6 +16,7 @@ from fedsight.core.layout import Kind
 from fedsight.core.types import Order, Sum, add_metrics
 from fedsight.data.degraded import DEGRADATIONS
 from fedsight.engines.remote.replies import blank
+from fedsight.evaluation.generalisation import told
 from fedsight.models.embedding import Embedding
 from fedsight.program.federation import Federation
 from fedsight.tasks.faces.task import FaceRecognition
@@ -217,6 +218,17 @@ def test_degraded_images_are_measured_where_robustness_is_asked_for(root: Path) 
     assert table.rows[0][0] == "as they are"
     assert len(table.rows) == 2 + len(DEGRADATIONS)
     assert len(task.tables(plain, of.dataset.classes)) == 1
+
+
+def test_baselines_are_measured_on_degraded_images_too_and_the_summary_says_where(
+    root: Path,
+) -> None:
+    plain = face_images.federation(root)
+    assert told.itself(plain) == {}
+    of = face_images.federation(root, trust={"robustness": True})
+    assert of.all_pooled().degrades
+    assert of.alone(0).degrades
+    assert "'degraded'" in told.itself(of)["robustness"]["reason"]
 
 
 def test_sums_of_degraded_images_that_no_model_can_have_are_told(root: Path) -> None:
