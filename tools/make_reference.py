@@ -271,7 +271,9 @@ SUMMARY = {
     "that a site gets and of its own, and their means over `sites`; or the `reason`",
     "robustness": "shares of right answers on `clean` and `corrupted` test images, `by_kind` of "
     "corruption at each of five severities; `by_site` and `sites` as in `overfitting`; or the "
-    "`reason`",
+    "`reason`. Of faces, figures of degraded images are beside the others (`degraded_auc`, "
+    "`degraded_tar_at_0.01`; of each kind `smaller_...`, `darker_...`, `turned_...`, "
+    "`covered_...`)",
     "shortcuts": "spots of an image that decide: `flagged`, those at one site (`site`, `label`, "
     "`box` as shares of the sides, for how many images it is `hottest`, there and `elsewhere`, the "
     "adjusted `p`, what came of pasting it, and the `verdict`: `shortcut`, `untested` or "

@@ -6,9 +6,12 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from fedsight.core.errors import ModelError
 from fedsight.core.layout import Kind, Layout
+from fedsight.data.fetch.cache import fetch
+from fedsight.models.base import models
 from fedsight.models.embedding import Embedding
 from fedsight.models.gabor import Gabor, Whiten, gabor
 from fedsight.models.zoo.face_net import FaceNet
@@ -102,3 +105,72 @@ def test_a_smaller_vector_begins_orthonormal() -> None:
 def test_images_smaller_than_a_cell_are_refused() -> None:
     with pytest.raises(ModelError, match=r"data\.size = 8"):
         FaceNet().build(1, 7, 7, 4, seed=0)
+
+
+TINY = {"backbone": "timm", "architecture": "test_resnet", "taps": ["layer2", "layer3"]}
+
+
+def test_a_whitened_embedding_begins_as_the_features_that_its_taps_see() -> None:
+    model = models.get("embedding")(**TINY, grids=[2, 1], whiten=True, dimension=4096)
+    network = model.build(1, 48, 40, 5, seed=0)
+    module, x = network.module.eval(), torch.rand(3, 1, 48, 40)
+    assert isinstance(module, Embedding)
+    with torch.no_grad():
+        seen = module.body.features(x)
+        vectors = module.body(x)
+    assert vectors.shape == (3, seen.shape[1])  # no more than there are features
+    torch.testing.assert_close(F.normalize(vectors), F.normalize(seen), atol=1e-4, rtol=0)
+    kinds = {entry.name: entry.kind for entry in Layout.of(module).entries}
+    assert kinds["body.head.whiten.product"] is Kind.BUFFER
+    assert module.head.start.shape == (5, seen.shape[1])
+
+
+def test_an_embedding_without_taps_is_whitened_before_its_last_layer() -> None:
+    model = models.get("embedding")(backbone="small_cnn", whiten=True, dimension=6)
+    first, again = (model.build(1, 24, 24, 5, seed=3).module for _ in range(2))
+    assert first.embed(torch.rand(2, 1, 24, 24)).shape == (2, 6)
+    tensors = dict(first.named_parameters())
+    (weight,) = (one for name, one in tensors.items() if name.endswith(".linear.weight"))
+    torch.testing.assert_close(weight @ weight.T, torch.eye(6), atol=1e-4, rtol=0)
+    assert all(torch.equal(one, tensors[name]) for name, one in again.named_parameters())
+
+
+def test_published_weights_are_those_of_the_backbone() -> None:
+    """By name, and whitened once although norm = "auto" is settled on the way."""
+    name = "efficientnet-lite0"
+    given = {"backbone": "timm", "architecture": "tf_efficientnet_lite0", "weights": name}
+    model = models.get("embedding")(**given, taps=["blocks.1"], whiten=True)
+    assert not model.check()
+    assert model.fits_published
+    wrong = models.get("embedding")(**{**given, "architecture": "tf_efficientnet_lite1"})
+    (problem,) = wrong.check()
+    assert 'model.backbone = "timm"' in problem.cure
+    fetch(name, print)
+    plain = models.get("timm")(architecture=given["architecture"], weights=name)
+    theirs = plain.build(3, 32, 32, 1000, 0).module.eval()
+    network = model.build(3, 32, 32, 5, 0)
+    body, x = network.module.eval().body, torch.rand(2, 3, 32, 32)
+    assert len([part for part in body.modules() if isinstance(part, Whiten)]) == 1
+    with torch.no_grad():
+        maps = theirs.blocks[:2](theirs.bn1(theirs.conv_stem(x)))
+        expected = torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1)
+        torch.testing.assert_close(body.features(x), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_held_whitens_in_training_whatever_comes_before() -> None:
+    draws = torch.Generator().manual_seed(1)
+    x, other = (torch.randn(40, 6, generator=draws) * 2 + k for k in (1, 5))
+    white = Whiten(6, 0.1)
+    white.hold()  # nothing has been seen: the running means are used, as without it
+    first = white(x)
+    white.hold()
+    held = white(x)
+    torch.testing.assert_close(held, first)
+    white(other)
+    assert torch.equal(white(x), held)
+    mean = white.mean.clone()
+    white.eval()
+    assert not torch.allclose(white(x), held, atol=1e-2)  # the running means have gone on
+    assert torch.equal(white.mean, mean)
+    white.train().hold()
+    assert not torch.allclose(white(x), held, atol=1e-2)

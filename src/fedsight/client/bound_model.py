@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from fedsight.core.devices import drawing, find_device, moved, prepare
 from fedsight.core.errors import SiteError
 from fedsight.core.layout import Kind
 from fedsight.core.types import Batch, Memory, Metrics, Sum, add_metrics
+from fedsight.data.degraded import DEGRADATIONS
 from fedsight.models.norms import guard_group_norms
 from fedsight.privacy.noised_sums import Bounds, bounded
 from fedsight.program.federation import Federation
@@ -150,7 +152,19 @@ class BoundModel:
         classes = len(self.federation.dataset.classes)
         drawn = drawing(self._device, DRAWS)
         with self.inputs(client) as read, torch.inference_mode(), drawn:
-            return self.federation.program.task.measure(self.model, read(positions), classes)
+            batch = read(positions)
+            if self.federation.degrades:
+                batch = replace(batch, degraded=self._degraded(client, positions))
+            return self.federation.program.task.measure(self.model, batch, classes)
+
+    def _degraded(self, data: SiteData, positions: Tensor) -> dict[str, Tensor]:
+        """The images at `positions` as their devices show them, and degraded after that."""
+        pixels, numbers = data.pixels(positions), data.indices[positions]
+        found = {}
+        for kind, change in DEGRADATIONS.items():
+            seen = data.harmonised(change(pixels, numbers), positions)
+            found[kind] = self.batch(data, positions, seen).x
+        return found
 
     def measure_all(self, client: SiteData) -> Metrics:
         """Sums over all test images, chunk after chunk: the same bits wherever it is done."""

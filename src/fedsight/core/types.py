@@ -208,11 +208,15 @@ class Batch:
 
     `unlabelled` [b, classes] says which classes nobody looked for in an image, because its site
     does not label them: that it has no such label says nothing. None: all were labelled.
+
+    `degraded` has the same images [b, c, h, w] once more for each degradation, by name, where they
+    are measured beside the others (`Evaluation.probes`).
     """
 
     x: Tensor
     y: Tensor
     unlabelled: Tensor | None = None
+    degraded: Mapping[str, Tensor] = field(default_factory=dict)
 
     def rows(self, positions: Tensor) -> Batch:
         """The images at `positions` [k] of the batch."""

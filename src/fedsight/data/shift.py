@@ -63,7 +63,7 @@ class Shift(Settings):
         if self.kind == "blur":
             return gaussian_blur(pixels, level)
         if self.kind == "rotate":
-            return _rotate(pixels, level)
+            return rotated(pixels, level)
         if self.kind == "contrast":
             return pixels.mul(1.0 - level).add_(0.5 * level)
         return pixels.mul(1.0 - 2.0 * level).add_(level)
@@ -103,8 +103,9 @@ def gaussian_blur(pixels: Tensor, sigma: float) -> Tensor:
     return pixels.clamp_(0.0, 1.0)
 
 
-def _rotate(pixels: Tensor, degrees: float) -> Tensor:
-    """Rotation about the centre, bilinear, black outside."""
+def rotated(pixels: Tensor, degrees: float) -> Tensor:
+    """Pixels [b, c, h, w] in [0, 1] turned about the centre, counter-clockwise for more than 0
+    `degrees`; bilinear, black outside."""
     index, weight = _rotation(pixels.shape[2], pixels.shape[3], degrees, pixels.device)
     flat = pixels.flatten(2)
     turned = torch.zeros_like(flat)

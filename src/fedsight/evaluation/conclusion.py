@@ -43,7 +43,7 @@ from fedsight.evaluation.attempts import (
 from fedsight.evaluation.evidence import Evidence
 from fedsight.evaluation.figures import Evaluator, Figures
 from fedsight.evaluation.generalisation.exam import unexamined
-from fedsight.evaluation.generalisation.told import left_out, told
+from fedsight.evaluation.generalisation.told import itself, left_out, told
 from fedsight.evaluation.homogeneity import Spread, spread
 from fedsight.evaluation.overall import Final, Interval, Intervals
 from fedsight.evaluation.protected_bytes import shorter_codec
@@ -186,7 +186,7 @@ def _generalisation(
 ) -> dict[str, Any]:
     """What the summary says of over-fitting and robustness; `found` are the baselines, if any."""
     if reason := unexamined(run.session.federation, run.pictures):
-        return left_out(reason)
+        return left_out(reason) | itself(run.session.federation)
     otherwise = left_out(overall.FAILED)
     return attempts.of(GENERALISATION, lambda: told(*at, found), otherwise)
 

@@ -70,6 +70,7 @@ class Model(Settings, ABC):
     """A network by name: `[model]` in the config. A new one costs one file in `zoo/`."""
 
     gives: ClassVar[str] = "scores"  # what its answer is: scores of classes, or boxes
+    chosen_by: ClassVar[str] = "name"  # the setting that says which family of networks it is of
 
     # group: GroupNorm instead of BatchNorm; batch: the model's own BatchNorm; frozen: that with the
     # pretrained statistics, scale and shift, which then neither learn nor move; auto: frozen with
@@ -135,8 +136,13 @@ class Model(Settings, ABC):
     @property
     def fits_published(self) -> bool:
         """Whether it starts from published weights that are those of this network."""
-        known, given = self.published, (self.registered, getattr(self, "architecture", None))
+        known, given = self.published, (self.family, getattr(self, "architecture", None))
         return known is not None and given == (known.model, known.architecture)
+
+    @property
+    def family(self) -> str | None:
+        """Where its architecture is from, under whose name weights of it are published."""
+        return self.registered
 
     @property
     def rebuildable(self) -> bool:
@@ -215,7 +221,7 @@ class Model(Settings, ABC):
             if of == "network":
                 notes = self._pretrain(module, head)
             if self.taps:
-                module = tapped(module, self.taps, self.grids, image, classes, self.title)
+                module = self._tapped(module, image, classes)
                 head = self._head(module, (HEAD,))
             if of == "taps":
                 notes = self._pretrain(module, head)
@@ -242,6 +248,10 @@ class Model(Settings, ABC):
             notes,
             frozen_names(module) | still,
         )
+
+    def _tapped(self, module: nn.Module, image: tuple[int, int, int], classes: int) -> nn.Module:
+        """The network whose head sees `taps` of `module`, for images of shape [c, h, w]."""
+        return tapped(module, self.taps, self.grids, image, classes, self.title)
 
     def _head(self, module: nn.Module, layers: tuple[str, ...]) -> frozenset[str]:
         """The names of the parameters in `layers`; ModelError for a layer that has none."""
@@ -322,7 +332,8 @@ class Model(Settings, ABC):
                 return []
             cause = f"the weights '{known.name}' are those of {known.architecture}"
             cure = (
-                f'set model.name = "{known.model}" and model.architecture = "{known.architecture}"'
+                f'set model.{self.chosen_by} = "{known.model}" and model.architecture = '
+                f'"{known.architecture}"'
             )
             return [Problem("model.weights", cause, cure)]
         if trouble := unusable(self.weights):

@@ -76,7 +76,8 @@ class Whiten(nn.Module):
     cosines of the results are those of PCA whitening, softened in directions with little variance.
     It keeps running means of the features and of their products. Averaged over sites, these give
     the mean and the covariance over all images, including differences between sites. `seen` counts
-    batches, so that the first ones are averaged evenly.
+    batches, so that the first ones are averaged evenly. In training it whitens by what it is told
+    to `hold`, or else by its running means, which soon are those of a site's own few people.
     """
 
     mean: Tensor
@@ -90,6 +91,11 @@ class Whiten(nn.Module):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("product", torch.eye(features))
         self.register_buffer("seen", torch.zeros(1))
+        self._held: tuple[Tensor, Tensor] | None = None
+
+    def hold(self) -> None:
+        """From now on whiten in training by the statistics of this moment, if there are any."""
+        self._held = self._statistics() if bool(self.seen > 0) else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, d] -> [b, d], of unit length or less on average."""
@@ -99,12 +105,18 @@ class Whiten(nn.Module):
                 self.mean.lerp_(x.mean(0), rate)
                 self.product.lerp_(x.T @ x / len(x), rate)
                 self.seen += 1
+        held = self._held if self.training else None
+        mean, factor = held or self._statistics()
+        white: Tensor = torch.linalg.solve_triangular(factor, (x - mean).T, upper=False)
+        scaled: Tensor = white.T / math.sqrt(x.shape[1])
+        return scaled
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """The running mean [d] and the Cholesky factor of the covariance and its ridge [d, d].
+
+        The mean is a copy, because the buffer changes in place before the backward pass.
+        """
         covariance = self.product - torch.outer(self.mean, self.mean)
         variance = covariance.diagonal()
         covariance.diagonal().add_(self.ridge * variance.mean() + 1e-6)
-        factor = torch.linalg.cholesky(covariance)
-        # A copy, because the buffer changes in place before the backward pass.
-        centred = (x - self.mean.clone()).T
-        white: Tensor = torch.linalg.solve_triangular(factor, centred, upper=False)
-        scaled: Tensor = white.T / math.sqrt(x.shape[1])
-        return scaled
+        return self.mean.clone(), torch.linalg.cholesky(covariance)

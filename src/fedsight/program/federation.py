@@ -132,6 +132,12 @@ class Federation:
         return self.program.shift.kind != "none" or self.program.data.harmonise == "site"
 
     @property
+    def degrades(self) -> bool:
+        """Whether test images are also measured small, dark, turned and partly covered."""
+        asked = self.program.trust.measured and self.program.trust.robustness
+        return asked and self.program.task.probes
+
+    @property
     def publics(self) -> int:
         """How many public images there are."""
         return 0 if self.dataset.public is None else len(self.dataset.public)

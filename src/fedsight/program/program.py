@@ -288,7 +288,8 @@ class Program:
             participation=Uniform(),
             timing=Timing(),
             codec=Codecs(),  # nothing travels
-            trust=Trust(),  # a baseline's answers are only compared
+            # A baseline's answers are only compared, on degraded images as well.
+            trust=Trust(measured=self.trust.measured, robustness=self.trust.robustness),
         )
 
     def opening(self) -> Program | None:

@@ -35,7 +35,8 @@ class Trust(Settings):
     # largest share of images like those of the training that are called unlike them
     false_alarm: float = Field(0.05, gt=0, lt=1)
     # whether models are measured on corrupted test images too (noise, blur, JPEG, ...), which takes
-    # thirty passes over up to 500 of them for each model
+    # thirty passes over up to 500 of them for each model; faces on small, dark, turned and partly
+    # covered ones, each time that they are measured: four passes more over all of them
     robustness: bool = False
     # whether sites are compared in which spots of an image decide, so that a mark which only one
     # site's images have is found and named. It takes 37 passes of up to 1,500 images; None: where

@@ -48,6 +48,7 @@ TABLES = (
     message("Average precision by class"),
     message("mAP by class at each site"),
     message("At thresholds chosen on other people"),
+    message("Images that are degraded, at a false accept rate of {rate}"),
 )
 COLUMNS = (
     message("Label"), message("Class"), message("Grade"), message("Tested"), message("AUC"),
@@ -58,6 +59,7 @@ COLUMNS = (
     message("AP, IoU 0.50"), message("wanted false accept rate"),
     message("reached on other people"), message("true accept rate"), message("95 % from"),
     message("threshold"), message("enrolled people found among strangers"),
+    message("Compared with images that are"),
 )  # fmt: skip
 ANSWERS = (
     message("this model"),
@@ -66,6 +68,12 @@ ANSWERS = (
     message("two people"),
     message("nothing"),
     message("none"),
+    message("as they are"),
+    message("degraded in any of these ways, at one threshold"),
+    message("16 pixels wide, enlarged"),
+    message("dark: a quarter of the light"),
+    message("turned by 15 degrees"),
+    message("covered to a quarter"),
 )
 PRIVACY = (
     message("the coordinator, which sees each clipped update before the noise"),

@@ -30,6 +30,9 @@ class Evaluation(ABC):
     figures: ClassVar[tuple[str, ...]] = ()  # besides the headline, what `summary` always gives
     worse: ClassVar[frozenset[str]] = frozenset({"loss"})  # of these, those that are better low
     whole: ClassVar[bool] = False  # `measure` gets all test images of a site at once (pairs)
+    # whether `measure` takes degraded images too (`Batch.degraded`) where trust.robustness asks for
+    # them; only for tasks that measure images as a `whole`
+    probes: ClassVar[bool] = False
     mixes: ClassVar[bool] = True  # whether `summary` heeds a label mix
     scores_all: ClassVar[bool] = False  # noised sums say nothing of classes that are not scored
     asks_head: ClassVar[bool] = True  # whether predictions on test images use the head

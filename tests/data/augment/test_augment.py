@@ -77,6 +77,41 @@ def test_they_do_what_they_are_called() -> None:
     assert 1.18 < factors.max() <= 1.2
 
 
+def test_brightness_has_the_reach_that_is_set() -> None:
+    grey = torch.full((400, 1, 1, 1), 0.5)
+    factors = made({"name": "brightness", "darkest": 0.2, "brightest": 1.0}, x=grey) / 0.5
+    assert 0.2 <= factors.min() < 0.22
+    assert 0.98 < factors.max() <= 1
+
+
+def test_a_turn_keeps_the_distance_from_the_centre_and_the_angle_that_is_set() -> None:
+    dots = torch.zeros(200, 1, 41, 41)
+    dots[:, 0, 20, 38] = 1
+    found = made({"name": "turn", "degrees": 30}, x=dots)
+    steps = torch.arange(41.0) - 20
+    weight = found[:, 0] / found[:, 0].sum((1, 2), keepdim=True)
+    down, right = ((weight * axis).sum((1, 2)) for axis in (steps[:, None], steps[None]))
+    angles = torch.atan2(down, right).rad2deg()
+    torch.testing.assert_close(
+        (down**2 + right**2).sqrt(), torch.full((200,), 18.0), atol=0.3, rtol=0
+    )
+    assert angles.abs().max() <= 30.5
+    assert angles.min() < -25
+    assert angles.max() > 25
+    torch.testing.assert_close(made({"name": "turn", "degrees": 0}), IMAGES)
+
+
+def test_shrinking_takes_detail_and_nothing_else() -> None:
+    half = made("shrink", x=torch.rand(300, 1, 32, 32, generator=generator(1)))
+    flat = half.flatten(1).std(1)
+    assert 0.4 < (flat < 0.25).float().mean() < 0.6  # noise is averaged away in every second image
+    even = torch.full((20, 1, 9, 7), 0.3)
+    torch.testing.assert_close(made({"name": "shrink", "probability": 1}, x=even), even)
+    assert torch.equal(made({"name": "shrink", "probability": 0}), IMAGES)
+    whole = made({"name": "shrink", "probability": 1, "smallest": 1})
+    torch.testing.assert_close(whole, IMAGES)
+
+
 def test_erasing_leaves_out_a_rectangle_of_the_area_that_is_set() -> None:
     x = torch.ones(300, 1, 32, 32)
     gone = made("erase", x=x) == 0

@@ -13,7 +13,10 @@ import torch
 from fedsight.client.step import Client
 from fedsight.core.errors import ConfigError, ModelError
 from fedsight.core.layout import Kind
-from fedsight.core.types import Order
+from fedsight.core.types import Order, Sum, add_metrics
+from fedsight.data.degraded import DEGRADATIONS
+from fedsight.engines.remote.replies import blank
+from fedsight.evaluation.generalisation import told
 from fedsight.models.embedding import Embedding
 from fedsight.program.federation import Federation
 from fedsight.tasks.faces.task import FaceRecognition
@@ -187,3 +190,87 @@ def test_a_report_gets_pairs_a_curve_and_a_table(root: Path) -> None:
     if curve is not None:
         assert curve.lines["this model"][0][0] == 0.0
     assert len(task.tables(both, classes)[0].rows) == 2
+
+
+def measured(of: Federation) -> dict[str, Sum]:
+    client = Client(of)
+    return add_metrics([client.measure_all(of.tested(view)) for view in of.views])
+
+
+def test_degraded_images_are_measured_where_robustness_is_asked_for(root: Path) -> None:
+    plain = measured(face_images.federation(root))
+    unasked = {"measured": False, "robustness": True}
+    assert measured(face_images.federation(root, trust=unasked)).keys() == plain.keys()
+    of = face_images.federation(root, trust={"robustness": True})
+    sums = measured(of)
+    assert set(sums) - set(plain) == {
+        f"{kind}_{what}" for kind in DEGRADATIONS for what in ("pairs", "resampled")
+    }
+    assert all(np.array_equal(sums[name].total, plain[name].total) for name in plain)
+    shapes = {name: one.total.shape for name, one in blank(of).items()}
+    assert shapes == {name: one.total.shape for name, one in sums.items()}  # what sites must send
+    task = of.program.task
+    figures = task.summary(sums)
+    assert {f"{kind}_tar_at_0.01" for kind in (*DEGRADATIONS, "degraded")} <= set(figures)
+    for name, value in task.summary(plain).items():
+        assert figures[name] == pytest.approx(value, nan_ok=True)
+    _, table = task.tables(sums, of.dataset.classes)
+    assert table.rows[0][0] == "as they are"
+    assert len(table.rows) == 2 + len(DEGRADATIONS)
+    assert len(task.tables(plain, of.dataset.classes)) == 1
+
+
+def test_baselines_are_measured_on_degraded_images_too_and_the_summary_says_where(
+    root: Path,
+) -> None:
+    plain = face_images.federation(root)
+    assert told.itself(plain) == {}
+    of = face_images.federation(root, trust={"robustness": True})
+    assert of.all_pooled().degrades
+    assert of.alone(0).degrades
+    assert "'degraded'" in told.itself(of)["robustness"]["reason"]
+
+
+def test_sums_of_degraded_images_that_no_model_can_have_are_told(root: Path) -> None:
+    of = face_images.federation(root, trust={"robustness": True})
+    sums, task = Client(of).measure_all(of.tested(of.views[0])), of.program.task
+    assert task.is_possible(sums, 256)
+    for name in ("smaller_pairs", "covered_resampled"):
+        for change in (0.5, 10_000_000):
+            wrong = Sum(sums[name].total + change, sums[name].count)
+            assert not task.is_possible({**sums, name: wrong}, 256)
+
+
+def test_degraded_images_have_no_part_in_noised_figures(root: Path) -> None:
+    bounds = {"genuine": 1.0, "impostor": 1.0}
+    found = [
+        Client(of).measure_each(of.tested(of.views[0]), bounds)
+        for of in (
+            face_images.federation(root),
+            face_images.federation(root, trust={"robustness": True}),
+        )
+    ]
+    assert found[0].keys() == found[1].keys()
+    assert all(np.array_equal(found[0][name].total, found[1][name].total) for name in found[0])
+
+
+def test_compared_with_one_another_images_teach_and_no_vector_of_a_person_is_kept(
+    root: Path,
+) -> None:
+    task = {"name": "faces", "against": "images"}
+    of = face_images.federation(root, task=task, train={"epochs": 3, "batch": 8, "lr": 0.05})
+    client, memory, reply = step(of, 0)
+    assert not memory["personal"].any()
+    weight = next(e for e in client.layout.entries if e.name == "body.vector.weight")
+    change = reply.payload["delta"][weight.start : weight.start + weight.size]  # type: ignore[attr-defined]
+    assert change.abs().sum() > 0
+
+
+def test_images_that_are_compared_with_one_another_cannot_be_protected_one_by_one(
+    root: Path,
+) -> None:
+    privacy = {"name": "example", "clip": 1.0, "noise_multiplier": 1.0}
+    model = {"name": "face_net", "wavelengths": [4], "orientations": 4, "cell": 4, "whiten": False}
+    task = {"name": "faces", "against": "images"}
+    with pytest.raises(ConfigError, match="compares images with one another"):
+        Client(face_images.federation(root, task=task, privacy=privacy, model=model))

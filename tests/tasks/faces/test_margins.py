@@ -8,7 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fedsight.tasks.faces.margins import margin_loss, positive_loss, spread_loss
+from fedsight.tasks.faces.margins import (
+    among_images,
+    margin_loss,
+    positive_loss,
+    spread_loss,
+)
 
 ALL = torch.arange(3)
 COSINES = torch.tensor([[0.6, 0.1, -0.2], [0.3, 0.8, 0.0]])
@@ -80,3 +85,23 @@ def test_the_hold_has_a_slope_where_people_begin() -> None:
     vectors = F.normalize(torch.ones(2, 4), dim=1).requires_grad_()
     (slope,) = torch.autograd.grad(spread_loss(vectors, vectors.detach(), 0.0), vectors)
     assert torch.isfinite(slope).all()
+
+
+def test_an_image_is_compared_with_the_mean_of_the_persons_other_images() -> None:
+    draws = torch.Generator().manual_seed(0)
+    vectors = F.normalize(torch.randn(7, 5, generator=draws), dim=1)
+    y = torch.tensor([4, 2, 4, 9, 2, 4, 0])  # persons 9 and 0 have one image
+    cosines, place = among_images(vectors, y)
+    people, compared = [0, 2, 4, 9], [0, 1, 2, 4, 5]
+    assert place.tolist() == [people.index(int(y[at])) for at in compared]
+    for row, at in enumerate(compared):
+        for column, person in enumerate(people):
+            others = [to for to in range(7) if int(y[to]) == person and to != at]
+            mean = F.normalize(vectors[others].sum(0), dim=0)
+            assert float(cosines[row, column]) == pytest.approx(float(vectors[at] @ mean), abs=1e-6)
+
+
+def test_without_a_second_image_of_anybody_nothing_is_compared() -> None:
+    cosines, place = among_images(F.normalize(torch.eye(3), dim=1), torch.tensor([5, 6, 7]))
+    assert cosines.shape == (0, 3)
+    assert not len(place)

@@ -217,3 +217,51 @@ def test_an_interval_of_few_people_holds_the_area_of_all_of_them() -> None:
         found = v.figures(sums, (0.1,))
         held += found["auc_low"] <= whole <= found["auc_high"]
     assert held >= 34
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=16), st.integers(0, 99))
+def test_probes_are_compared_with_all_images_but_their_own(people: list[int], seed: int) -> None:
+    numbers = torch.tensor(people)
+    vectors, probes = ((unit(len(people), seed=s) * 256).round() / 256 for s in (seed, seed + 1))
+    found = v.verify(vectors, numbers, vectors, probes)
+    pairs = np.zeros((3, 2, v.BINS))
+    number = numbers.unique(return_inverse=True)[1].tolist()
+    for at, one in enumerate(number):
+        for to, other in enumerate(number):
+            if at == to:
+                continue
+            group = one % 2 if one % 2 == other % 2 else 2
+            kind = v.GENUINE if one == other else v.IMPOSTOR
+            pairs[group, kind] += v.count((vectors[at] @ probes[to])[None]).numpy()
+    assert np.array_equal(found["pairs"].total, pairs)
+
+
+def test_probes_that_are_the_images_count_each_pair_twice() -> None:
+    people = torch.arange(12).repeat_interleave(3)
+    vectors = torch.nn.functional.normalize(unit(12).repeat_interleave(3, 0) + unit(36), dim=1)
+    once, twice = v.verify(vectors, people), v.verify(vectors, people, None, vectors)
+    for name in ("pairs", "resampled"):
+        assert np.array_equal(twice[name].total, 2 * once[name].total)
+
+
+def test_figures_of_probes_are_those_of_each_kind_and_of_all_at_one_threshold() -> None:
+    people = torch.arange(12).repeat_interleave(4)
+    vectors = torch.nn.functional.normalize(
+        unit(12, 8).repeat_interleave(4, 0) + unit(48, 8), dim=1
+    )
+    sums = {**v.verify(vectors, people), **v.identify(vectors, people)}
+    plain = v.figures(sums, (0.1,))
+    assert v.kinds_of(sums) == ()
+    far = torch.nn.functional.normalize(vectors + unit(48, 8, seed=3), dim=1)
+    sums |= v.probed("near", v.verify(vectors, people, None, vectors))
+    sums |= v.probed("far", v.verify(vectors, people, None, far))
+    found = v.figures(sums, (0.1,))
+    assert v.kinds_of(sums) == ("near", "far")
+    assert {name: found[name] for name in plain} == plain
+    assert found["near_tar_at_0.1"] == plain["tar_at_0.1"]
+    assert found["far_tar_at_0.1"] < found["near_tar_at_0.1"]
+    assert found["far_tar_at_0.1_low"] < found["far_tar_at_0.1"] < found["far_tar_at_0.1_high"]
+    both = sums["near_pairs"].total + sums["far_pairs"].total
+    assert found["degraded_auc"] == v.auc(both.sum(axis=0))
+    assert found["degraded_tar_at_0.1"] == v.crosswise(both, 0.1)[1]

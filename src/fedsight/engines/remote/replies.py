@@ -19,6 +19,7 @@ from fedsight.client.dpsgd import local_training
 from fedsight.client.pace import Pace
 from fedsight.core.errors import EngineError, SiteError
 from fedsight.core.types import Batch, Metrics, Order, Payload
+from fedsight.data.degraded import DEGRADATIONS
 from fedsight.engines.base import Accepted
 from fedsight.engines.protected import reply_bytes
 from fedsight.engines.remote import messages
@@ -259,4 +260,5 @@ def blank(federation: Federation) -> Metrics:
     module.eval()
     with torch.inference_mode():
         task, classes = federation.program.task, len(federation.dataset.classes)
-        return task.measure(module, Batch(black, task.blank(classes)), classes)
+        degraded = dict.fromkeys(DEGRADATIONS, black) if federation.degrades else {}
+        return task.measure(module, Batch(black, task.blank(classes), degraded=degraded), classes)

@@ -32,6 +32,7 @@ FEWEST = 100
 UNASKED = "trust.robustness is false"
 TEXTS = "only images are corrupted"
 SHARES = "it is made for tasks whose main figure is the share of right answers"
+ITSELF = "the task measures degraded images itself: its figures whose names begin with 'degraded'"
 
 Right = npt.NDArray[np.bool_]
 

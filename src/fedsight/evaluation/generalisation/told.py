@@ -15,8 +15,9 @@ from fedsight.core.intervals import apart, of_mean, wilson
 from fedsight.data.corruptions import CORRUPTIONS, SEVERITIES
 from fedsight.evaluation.baselines import POOLED
 from fedsight.evaluation.figures import Evaluator, Figures
-from fedsight.evaluation.generalisation.exam import Exam, Examiner, share, unasked
+from fedsight.evaluation.generalisation.exam import ITSELF, Exam, Examiner, share, unasked
 from fedsight.evaluation.overall import Final
+from fedsight.program.federation import Federation
 from fedsight.program.views import listed
 
 PARTS = ("overfitting", "robustness")  # of the summary
@@ -26,6 +27,11 @@ LEAST = 10  # training images from which a site has a gap
 def left_out(reason: str) -> dict[str, Any]:
     """Nothing, for a reason."""
     return {part: {"reason": reason} for part in PARTS}
+
+
+def itself(federation: Federation) -> dict[str, Any]:
+    """What to say of robustness where the task measures degraded images itself."""
+    return {"robustness": {"reason": ITSELF}} if federation.degrades else {}
 
 
 def told(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import nn
 
 from fedsight.core.errors import ModelError, Problem
-from fedsight.models.base import Model, models
+from fedsight.core.rng import derive
+from fedsight.models.base import Model, Network, models
+from fedsight.models.before_head import LINEAR, put_before_head
 from fedsight.models.embedding import Embedding
 from fedsight.models.gabor import Gabor, Whiten
-from fedsight.models.weights import load_weights
+from fedsight.models.taps import HEAD
 
 
 @models.add("face_net", source="Daugman 1985; Liu and Wechsler 2002")
@@ -50,19 +54,14 @@ class FaceNet(Model):
             )
         gabor = Gabor(self.wavelengths, self.orientations, self.cell)
         features = gabor.features(height, width)
-        dimension = min(self.dimension, features)
         body = nn.Sequential()
         body.add_module("gabor", gabor)
         body.add_module("flatten", nn.Flatten())
         if self.whiten:
             body.add_module("whiten", Whiten(features, self.ridge))
-        vector = nn.Linear(features, dimension, bias=False)
-        if dimension == features:
-            nn.init.eye_(vector.weight)
-        else:
-            nn.init.orthogonal_(vector.weight)  # roughly preserves angles
+        vector = unchanging(features, self.dimension)
         body.add_module("vector", vector)
-        return Embedding(body, classes, dimension), ["head"]
+        return Embedding(body, classes, vector.out_features), ["head"]
 
 
 @models.add("embedding", source="the backbone's: timm, torchvision or FedSight")
@@ -70,13 +69,22 @@ class EmbeddingModel(Model):
     """Any network by name, with its last layer returning a vector: `backbone`, `architecture`.
 
     For example `backbone = "timm"` and `architecture = "mobilenetv3_small_050"`. Pretrained
-    `weights` are those of the backbone; its last layer is newly initialised.
+    `weights` are those of the backbone; its last layer is newly initialised. With `whiten` it is
+    useful before training: the features of the backbone (with `taps`, those of inner layers) are
+    whitened, and the last layer begins as the identity, or a rotation into fewer dimensions.
     """
+
+    chosen_by: ClassVar[str] = "backbone"
 
     # where the architecture comes from
     backbone: Literal["timm", "torchvision", "small_cnn"] = "timm"
     architecture: str | None = None  # for timm and torchvision
-    dimension: int = Field(128, ge=2)  # of the vectors
+    # of the vectors; with `whiten` at most: as many as features where these are fewer
+    dimension: int = Field(128, ge=2)
+    # subtract the mean of the features over faces and equalise their covariance, by running
+    # statistics that travel as BatchNorm's do
+    whiten: bool = False
+    ridge: float = Field(3.0, gt=0)  # added to the covariance, in mean variances of a feature
 
     def make(
         self, channels: int, height: int, width: int, classes: int
@@ -85,15 +93,45 @@ class EmbeddingModel(Model):
         body, last = self._backbone().make(channels, height, width, self.dimension)
         return Embedding(body, classes, self.dimension, tuple(last)), ["head"]
 
+    def build(self, channels: int, height: int, width: int, classes: int, seed: int) -> Network:
+        """With the features whitened, if that is set."""
+        network = Model.build(self.settled(), channels, height, width, classes, seed)
+        if not self.whiten:
+            return network
+        assert isinstance(network.module, Embedding)
+        body, last = network.module.body, network.module.last
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive(seed, "whiten"))
+            name = put_before_head(
+                body, _tensors(body, last), self._whitened, "model.whiten", self.title
+            )
+            vector = body.get_submodule(name)
+            assert isinstance(vector, nn.Linear)
+            module = Embedding(body, classes, vector.out_features, (name,))
+        return replace(network, module=module)
+
+    def _whitened(self, old: nn.Linear) -> nn.Sequential:
+        """What makes the vectors in place of the last layer: a whitening, then a linear layer."""
+        made = nn.Sequential()
+        made.add_module("whiten", Whiten(old.in_features, self.ridge))
+        made.add_module(LINEAR, unchanging(old.in_features, self.dimension))
+        return made
+
+    @property
+    def family(self) -> str | None:
+        """Of the backbone."""
+        return self.backbone
+
     def _pretrain(self, module: nn.Module, head: frozenset[str]) -> tuple[str, ...]:
         """The weights are the backbone's."""
-        if self.weights is None:
-            return ()
         assert isinstance(module, Embedding)
-        prefixes = tuple(f"{name}." for name in module.last)
-        names = [name for name, _ in module.body.named_parameters()]
-        last = frozenset(name for name in names if name.startswith(prefixes))
-        return load_weights(module.body, self.weights, self.sha256 or "", last)
+        return super()._pretrain(module.body, _tensors(module.body, module.last))
+
+    def _tapped(self, module: nn.Module, image: tuple[int, int, int], classes: int) -> nn.Module:
+        """The vectors are made of what the taps see."""
+        assert isinstance(module, Embedding)
+        body = super()._tapped(module.body, image, self.dimension)
+        return Embedding(body, classes, self.dimension, (HEAD,))
 
     def check(self) -> list[Problem]:
         """Problems of every model, and an architecture that is missing or unknown."""
@@ -103,8 +141,28 @@ class EmbeddingModel(Model):
         if self.backbone != "small_cnn" and self.architecture is None:
             cause = f"{self.backbone} needs the name of an architecture"
             return [Problem("model.architecture", cause, "name one"), *super().check()]
-        return [*self._backbone().check(), *super().check()]
+        # The backbone has no weights of its own, so it cannot know whether norms may be frozen.
+        of_backbone = [one for one in self._backbone().check() if one.where != "model.norm"]
+        return [*of_backbone, *super().check()]
 
     def _backbone(self) -> Model:
         named: dict[str, Any] = {"architecture": self.architecture} if self.architecture else {}
         return models.get(self.backbone)(**named, norm=self.norm)
+
+
+def unchanging(features: int, dimension: int) -> nn.Linear:
+    """A linear layer that begins as the identity of so many features, or, if `dimension` is less,
+    as a rotation into so many, which roughly preserves angles."""
+    dimension = min(dimension, features)
+    layer = nn.Linear(features, dimension, bias=False)
+    if dimension == features:
+        nn.init.eye_(layer.weight)
+    else:
+        nn.init.orthogonal_(layer.weight)
+    return layer
+
+
+def _tensors(body: nn.Module, layers: Iterable[str]) -> frozenset[str]:
+    """The names of the parameters in `layers`."""
+    prefixes = tuple(f"{name}." for name in layers)
+    return frozenset(name for name, _ in body.named_parameters() if name.startswith(prefixes))

@@ -58,3 +58,21 @@ def spread_loss(vectors: Tensor, starts: Tensor, reach: float) -> Tensor:
     # Not torch.linalg.norm: its gradient is NaN at 0, where every vector starts.
     distance = ((vectors - starts).square().sum(1) + 1e-12).sqrt()
     return (distance - reach).clamp(min=0).square().sum()
+
+
+def among_images(vectors: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines [k, people] of images with the people of a batch, and which of these each shows [k].
+
+    `vectors` [b, d] are unit vectors of the images, `y` [b] numbers of people. A person is the mean
+    of its images in the batch, without the one that is compared (Wan et al. 2018, equations 8 and
+    9). An image whose person has no other image there is compared with nothing: k is b less those.
+    """
+    names, place = y.unique(return_inverse=True)
+    sums = vectors.new_zeros(len(names), vectors.shape[1]).index_add(0, place, vectors)
+    images = torch.bincount(place, minlength=len(names))
+    known = images[place] > 1
+    vectors, place = vectors[known], place[known]
+    cosines = vectors @ F.normalize(sums, dim=1).T
+    rest = (vectors * F.normalize(sums[place] - vectors, dim=1)).sum(1)
+    own = torch.arange(len(names), device=y.device) == place[:, None]
+    return torch.where(own, rest[:, None], cosines), place

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,19 @@ from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.data.base import Dataset
 from fedsight.models.base import Network
 from fedsight.models.embedding import Embedding
+from fedsight.models.gabor import Whiten
 from fedsight.tasks import repair
 from fedsight.tasks.base import Task, tasks
 from fedsight.tasks.covering.base import Covering
 from fedsight.tasks.covering.pairs import Pairs
 from fedsight.tasks.faces import verification
-from fedsight.tasks.faces.margins import Margin, margin_loss, positive_loss, spread_loss
+from fedsight.tasks.faces.margins import (
+    Margin,
+    among_images,
+    margin_loss,
+    positive_loss,
+    spread_loss,
+)
 from fedsight.tasks.plausible import are_counts
 from fedsight.tasks.presentation import Answer, Curve, Sample, Table
 
@@ -31,6 +38,14 @@ SHOWN = 16  # pairs of each kind in a report
 MOST_POINTS = 200  # of a curve
 NAMED = 5  # sites in a message
 OFTEN = 50  # times: no Poisson(1) draw is so large
+SHOWN_KINDS = {  # how tables call degraded images; `data.degraded` has the numbers
+    "": "as they are",
+    verification.ALL_KINDS: "degraded in any of these ways, at one threshold",
+    "smaller": "16 pixels wide, enlarged",
+    "darker": "dark: a quarter of the light",
+    "turned": "turned by 15 degrees",
+    "covered": "covered to a quarter",
+}
 
 Far = Annotated[float, Field(gt=0, lt=1)]
 
@@ -48,11 +63,15 @@ class FaceRecognition(Task):
     figures: ClassVar[tuple[str, ...]] = ("auc", "eer")
     worse: ClassVar[frozenset[str]] = frozenset({"eer"})
     whole: ClassVar[bool] = True
+    probes: ClassVar[bool] = True
     mixes: ClassVar[bool] = False
     asks_head: ClassVar[bool] = False
     covering: ClassVar[Covering | None] = Pairs()
 
     softmax: Margin = "cosface"  # arcface or cosface
+    # what an image is compared with in training: vectors of the site's people, which learn and stay
+    # at the site, or the mean of the person's other images in the batch
+    against: Literal["vectors", "images"] = "vectors"
     margin: float = Field(0.2, ge=0, lt=1.5)  # of the angle (arcface) or of its cosine (cosface)
     scale: float = Field(16.0, gt=0)  # of cosines before the softmax
     # weight of the term that holds people's vectors near their starts
@@ -102,12 +121,18 @@ class FaceRecognition(Task):
         return Kind.PERSONAL if name in network.head else kind
 
     def begin(self, model: nn.Module, labels: Tensor, draws: np.random.Generator) -> None:
-        """Tell the head which people the site has, and draw where their vectors start."""
+        """Tell the head which people the site has, and draw where their vectors start; features are
+        whitened by the statistics of all sites, as far as these have come."""
         _embedding(model).head.start_at(labels.unique(), draws)
+        for part in model.modules():
+            if isinstance(part, Whiten):
+                part.hold()
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Margin softmax over the site's people, or `positive_loss` for one, plus spread."""
         network = _embedding(model)
+        if self.against == "images":
+            return self._among_images(network, batch)
         head = network.head
         vectors = head.vectors()
         cosines = network.embed(batch.x) @ vectors.T
@@ -120,13 +145,33 @@ class FaceRecognition(Task):
             loss = loss + self.spread * held
         return loss
 
+    def _among_images(self, network: Embedding, batch: Batch) -> Tensor:
+        """Margin softmax over the people in the batch, or `positive_loss` for one; 0 where nobody
+        has two images in it."""
+        vectors = network.embed(batch.x)
+        cosines, place = among_images(vectors, batch.y)
+        if not len(cosines):
+            return vectors.sum() * 0
+        if cosines.shape[1] == 1:
+            return positive_loss(cosines, place)
+        people = torch.arange(cosines.shape[1], device=place.device)
+        return margin_loss(cosines, place, people, self.softmax, self.margin, self.scale)
+
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
-        """Histograms and counts of `verification`; never a single score or vector."""
-        vectors, people = _embedding(model).embed(batch.x).cpu(), batch.y.cpu()
-        return {
-            **verification.verify(vectors, people, batch.x.cpu()),
+        """Histograms and counts of `verification`; never a single score or vector.
+
+        Degraded images are probes: each is compared with the others as they are.
+        """
+        embed, people, pixels = _embedding(model).embed, batch.y.cpu(), batch.x.cpu()
+        vectors = embed(batch.x).cpu()
+        found = {
+            **verification.verify(vectors, people, pixels),
             **verification.identify(vectors, people),
         }
+        for kind, x in batch.degraded.items():
+            probes = verification.verify(vectors, people, pixels, embed(x).cpu())
+            found |= verification.probed(kind, probes)
+        return found
 
     def bounds(self, classes: int, pixels: int) -> Mapping[str, float]:
         """One pair of each kind for each unit of people."""
@@ -143,11 +188,11 @@ class FaceRecognition(Task):
     def is_possible(self, sums: Mapping[str, Sum], pixels: int) -> bool:
         """Every pair has one score, and no more people are looked for than there are images."""
         images, rank = sums["pairs"].count, sums["rank"].total
-        pairs, drawn = images * (images - 1) / 2, sums["resampled"].total
+        pairs = images * (images - 1) / 2
+        asked = {"": pairs, **{f"{kind}_": 2 * pairs for kind in verification.kinds_of(sums)}}
         return (
-            all(are_counts(sums[name].total) for name in ("pairs", "resampled", "open"))
-            and bool(sums["pairs"].total.sum() == pairs)
-            and bool((drawn.sum(axis=(1, 2, 3)) <= pairs * OFTEN**2).all())
+            are_counts(sums["open"].total)
+            and all(_are_pairs(sums, kind, due) for kind, due in asked.items())
             and are_counts(rank, [rank[1], images])
             and bool(sums["open"].total.sum() <= rank[1])
         )
@@ -259,7 +304,33 @@ class FaceRecognition(Task):
             names = [_key(key, far) for key in keys]
             values = [None if np.isnan(found[name]) else found[name] for name in names]
             rows.append((f"{far:g}", *values))
-        return [Table("At thresholds chosen on other people", columns, rows)]
+        told = [Table("At thresholds chosen on other people", columns, rows)]
+        if kinds := verification.kinds_of(sums):
+            told.append(self._probes_table(found, kinds))
+        return told
+
+    def _probes_table(self, found: Mapping[str, float], kinds: tuple[str, ...]) -> Table:
+        """The true accept rates of degraded images at the first false accept rate."""
+        far = self.fars[0]
+        columns = ("Compared with images that are", "AUC", "true accept rate", "95 % from", "to")
+        names = ("auc", _key("tar", far), _key("tar_low", far), _key("tar_high", far))
+        rows: list[tuple[str | float | None, ...]] = []
+        for kind in ("", verification.ALL_KINDS, *kinds):
+            values = [found[f"{kind}_{name}".removeprefix("_")] for name in names]
+            rows.append((SHOWN_KINDS[kind], *(None if np.isnan(one) else one for one in values)))
+        title = f"Images that are degraded, at a false accept rate of {far:g}"
+        return Table(title, columns, rows)
+
+
+def _are_pairs(sums: Mapping[str, Sum], kind: str, due: float) -> bool:
+    """Whether so many pairs can have been counted, of images as they are ("") or of a `kind`."""
+    pairs, drawn = sums[f"{kind}pairs"].total, sums[f"{kind}resampled"].total
+    return (
+        are_counts(pairs)
+        and are_counts(drawn)
+        and bool(pairs.sum() == due)
+        and bool((drawn.sum(axis=(1, 2, 3)) <= due * OFTEN**2).all())
+    )
 
 
 def _key(key: str, far: float) -> str:

@@ -36,6 +36,7 @@ RESAMPLES = 100
 LEAST = 10  # people; from fewer a spread cannot be estimated
 BLURRED = 0.05  # how far wider bins may move a figure whose spread they tell
 GENUINE, IMPOSTOR = 0, 1
+ALL_KINDS = "degraded"  # what figures of all kinds of probes begin with
 
 Array = npt.NDArray[np.float64]
 
@@ -51,40 +52,67 @@ def _places(scores: Tensor, bins: int) -> Tensor:
     return ((1 - angles / math.pi) * bins).long().clamp_(0, bins - 1)
 
 
-def verify(vectors: Tensor, people: Tensor, pixels: Tensor | None = None) -> dict[str, Sum]:
+def verify(
+    vectors: Tensor, people: Tensor, pixels: Tensor | None = None, probes: Tensor | None = None
+) -> dict[str, Sum]:
     """Sums over all pairs of unit `vectors` [n, d] of `people` [n].
 
     `pairs` [3 groups, genuine or impostor, BINS] counts. `resampled` [RESAMPLES, 3, 2, COARSE]:
     the same with each person counted a Poisson(1) number of times (a bootstrap by person that adds
     over sites). The draws are seeded by the person's own `pixels` [n, ...]: they are reproducible,
     but without the images they cannot be undone to reveal one person's scores.
+
+    With `probes` [n, d], unit vectors of the same images after a change of them, an image of each
+    pair is compared with the probe of the other, both ways, and no image with its own probe.
     """
     names, number = people.unique(return_inverse=True)
     draws = _draws(number, len(names), vectors if pixels is None else pixels)
     order = torch.argsort(number, stable=True)
-    vectors, number = vectors[order], number[order]
     pairs = torch.zeros(3, 2, BINS, dtype=torch.float64)
     resampled = torch.zeros(RESAMPLES, 3, 2, COARSE, dtype=torch.float64)
-    stop = 0
-    # One person at a time, against those after it: memory is proportional to images, not pairs.
+    ways = [(vectors, vectors)] if probes is None else [(vectors, probes), (probes, vectors)]
+    for one, other in ways:
+        _add_pairs((pairs, resampled), one[order], other[order], number[order], draws)
+    return {
+        "pairs": Sum(pairs.numpy(), len(people)),
+        "resampled": Sum(resampled.numpy(), len(people)),
+    }
+
+
+def _add_pairs(
+    counts: tuple[Tensor, Tensor], first: Tensor, second: Tensor, number: Tensor, draws: Tensor
+) -> None:
+    """Count each image of `first` [n, d] with those of `second` [n, d] that come after it.
+
+    The images are in the order of their people, whose `number` [n] counts from 0. One person at a
+    time, against those after it: memory is proportional to images, not pairs.
+    """
+    (pairs, resampled), (people, stop) = counts, (draws.shape[1], 0)
     for person, images in enumerate(torch.bincount(number).tolist()):
-        own, stop = vectors[stop : stop + images], stop + images
-        drawn = draws[:, person, None]
-        scores = (own @ own.T)[*torch.triu_indices(images, images, 1, device=own.device)]
+        here, stop = slice(stop, stop + images), stop + images
+        drawn, own = draws[:, person, None], first[here]
+        scores = (own @ second[here].T)[*torch.triu_indices(images, images, 1, device=own.device)]
         pairs[person % 2, GENUINE] += count(scores)
         # A person drawn twice contributes its genuine pairs twice.
         resampled[:, person % 2, GENUINE] += drawn * count(scores, COARSE)
         for half in (0, 1):
             others = number[stop:][number[stop:] % 2 == half]
-            scores = own @ vectors[stop:][number[stop:] % 2 == half].T  # [images, others' images]
+            scores = own @ second[stop:][number[stop:] % 2 == half].T  # [images, others' images]
             group = half if half == person % 2 else 2
             pairs[group, IMPOSTOR] += count(scores.flatten())
-            cells = _cells(scores, others, len(names))
+            cells = _cells(scores, others, people)
             resampled[:, group, IMPOSTOR] += drawn * (draws @ cells)
-    return {
-        "pairs": Sum(pairs.numpy(), len(people)),
-        "resampled": Sum(resampled.numpy(), len(people)),
-    }
+
+
+def probed(kind: str, sums: Mapping[str, Sum]) -> dict[str, Sum]:
+    """The sums of `verify` of probes of one `kind`, under the names that `figures` looks for."""
+    return {f"{kind}_{name}": one for name, one in sums.items()}
+
+
+def kinds_of(sums: Mapping[str, Sum]) -> tuple[str, ...]:
+    """The kinds of probes that these sums tell of."""
+    found = (name.removesuffix("_pairs") for name in sums if name.endswith("_pairs"))
+    return tuple(found)
 
 
 def nothing(images: int) -> dict[str, Sum]:
@@ -244,17 +272,46 @@ def found_at(counts: Array, far: float) -> float:
 
 
 def figures(sums: Mapping[str, Sum], fars: tuple[float, ...]) -> dict[str, float]:
-    """All figures from the sums of `verify` and `identify`; NaN if not measured."""
-    groups = sums["pairs"].total
-    together, resampled = groups.sum(axis=0), sums["resampled"].total
-    wide = groups.reshape(*groups.shape[:2], COARSE, BINS // COARSE).sum(axis=-1)
-    rank = sums["rank"].total
+    """All figures from the sums of `verify` and `identify`; NaN if not measured.
+
+    Those of probes begin with their kind. `degraded_...` are of all kinds together, at one
+    threshold: where nobody knows how an image will be degraded.
+    """
+    together, rank = sums["pairs"].total.sum(axis=0), sums["rank"].total
     people = sums["rank"].count - rank[1]  # the first image of each is not looked for
-    found = {"auc": auc(together), "eer": equal_error(together)}
-    found["auc_slack"] = auc_slack(*together)
+    found = _of_pairs(sums["pairs"].total, sums["resampled"].total, fars, people)
+    found |= {"eer": equal_error(together), "auc_slack": auc_slack(*together)}
+    for far in fars:
+        found[f"identified_at_{far:g}"] = found_at(sums["open"].total, far)
+    found["rank_1"] = float(rank[0] / rank[1]) if rank[1] else float("nan")
+    for kind, (pairs, resampled) in _probes(sums).items():
+        own = _of_pairs(pairs, resampled, fars, people)
+        found |= {f"{kind}_{name}": value for name, value in own.items()}
+    return found
+
+
+def _probes(sums: Mapping[str, Sum]) -> dict[str, tuple[Array, Array]]:
+    """The pairs and the resampled pairs of all kinds of probes together, and of each."""
+    each = {
+        kind: (sums[f"{kind}_pairs"].total, sums[f"{kind}_resampled"].total)
+        for kind in kinds_of(sums)
+    }
+    if not each:
+        return {}
+    pairs, resampled = (np.sum(parts, axis=0) for parts in zip(*each.values(), strict=True))
+    return {ALL_KINDS: (pairs, resampled), **each}
+
+
+def _of_pairs(
+    groups: Array, resampled: Array, fars: tuple[float, ...], people: float
+) -> dict[str, float]:
+    """The area and the true accept rates with their intervals, from the counts of `verify`."""
+    together = groups.sum(axis=0)
+    wide = groups.reshape(*groups.shape[:2], COARSE, BINS // COARSE).sum(axis=-1)
+    area = auc(together)
     areas = [auc(one.sum(axis=0)) for one in resampled]
-    low, high = interval(areas, found["auc"], auc(wide.sum(axis=0)), people)
-    found |= {"auc_low": low, "auc_high": high}
+    low, high = interval(areas, area, auc(wide.sum(axis=0)), people)
+    found = {"auc": area, "auc_low": low, "auc_high": high}
     for far in fars:
         realised, tar = crosswise(groups, far)
         rates = [crosswise(one, far)[1] for one in resampled]
@@ -265,7 +322,5 @@ def figures(sums: Mapping[str, Sum], fars: tuple[float, ...]) -> dict[str, float
             f"tar_at_{far:g}_high": high,
             f"far_at_{far:g}": realised,
             f"threshold_at_{far:g}": threshold_at(together, far),
-            f"identified_at_{far:g}": found_at(sums["open"].total, far),
         }
-    found["rank_1"] = float(rank[0] / rank[1]) if rank[1] else float("nan")
     return found
