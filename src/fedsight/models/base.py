@@ -70,6 +70,7 @@ class Model(Settings, ABC):
     """A network by name: `[model]` in the config. A new one costs one file in `zoo/`."""
 
     gives: ClassVar[str] = "scores"  # what its answer is: scores of classes, or boxes
+    begins_as: ClassVar[str] = ""  # the model whose published weights it takes; "": its own
 
     # group: GroupNorm instead of BatchNorm; batch: the model's own BatchNorm; frozen: that with the
     # pretrained statistics, scale and shift, which then neither learn nor move; auto: frozen with
@@ -135,8 +136,13 @@ class Model(Settings, ABC):
     @property
     def fits_published(self) -> bool:
         """Whether it starts from published weights that are those of this network."""
-        known, given = self.published, (self.registered, getattr(self, "architecture", None))
+        known, given = self.published, (self._source, getattr(self, "architecture", None))
         return known is not None and given == (known.model, known.architecture)
+
+    @property
+    def _source(self) -> str | None:
+        """The model whose published weights it takes."""
+        return self.begins_as or self.registered
 
     @property
     def rebuildable(self) -> bool:
@@ -321,9 +327,8 @@ class Model(Settings, ABC):
             if self.fits_published:
                 return []
             cause = f"the weights '{known.name}' are those of {known.architecture}"
-            cure = (
-                f'set model.name = "{known.model}" and model.architecture = "{known.architecture}"'
-            )
+            model = self.registered if self._source == known.model else known.model
+            cure = f'set model.name = "{model}" and model.architecture = "{known.architecture}"'
             return [Problem("model.weights", cause, cure)]
         if trouble := unusable(self.weights):
             problems.append(Problem("model.weights", *trouble))
