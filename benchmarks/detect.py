@@ -16,32 +16,24 @@ import argparse
 import json
 import tempfile
 import time
-import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from importlib.resources import files
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from common import RESULTS, machine, print_table, spread, write_json
+from common import RESULTS, example, machine, print_table, spread, write_json
 
 from fedsight.coordinator.store import RunStore
 from fedsight.program.config import parse
 from fedsight.program.program import Speed
-from fedsight.runs.lifecycle import start
+from fedsight.runs.lifecycle import Start, start
 
 ROUNDS = 120  # of the partial labels
 CLASSES = ["Trouser", "Sandal", "Bag"]
 SIDES = ("left", "right", "top", "bottom")
 ONE = Speed(workers=1)  # several runs side by side keep the cores busier than one with few sites
-
-
-def example(name: str) -> dict[str, Any]:
-    """The tables of an example."""
-    text = files("fedsight.run").joinpath("examples", f"{name}.toml").read_text()
-    return tomllib.loads(text)
 
 
 def repetitions(name: str, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -64,7 +56,7 @@ def compared(tables: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         program, _ = parse(tables, base=None)
         run = Path(folder) / "run"
-        start(program, ONE, RunStore(run), "compare", [])
+        start(Start(program, ONE, RunStore(run), "compare"), [])
         found = json.loads((run / "comparison.json").read_text())
 
     def figures(entry: dict[str, Any]) -> dict[str, float]:
@@ -106,7 +98,7 @@ def trained(tables: dict[str, Any]) -> dict[str, float]:
     """The federated model's figures."""
     with tempfile.TemporaryDirectory() as folder:
         program, _ = parse(tables, base=None)
-        summary = start(program, ONE, RunStore(Path(folder) / "run"), "run", [])
+        summary = start(Start(program, ONE, RunStore(Path(folder) / "run"), "run"), [])
     return {key: summary[key] for key in ("map", "map_50", "f1_50")}
 
 

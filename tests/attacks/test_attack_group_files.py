@@ -69,6 +69,8 @@ ONE, OTHER = "efficientnet-lite0", "efficientnet-lite1"
     ("model", "where"),
     [
         ({"name": "mobilenet_detector", "weights": "mobilenet-weights"}, "model.weights"),
+        ({"name": "timm_detector", "weights": ONE}, ""),
+        ({"name": "timm_detector", "weights": OTHER}, "model.weights"),
         ({**LITE, "weights": OTHER}, "model.weights"),
         ({**LITE, "groups": [{"sites": [SITE], "weights": ONE}]}, "model.groups.0.weights"),
         (

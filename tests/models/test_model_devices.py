@@ -24,6 +24,7 @@ SMALL: dict[str, tuple[dict[str, Any], int]] = {
     "small_detector": ({"width": 4}, 1),
     "text_bag": ({"near": 2, "buckets": 50}, 1),
     "timm": ({"architecture": "test_resnet"}, 3),
+    "timm_detector": ({"architecture": "test_efficientnet", "width": 8}, 3),
     "torchvision": ({"architecture": "squeezenet1_1"}, 3),
     "torchvision_detector": ({"architecture": "ssdlite320_mobilenet_v3_large"}, 3),
     "unet": ({}, 1),

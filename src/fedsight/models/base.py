@@ -331,8 +331,10 @@ class Model(Settings, ABC):
             if self.fits_published:
                 return []
             cause = f"the weights '{known.name}' are those of {known.architecture}"
+            keeps_name = self.chosen_by == "name" and self.family == known.model
+            chosen = self.registered if keeps_name else known.model
             cure = (
-                f'set model.{self.chosen_by} = "{known.model}" and model.architecture = '
+                f'set model.{self.chosen_by} = "{chosen}" and model.architecture = '
                 f'"{known.architecture}"'
             )
             return [Problem("model.weights", cause, cure)]

@@ -45,7 +45,7 @@ class Detector(nn.Module):
         """
         raise ModelError(
             f"a {type(self).__name__} finds its boxes in a way that cannot be recorded in a file",
-            "export it with --format safetensors, or train small_detector or mobilenet_detector",
+            "export it with --format safetensors, or train a detector such as small_detector",
         )
 
 

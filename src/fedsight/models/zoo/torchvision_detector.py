@@ -52,7 +52,7 @@ class TorchvisionDetector(Detector):
             raise ModelError(
                 f"'{self.architecture}' cannot learn from images where a class is not labelled: "
                 "it classifies everything else as background",
-                "use small_detector, mobilenet_detector, or an fcos or retinanet of torchvision",
+                "use a detector such as small_detector, or torchvision's fcos or retinanet",
             )
         # An object of a class that is not fully labelled has no logit to train, so it is left out.
         known = labelled.gather(1, targets[:, :, 0].long().clamp(0, self.classes - 1))
