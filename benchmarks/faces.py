@@ -125,7 +125,7 @@ def compared(federation: Federation, vectors: Vectors) -> dict[str, float]:
     plain = vectors(tested)
     sums = {**verification.verify(plain, people, tested), **verification.identify(plain, people)}
     for kind, change in DEGRADATIONS.items():
-        probes = vectors(change(tested, torch.arange(len(tested))))
+        probes = vectors(change(tested))
         sums |= verification.probed(kind, verification.verify(plain, people, tested, probes))
     return figures(verification.figures(sums, (0.01,)))
 
