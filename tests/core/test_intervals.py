@@ -117,6 +117,20 @@ def test_the_interval_of_a_mean_holds_it_as_often_as_it_says(count: int) -> None
     assert abs(share - 0.95) < 0.012
 
 
+def test_divisions_of_the_same_samples_tell_less_of_a_mean_than_independent_values() -> None:
+    """Values with the correlation test / (test + training) that Nadeau and Bengio (2003) assume."""
+    tested, trained, count = 10, 30, 5
+    common = math.sqrt(tested / (tested + trained))
+    draws = np.random.RandomState(0)
+    own = draws.standard_normal((4000, count)) * math.sqrt(1 - common**2)
+    values = own + common * draws.standard_normal((4000, 1))
+    bounds = [of_mean(row, tested / trained) for row in values.tolist()]
+    share = sum(low <= 0 <= high for low, high in bounds) / len(bounds)
+    assert abs(share - 0.95) < 0.012
+    plain = [of_mean(row) for row in values.tolist()]
+    assert sum(low <= 0 <= high for low, high in plain) / len(plain) < 0.85
+
+
 def test_one_value_has_no_spread() -> None:
     assert math.isnan(deviation([0.5]))
     assert all(math.isnan(bound) for bound in of_mean([0.5]))

@@ -63,16 +63,18 @@ def widened(value: float, bounds: tuple[float, float], error: float) -> tuple[fl
     return value - math.hypot(value - low, half), value + math.hypot(high - value, half)
 
 
-def of_mean(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of a mean, from independent `values` that are about normal (Student 1908).
+def of_mean(values: Sequence[float], shared: float = 0.0) -> tuple[float, float]:
+    """The 95 % interval of a mean, from `values` that are about normal (Student 1908).
 
-    NaN for fewer than two values.
+    They are independent, or come of dividing the same samples again and again: then `shared` is
+    how many are tested for each that is trained on, by which the variance of the mean grows
+    (the corrected resampled t test of Nadeau and Bengio 2003). NaN for fewer than two values.
     """
     count = len(values)
     if count < 2:
         return math.nan, math.nan
     mean = math.fsum(values) / count
-    half = student(count - 1) * deviation(values) / math.sqrt(count)
+    half = student(count - 1) * deviation(values) * math.sqrt(1 / count + shared)
     return mean - half, mean + half
 
 
