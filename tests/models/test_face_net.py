@@ -174,3 +174,16 @@ def test_what_is_held_whitens_in_training_whatever_comes_before() -> None:
     assert torch.equal(white.mean, mean)
     white.train().hold()
     assert not torch.allclose(white(x), held, atol=1e-2)
+
+
+def test_whitening_is_computed_in_float32_whatever_the_precision_around_it() -> None:
+    draws = torch.Generator().manual_seed(3)
+    x = torch.randn(20, 6, generator=draws)
+    for given in (x, x.bfloat16()):
+        plain, mixed = Whiten(6, 0.1), Whiten(6, 0.1)
+        expected = plain(given.float())
+        with torch.autocast("cpu", torch.bfloat16):
+            found = mixed(given)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected)
+        assert torch.equal(mixed.product, plain.product)

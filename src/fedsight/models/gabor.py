@@ -98,7 +98,13 @@ class Whiten(nn.Module):
         self._held = self._statistics() if bool(self.seen > 0) else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[b, d] -> [b, d], of unit length or less on average."""
+        """[b, d] -> [b, d] float32, of unit length or less on average."""
+        # A Cholesky factor and the solution with it exist in float32 only, and products rounded to
+        # bfloat16 are no covariance.
+        with torch.autocast(x.device.type, enabled=False):
+            return self._whitened(x.float())
+
+    def _whitened(self, x: Tensor) -> Tensor:
         if self.training:
             with torch.no_grad():
                 rate = (1 / (self.seen + 1)).clamp(min=self.rate)
