@@ -210,7 +210,7 @@ class Batch:
     does not label them: that it has no such label says nothing. None: all were labelled.
 
     `degraded` has the same images [b, c, h, w] once more for each degradation, by name, where they
-    are measured beside the others (`Evaluation.probes`).
+    are measured beside the others (`Evaluation.probes`); a kind may be made when it is read.
     """
 
     x: Tensor
