@@ -186,7 +186,7 @@ def _generalisation(
 ) -> dict[str, Any]:
     """What the summary says of over-fitting and robustness; `found` are the baselines, if any."""
     if reason := unexamined(run.session.federation, run.pictures):
-        return left_out(reason) | itself(run.session.federation)
+        return left_out(reason) | itself(at[2].overall)
     otherwise = left_out(overall.FAILED)
     return attempts.of(GENERALISATION, lambda: told(*at, found), otherwise)
 
