@@ -67,7 +67,7 @@ SAID_IN = (
     "program/keywords.py", "program/lone_image.py", "program/misread.py", "program/objective.py",
     "program/objects.py", "program/plugins.py", "program/rounds.py", "program/rules.py",
     "runs/lifecycle.py",
-    "runs/progress.py", "runs/sweeps/plan.py", "tasks/covering/*.py",
+    "runs/progress.py", "runs/sweeps/plan.py", "tasks/covering/*.py", "tasks/faces/company.py",
 )  # fmt: skip
 NO_SENTENCE = re.compile(r"[\\|<>%]|^[\W_]*$|\bv\d\b|# ")
 MOST_VARIANTS = 12

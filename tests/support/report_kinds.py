@@ -137,14 +137,14 @@ def faces(files: Files) -> None:
                 ],
             },
             {
-                "title": "Images that are degraded, at a false accept rate of 0.01",
+                "title": "Degraded images at a false accept rate of 0.01",
                 "columns": [
                     "Compared with images that are", "AUC", "true accept rate", "95 % from", "to",
                 ],
                 "rows": [
                     ["as they are", 0.99, 0.81, 0.72, 0.88],
                     ["degraded in any of these ways, at one threshold", 0.97, 0.6, 0.5, 0.7],
-                    ["covered to a quarter", 0.96, 0.7, None, None],
+                    ["a quarter covered", 0.96, 0.7, None, None],
                 ],
             },
         ],

@@ -61,9 +61,9 @@ def _covered(pixels: Tensor) -> Tensor:
     return made
 
 
-# What is done to an image depends on its pixels alone: all models see the same, at whatever site and
-# beside whatever other images. Who does not know the image cannot tell it by what was drawn: from
-# its number, which everybody can count, a model could be made that answers to one image only.
+# What is done to an image depends on its pixels alone: all models see the same, at whatever site
+# and beside whatever other images. Did it follow from an image's number, which everybody can count,
+# a model could be made that answers to one image only, by the place of the rectangle.
 DEGRADATIONS: Mapping[str, Degradation] = {
     "smaller": _smaller,
     "darker": _darker,

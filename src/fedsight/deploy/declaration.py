@@ -29,7 +29,7 @@ from fedsight.governance.contract import Release
 from fedsight.models.published import PUBLISHED
 from fedsight.program import auto_codec, labelling, looks, public
 from fedsight.program.federation import Federation, federate, of_source
-from fedsight.program.fitting import group_problems, integer_problems, lone_problems
+from fedsight.program.fitting import group_problems, integer_problems, lone_problems, trainable
 from fedsight.program.program import Program
 from fedsight.program.views import View
 
@@ -293,7 +293,7 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
         raise ConfigError(problems)
     if problems := program.rounds.check(len(names)):
         raise ConfigError(problems)
-    federation = Federation(program, dataset, partition, ())
+    federation = Federation(program, trainable(program, dataset, partition), partition, ())
     if problems := program.train.check_images(first.preprocess.channels):
         raise ConfigError(problems)
     if problems := program.check_network(federation.network):

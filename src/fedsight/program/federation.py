@@ -22,6 +22,7 @@ from fedsight.models.origin import trained_for, with_head_for
 from fedsight.privacy.base import Plan
 from fedsight.program import (
     auto_codec,
+    fitting,
     isolation,
     labelling,
     looks,
@@ -456,6 +457,7 @@ def federate(program: Program, opened: Dataset | None = None) -> Federation:
             raise ConfigError(problems)
         groups, seed = dataset.train.groups, program.split_seed
         partition, aside = validation.set_aside(partition, share, seed, groups)
+    dataset = fitting.trainable(program, dataset, partition)
     federation = Federation(program, dataset, partition, (), aside=aside)
     with blamed(program.model, ModelError):
         network = federation.network

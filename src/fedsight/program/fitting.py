@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fedsight.core.errors import FedSightError, Problem
+from fedsight.core.errors import ConfigError, FedSightError, Problem
 from fedsight.core.settings import Settings
 from fedsight.core.sums import LIMIT
 from fedsight.core.types import PartSpec
+from fedsight.data.base import Dataset
+from fedsight.data.partition import Partition
 from fedsight.models.group import group_of
 from fedsight.program import isolation, lone_image, networks
 from fedsight.program.fingerprints import is_own, own_place
 
 if TYPE_CHECKING:
     from fedsight.program.federation import Federation
+    from fedsight.program.program import Program
 
 
 def group_problems(federation: Federation, complete: bool = True) -> list[Problem]:
@@ -60,6 +64,23 @@ def lone_problems(federation: Federation) -> list[Problem]:
         network = federation.member(sites[0]).network
         found += lone_image.problems(program, size, network, partition, sites)
     return found
+
+
+def trainable(program: Program, dataset: Dataset, partition: Partition) -> Dataset:
+    """The data set with what the task has to say of whose images each site trains on.
+
+    Raises ConfigError where the task cannot learn from these. Sites that do not tell the classes of
+    their images are not judged, and then no other is refused for them.
+    """
+    names = [partition.name(site) for site in range(len(partition))]
+    trained = {
+        name: dataset.train.labels[partition.indices(site)]
+        for site, name in enumerate(names)
+        if name not in dataset.untold
+    }
+    if len(trained) == len(names) and (problems := program.task.check_trained(trained)):
+        raise ConfigError(problems)
+    return replace(dataset, notes=(*dataset.notes, *program.task.notes(trained)))
 
 
 def integer_problems(federation: Federation) -> list[Problem]:

@@ -134,6 +134,13 @@ class Train(Settings):
                 cause = f"'{one.registered}' moves the content of an image but not its targets"
                 cure = "leave it out; the task may have its own setting for it"
                 yield Problem("train.augment", cause, cure)
+        if task.compares and self.batch == 1:
+            cause = (
+                f"the task '{task.registered}' compares images of a batch with one another, and a "
+                "batch has one image"
+            )
+            cure = "raise it so that a batch holds most of a site's images"
+            yield Problem("train.batch", cause, cure)
         if self.sampling == "balanced" and not task.classed:
             cause = (
                 f"the task '{task.registered}' does not give each image one class, so classes "

@@ -48,7 +48,7 @@ TABLES = (
     message("Average precision by class"),
     message("mAP by class at each site"),
     message("At thresholds chosen on other people"),
-    message("Images that are degraded, at a false accept rate of {rate}"),
+    message("Degraded images at a false accept rate of {rate}"),
 )
 COLUMNS = (
     message("Label"), message("Class"), message("Grade"), message("Tested"), message("AUC"),
@@ -70,10 +70,10 @@ ANSWERS = (
     message("none"),
     message("as they are"),
     message("degraded in any of these ways, at one threshold"),
-    message("16 pixels wide, enlarged"),
+    message("reduced to 16 pixels at the shorter side, enlarged"),
     message("dark: a quarter of the light"),
     message("turned by 15 degrees"),
-    message("covered to a quarter"),
+    message("a quarter covered"),
 )
 PRIVACY = (
     message("the coordinator, which sees each clipped update before the noise"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor, nn
 
 from fedsight.core.errors import Problem
@@ -123,6 +125,19 @@ class Learning(ABC):
     def check_network(self, network: Network) -> list[Problem]:
         """Problems with the network."""
         return []
+
+    @property
+    def compares(self) -> bool:
+        """Whether an image teaches only beside others of its batch."""
+        return False
+
+    def check_trained(self, trained: Mapping[str, npt.NDArray[np.int64]]) -> list[Problem]:
+        """Problems with the class numbers [n] of the images that each site trains on, by site."""
+        return []
+
+    def notes(self, trained: Mapping[str, npt.NDArray[np.int64]]) -> tuple[str, ...]:
+        """What to say of the same, where it is no problem."""
+        return ()
 
 
 def _owner(cls: type, name: str) -> type | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import face_images
@@ -9,16 +10,20 @@ import federations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from fedsight.client.step import Client
 from fedsight.core.errors import ConfigError, ModelError
 from fedsight.core.layout import Kind
-from fedsight.core.types import Order, Sum, add_metrics
-from fedsight.data.degraded import DEGRADATIONS
+from fedsight.core.types import Batch, Metrics, Order, Sum, add_metrics
+from fedsight.data.base import ArrayImages
+from fedsight.data.degraded import DEGRADATIONS, Degradation
 from fedsight.engines.remote.replies import blank
+from fedsight.evaluation.figures import Evaluator
 from fedsight.evaluation.generalisation import told
 from fedsight.models.embedding import Embedding
 from fedsight.program.federation import Federation
+from fedsight.program.train import Train
 from fedsight.tasks.faces.task import FaceRecognition
 
 
@@ -220,15 +225,73 @@ def test_degraded_images_are_measured_where_robustness_is_asked_for(root: Path) 
     assert len(task.tables(plain, of.dataset.classes)) == 1
 
 
+def test_degraded_images_are_made_one_kind_at_a_time(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = face_images.federation(root, trust={"robustness": True})
+    done: list[str] = []
+
+    def noted(kind: str, change: Degradation) -> Degradation:
+        return lambda pixels: (done.append(kind), change(pixels))[1]
+
+    monkeypatch.setattr(
+        "fedsight.client.bound_model.DEGRADATIONS",
+        {kind: noted(kind, change) for kind, change in DEGRADATIONS.items()},
+    )
+
+    def measure(model: nn.Module, batch: Batch, classes: int) -> Metrics:
+        assert not done
+        for number, (kind, x) in enumerate(batch.degraded.items(), 1):
+            assert (done[-1], len(done)) == (kind, number)
+            assert x.shape == batch.x.shape
+        return {}
+
+    monkeypatch.setattr(FaceRecognition, "measure", lambda self, *given: measure(*given))
+    Client(of).measure(of.tested(of.views[0]), 0)
+    assert done == list(DEGRADATIONS)
+
+
+def test_what_a_site_sums_does_not_depend_on_how_its_images_are_numbered(root: Path) -> None:
+    of = face_images.federation(root, trust={"robustness": True})
+    data, client = of.tested(of.views[1]), Client(of)
+    test = of.dataset.test
+    at = data.indices.tolist()
+    own = replace(
+        data,
+        part=replace(
+            test,
+            images=ArrayImages(test.images.read(data.indices), "own"),
+            labels=test.labels[at],
+            sites=None if test.sites is None else [test.sites[one] for one in at],
+        ),
+        indices=torch.arange(len(data)),
+    )
+    assert at != list(range(len(at)))
+    here, there = client.measure_all(data), client.measure_all(own)
+    assert all(np.array_equal(here[name].total, there[name].total) for name in here)
+
+
 def test_baselines_are_measured_on_degraded_images_too_and_the_summary_says_where(
     root: Path,
 ) -> None:
-    plain = face_images.federation(root)
-    assert told.itself(plain) == {}
     of = face_images.federation(root, trust={"robustness": True})
     assert of.all_pooled().degrades
     assert of.alone(0).degrades
-    assert "'degraded'" in told.itself(of)["robustness"]["reason"]
+    client = Client(of)
+    found = Evaluator(of).figures([client.measure_all(of.tested(view)) for view in of.views])
+    assert "'degraded'" in told.itself(found.overall)["robustness"]["reason"]
+
+
+def test_the_summary_does_not_point_to_figures_of_degraded_images_that_there_are_not(
+    root: Path,
+) -> None:
+    of = face_images.federation(root, trust={"robustness": True})
+    client, task = Client(of), of.program.task
+    exact = client.measure_all(of.tested(of.views[0]))
+    noised = task.repaired(task.condensed(exact), {"genuine": 0.0, "impostor": 0.0})
+    assert of.degrades
+    assert told.itself(task.summary(noised)) == {}
+    assert told.itself({}) == {}
 
 
 def test_sums_of_degraded_images_that_no_model_can_have_are_told(root: Path) -> None:
@@ -264,6 +327,47 @@ def test_compared_with_one_another_images_teach_and_no_vector_of_a_person_is_kep
     weight = next(e for e in client.layout.entries if e.name == "body.vector.weight")
     change = reply.payload["delta"][weight.start : weight.start + weight.size]  # type: ignore[attr-defined]
     assert change.abs().sum() > 0
+
+
+def test_alone_in_its_batch_an_image_cannot_be_compared_with_others() -> None:
+    train = Train(batch=1, lr=0.1)
+    (problem,) = train.check_task(FaceRecognition(against="images"))
+    assert problem.where == "train.batch"
+    assert "compares images of a batch with one another" in problem.cause
+    assert not list(train.check_task(FaceRecognition(against="vectors")))
+    assert not list(Train(batch=2, lr=0.1).check_task(FaceRecognition(against="images")))
+
+
+@pytest.mark.parametrize("name", ["spread", "reach"])
+def test_what_holds_vectors_is_refused_where_there_are_none(name: str) -> None:
+    (problem,) = FaceRecognition(against="images", **{name: 0.25}).check_settings()
+    assert problem.where == f"task.{name}"
+    assert "'images'" in problem.cause
+    assert not FaceRecognition(against="vectors", **{name: 0.25}).check_settings()
+
+
+def test_sites_with_one_person_are_named_and_refused_if_there_are_no_others(
+    tmp_path: Path,
+) -> None:
+    def drawn(people: dict[str, int]) -> Path:
+        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        for number, (site, each) in enumerate(people.items()):
+            for place in range(each):
+                folder = root / site / face_images.NAMES[place]
+                folder.mkdir(parents=True)
+                for at in range(3):
+                    face_images.picture(10 * number + place, at).save(folder / f"{at}.png")
+        return root
+
+    task = {"name": "faces", "against": "images"}
+    both = drawn({"here": 4, "there": 1})
+    (note,) = face_images.federation(both, task=task).dataset.notes
+    assert note.startswith("sites with one person to train on: there;")
+    assert not face_images.federation(both).dataset.notes
+    lonely = drawn({"here": 3, "there": 1})  # two of the three are held out
+    with pytest.raises(ConfigError, match="no site has two people to train on"):
+        face_images.federation(lonely, task=task)
+    face_images.federation(lonely)
 
 
 def test_images_that_are_compared_with_one_another_cannot_be_protected_one_by_one(

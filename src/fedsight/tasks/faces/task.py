@@ -23,7 +23,8 @@ from fedsight.tasks import repair
 from fedsight.tasks.base import Task, tasks
 from fedsight.tasks.covering.base import Covering
 from fedsight.tasks.covering.pairs import Pairs
-from fedsight.tasks.faces import verification
+from fedsight.tasks.faces import company, verification
+from fedsight.tasks.faces.company import NAMED
 from fedsight.tasks.faces.margins import (
     Margin,
     among_images,
@@ -36,15 +37,14 @@ from fedsight.tasks.presentation import Answer, Curve, Sample, Table
 
 SHOWN = 16  # pairs of each kind in a report
 MOST_POINTS = 200  # of a curve
-NAMED = 5  # sites in a message
 OFTEN = 50  # times: no Poisson(1) draw is so large
 SHOWN_KINDS = {  # how tables call degraded images; `data.degraded` has the numbers
     "": "as they are",
     verification.ALL_KINDS: "degraded in any of these ways, at one threshold",
-    "smaller": "16 pixels wide, enlarged",
+    "smaller": "reduced to 16 pixels at the shorter side, enlarged",
     "darker": "dark: a quarter of the light",
     "turned": "turned by 15 degrees",
-    "covered": "covered to a quarter",
+    "covered": "a quarter covered",
 }
 
 Far = Annotated[float, Field(gt=0, lt=1)]
@@ -80,6 +80,25 @@ class FaceRecognition(Task):
     # false accept rates at which true accept rates are reported
     fars: Annotated[tuple[Far, ...], Field(strict=False, min_length=1)] = (0.01, 0.001)
 
+    def check_settings(self) -> list[Problem]:
+        """Nothing is asked of people's vectors where there are none."""
+        own = type(self).model_fields
+        return [
+            Problem(
+                f"task.{name}",
+                "it holds people's vectors near their starts, and with task.against = 'images' "
+                "there are none",
+                "leave it out, or set task.against = 'vectors'",
+            )
+            for name in ("spread", "reach")
+            if self.compares and getattr(self, name) != own[name].default
+        ]
+
+    @property
+    def compares(self) -> bool:
+        """With images of the same batch, if it is so set."""
+        return self.against == "images"
+
     def check(self, dataset: Dataset) -> list[Problem]:
         """Test images must be of people who are not trained on."""
         problems = super().check(dataset)
@@ -89,6 +108,14 @@ class FaceRecognition(Task):
             cure = "use a source of people (orl-faces, people), which holds out people, not images"
             problems.append(Problem("data.name", cause, cure))
         return problems
+
+    def check_trained(self, trained: Mapping[str, npt.NDArray[np.int64]]) -> list[Problem]:
+        """Where images are compared with one another, a site must have two people."""
+        return company.problems(trained) if self.compares else []
+
+    def notes(self, trained: Mapping[str, npt.NDArray[np.int64]]) -> tuple[str, ...]:
+        """Which sites have one person only."""
+        return company.notes(trained) if self.compares else ()
 
     def check_tested(self, tested: Mapping[str, npt.NDArray[np.int64]]) -> list[Problem]:
         """At least two people must be tested at one site: vectors are not sent between sites."""
@@ -131,7 +158,7 @@ class FaceRecognition(Task):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Margin softmax over the site's people, or `positive_loss` for one, plus spread."""
         network = _embedding(model)
-        if self.against == "images":
+        if self.compares:
             return self._among_images(network, batch)
         head = network.head
         vectors = head.vectors()
@@ -318,7 +345,7 @@ class FaceRecognition(Task):
         for kind in ("", verification.ALL_KINDS, *kinds):
             values = [found[f"{kind}_{name}".removeprefix("_")] for name in names]
             rows.append((SHOWN_KINDS[kind], *(None if np.isnan(one) else one for one in values)))
-        title = f"Images that are degraded, at a false accept rate of {far:g}"
+        title = f"Degraded images at a false accept rate of {far:g}"
         return Table(title, columns, rows)
 
 
