@@ -237,6 +237,13 @@ def test_what_secure_aggregation_refuses_is_said_in_its_own_name() -> None:
     assert problem.cause.startswith("under privacy 'distributed': running statistics")
 
 
+@pytest.mark.parametrize("protection", [SECURE, "local", "example"])
+def test_a_model_that_whitens_is_told_how_to_have_no_running_statistics(protection: str) -> None:
+    (problem,) = program(protection, STATISTICS).check()
+    assert "of BatchNorm or whitening" in problem.cause
+    assert "set model.whiten = false" in problem.cure
+
+
 class KeepsBody(FedAvg):
     """An algorithm that no table knows, which keeps the body at the site."""
 

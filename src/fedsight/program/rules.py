@@ -26,7 +26,7 @@ Verdict = Literal["sound", "stated", "refused"]  # stated: sound, with a remark 
 SECURE = "secure aggregation"
 
 PLAIN = "no secure aggregation"
-STATISTICS = "running statistics that travel (BatchNorm)"
+STATISTICS = "running statistics that travel (BatchNorm or whitening)"
 KEPT = "running statistics kept at the site (FedBN)"
 PERSONAL = "a personal slice or model (FedBN, FedPer, FedRep, Ditto, APFL)"
 FROZEN = "a frozen slice"
@@ -136,7 +136,13 @@ class _Rules:
         self.found.append(Rule(self.protection, feature, "refused", cause, cure, where))
 
 
-_GROUP = "set model.norm = 'group' (the default), or keep the norms at the sites with fedbn"
+_GROUP = (
+    "set model.norm = 'group' (the default), or keep the norms at the sites with fedbn; where the "
+    "model whitens, set model.whiten = false"
+)
+_NO_STATISTICS = (
+    "set model.norm = 'group' (the default); where the model whitens, set model.whiten = false"
+)
 _CLIPPED = (
     "choose another algorithm, or bound what one image changes, with algorithm.clip = 1 if it has "
     "that"
@@ -276,8 +282,8 @@ def _client_rules(rules: _Rules) -> None:
     """Rules of every mechanism that protects a client as a whole."""
     rules.refused(
         STATISTICS,
-        "running statistics are sums over images that clipping does not bound layer by layer, and "
-        "a noised variance may be negative",
+        "running statistics (of BatchNorm or whitening) are sums over images that clipping does "
+        "not bound layer by layer, and a noised variance may be negative",
         _GROUP,
         "model.norm",
     )
@@ -310,8 +316,11 @@ def _client_rules(rules: _Rules) -> None:
 
 def _example_rules(rules: _Rules) -> None:
     """Rules of every mechanism that protects a single image."""
-    mixes = "BatchNorm's running statistics are means over images, and no noise is added to them"
-    rules.refused(STATISTICS, mixes, "set model.norm = 'group' (the default)", "model.norm")
+    mixes = (
+        "running statistics (of BatchNorm or whitening) are means over images, and no noise is "
+        "added to them"
+    )
+    rules.refused(STATISTICS, mixes, _NO_STATISTICS, "model.norm")
     cure = "set model.norm = 'group' (the default); fedbn works with it"
     rules.refused(KEPT, mixes, cure, "model.norm")
     rules.sound(PERSONAL, "What stays at the site is trained by the same noised steps.")
@@ -370,7 +379,8 @@ def secure_rules() -> list[Rule]:
     rules = _Rules(SECURE)
     rules.refused(
         STATISTICS,
-        "running statistics change by more than the range in which updates are rounded",
+        "running statistics (of BatchNorm or whitening) change by more than the range in which "
+        "updates are rounded",
         _GROUP,
         "model.norm",
     )

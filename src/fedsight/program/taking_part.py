@@ -39,10 +39,13 @@ def network_problems(program: Program, network: Network) -> list[Problem]:
     if not program.rounds.buffered or not program.layout(network).length(Kind.BUFFER):
         return []
     cause = (
-        "running statistics (BatchNorm) travel as changes of moments, and changes of different "
-        "models may add up to a negative variance"
+        "running statistics (of BatchNorm or whitening) travel as changes of moments, and changes "
+        "of different models may add up to a negative variance"
     )
-    cure = "set model.norm = 'group' (the default), or keep the norms at the sites with fedbn"
+    cure = (
+        "set model.norm = 'group' (the default), or keep the norms at the sites with fedbn; where "
+        "the model whitens, set model.whiten = false"
+    )
     return [Problem("model.norm", cause, cure)]
 
 
