@@ -16,8 +16,9 @@ from fedsight.client.step import Client
 from fedsight.core.errors import ConfigError, ModelError
 from fedsight.core.layout import Kind
 from fedsight.core.types import Batch, Metrics, Order, Sum, add_metrics
-from fedsight.data.base import ArrayImages
+from fedsight.data.base import ArrayImages, Preprocess
 from fedsight.data.degraded import DEGRADATIONS, Degradation
+from fedsight.deploy.declaration import Declaration, gather
 from fedsight.engines.remote.replies import blank
 from fedsight.evaluation.figures import Evaluator
 from fedsight.evaluation.generalisation import told
@@ -368,6 +369,22 @@ def test_sites_with_one_person_are_named_and_refused_if_there_are_no_others(
     with pytest.raises(ConfigError, match="no site has two people to train on"):
         face_images.federation(lonely, task=task)
     face_images.federation(lonely)
+
+
+def test_a_coordinator_judges_by_the_people_that_sites_declare(root: Path) -> None:
+    program = face_images.federation(root, task={"name": "faces", "against": "images"}).program
+    people, size = tuple("abcd"), Preprocess(1, 16, 16, "stretch", (0.5,), (0.25,))
+
+    def site(*images: int, total: int | None = None) -> Declaration:
+        return Declaration(images, 4, False, people, size, total=total)
+
+    (note,) = gather(program, {"here": site(3, 3, 0, 0), "there": site(6, 0, 0, 0)}).dataset.notes
+    assert note.startswith("sites with one person to train on: there;")
+    lonely = site(6, 0, 0, 0)
+    with pytest.raises(ConfigError, match="no site has two people to train on"):
+        gather(program, {"here": lonely, "there": lonely})
+    (note,) = gather(program, {"here": site(total=6), "there": lonely}).dataset.notes
+    assert note.startswith("sites with one person to train on: there;")  # here does not tell
 
 
 def test_images_that_are_compared_with_one_another_cannot_be_protected_one_by_one(
