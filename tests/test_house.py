@@ -98,8 +98,10 @@ def switches_off(call: ast.Call) -> bool:
 
 
 def test_nothing_but_the_client_step_chooses_a_device() -> None:
-    """Everything else computes where its tensors are; `tests/*/*_devices.py` try that. It may switch
-    lower precision off, which chooses nothing."""
+    """Everything else computes where its tensors are; `tests/*/*_devices.py` try that.
+
+    It may switch lower precision off, which chooses nothing.
+    """
     knows = {name for name in modules() if "fedsight.core.devices" in imports(name)}
     assert knows | {"fedsight.core.devices"} == KNOW_DEVICES
     for name in set(modules()) - KNOW_DEVICES:
