@@ -106,8 +106,8 @@ def main() -> None:
                 mine, plain = (seconds(one, rounds) for one in (name, "fedavg"))
                 pairs += [a / b for a, b in zip(plain, mine, strict=True)]
         except ConfigError as error:  # it needs more than this program has
-            left_out[name] = error.cause
-            print(f"{name} is left out: {error.cause}", flush=True)
+            left_out[name] = error.problems[0].cause
+            print(f"{name} is left out: {left_out[name]}", flush=True)
             continue
         possible = EPOCH / (EPOCH + PASSES.get(name, 0))
         found.append({"algorithm": name, "speed": pairs, "possible": possible})

@@ -65,9 +65,11 @@ def tile(side: int = SIDE) -> tuple[bytes, bytes]:
     return whole[at : at + length], whole[begin:]
 
 
-def written(items: Iterable[Item], references: Iterable[Reference], *properties: bytes) -> bytes:
+def written(
+    items: Iterable[Item], references: Iterable[Reference], *properties: bytes, twice: bool = False
+) -> bytes:
     """A HEIC file whose last image is shown; items and properties are numbered from 1. Equal data
-    are there once."""
+    are there once. `twice`: where they are is said twice, and then that each has one byte."""
     numbered = dict(enumerate(items, 1))
     shown = max(number for number, item in numbered.items() if item.kind != XMP)
     data = list(dict.fromkeys(item.data for item in numbered.values()))
@@ -87,7 +89,8 @@ def written(items: Iterable[Item], references: Iterable[Reference], *properties:
     def meta(begin: int) -> bytes:
         starts = {one: begin + sum(map(len, data[:place])) for place, one in enumerate(data)}
         rows = b"".join(
-            struct.pack(">HHHII", number, 0, 1, starts[item.data], len(item.data))
+            struct.pack(">HHHII", number, 0, 1, starts[item.data], 1 if again else len(item.data))
+            for again in range(1 + twice)
             for number, item in numbered.items()
         )
         return full(
@@ -101,7 +104,7 @@ def written(items: Iterable[Item], references: Iterable[Reference], *properties:
                 box(b"ipco", *properties),
                 full(b"ipma", struct.pack(">I", len(with_some)), belongs),
             ),
-            full(b"iloc", b"\x44\0", struct.pack(">H", len(numbered)), rows),
+            full(b"iloc", b"\x44\0", struct.pack(">H", len(numbered) * (1 + twice)), rows),
         )
 
     head = box(b"ftyp", b"heic", bytes(4), b"mif1", b"heic")
@@ -138,13 +141,13 @@ def canvas(side: int, stated: int = SIDE) -> bytes:
     return written(items, [(b"dimg", 2, [1])], coded, ispe(SIDE), ispe(stated))
 
 
-def with_texts(images: int, texts: int, size: int) -> bytes:
+def with_texts(images: int, texts: int, size: int, twice: bool = False) -> bytes:
     """A file of so many images, to each of which belong so many texts, which are the same one."""
     coded, data = tile()
     items = [Item(TILE, data, (1, 2))] * images + [Item(XMP, b"<" + b"a" * (size - 1))] * texts
     everyone = range(1, images + 1)
     references = [(b"cdsc", images + 1 + number, everyone) for number in range(texts)]
-    return written(items, references, coded, ispe(SIDE))
+    return written(items, references, coded, ispe(SIDE), twice=twice)
 
 
 def naive(data: bytes, pixels: int) -> None:
@@ -235,6 +238,34 @@ def test_a_text_is_copied_for_each_image(monkeypatch: pytest.MonkeyPatch) -> Non
     assert upright_of(data) == (SIDE, SIDE)
 
 
+def test_where_a_text_is_cannot_be_said_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoder takes the first, with all bytes; the check took the last, with one."""
+    data = with_texts(50, 1, 10_000, twice=True)
+    assert copied(data) == 50 * 10_000
+    with pytest.raises(DataError, match="says twice where an item is"):
+        upright_of(data)
+    monkeypatch.setattr(heif, "check", naive)
+    assert upright_of(data) == (SIDE, SIDE)
+
+
+def test_transparency_that_does_not_state_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was decoded whole, whatever its size, and counted as an image of 65,536 pixels: 32 kB with
+    sixteen of 142 million pixels took 1.3 GB and ten seconds."""
+    coded, data = tile()
+    name = full(b"auxC", b"urn:mpeg:hevc:2015:auxid:1\0")
+    for properties, decoded in (((1, 2, 3), True), ((1, 3), False)):
+        items = Item(TILE, data, properties), Item(TILE, data, (1, 2))
+        made = written(items, [(b"auxl", 1, [2])], coded, ispe(SIDE), name)
+        if decoded:
+            assert pixels.read_pixels(made, "a.heic").shape == (SIDE, SIDE, 3)
+            continue
+        with pytest.raises(DataError, match="does not state its size"):
+            pixels.read_pixels(made, "a.heic")
+        monkeypatch.setattr(heif, "check", naive)
+        assert pillow_heif.open_heif(io.BytesIO(made)).mode == "RGBA"  # it is a part of the image
+        assert pixels.read_pixels(made, "a.heic").shape == (SIDE, SIDE, 3)
+
+
 def upright_of(data: bytes) -> tuple[int, int]:
     return pixels.seen_size(io.BytesIO(data), "a.heic")
 
@@ -248,6 +279,29 @@ def test_so_is_the_profile_of_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heif, "MAX_COPIED", 50 * 10_000)
     with pytest.raises(DataError, match="500,200 bytes"):
         upright_of(made)
+
+
+def test_profiles_of_tiles_that_are_hidden_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the tiles of telephones are: a photo of hundreds may have a large profile on each."""
+    coded, data = tile()
+    profile = box(b"colr", b"prof", bytes(10_000))
+    items = [*[Item(TILE, data, (1, 2, 4))] * 16, Item(GRID, grid(4, 4, 4 * SIDE), (3, 4))]
+    references = [(b"dimg", 17, range(1, 17))]
+    shown = written(items, references, coded, ispe(SIDE), ispe(4 * SIDE), profile)
+    hidden = shown.replace(b"infe" + bytes([2, 0, 0, 0]), b"infe" + bytes([2, 0, 0, 1]), 16)
+    monkeypatch.setattr(heif, "MAX_COPIED", 20_000)
+    assert pixels.read_pixels(hidden, "a.heic").shape == (4 * SIDE, 4 * SIDE, 3)
+    images = list(pillow_heif.open_heif(io.BytesIO(hidden)))
+    assert [len(image.info["icc_profile"]) for image in images] == [10_000]
+    with pytest.raises(DataError, match="170,068 bytes of metadata"):
+        pixels.read_pixels(shown, "a.heic")
+
+
+def test_a_file_that_does_not_tell_of_what_it_is_made_is_refused() -> None:
+    """The box `mini` says it all in one, and is no film either."""
+    made = box(b"ftyp", b"heic", bytes(4), b"mif1", b"heic") + box(b"mini", bytes(40))
+    with pytest.raises(DataError, match="do not tell of what it is made"):
+        pixels.read_pixels(made, "a.heic")
 
 
 def test_boxes_that_say_nothing_without_end_are_not_read_without_end() -> None:

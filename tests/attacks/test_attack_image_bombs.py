@@ -120,14 +120,15 @@ def test_a_tile_larger_than_an_image_may_be_is_not_decoded(monkeypatch: pytest.M
         pixels.read_pixels(data, "a.tif")
 
 
-def in_strips(count: int, kind: str, big: bool = False) -> bytes:
+def in_strips(count: int, kind: str, big: bool = False, tag: int = 273) -> bytes:
     """A TIFF of 8 pixels that states where so many strips are, in numbers of a type; all are where
-    the file's header is."""
-    types = {"B": 1, "H": 3, "I": 4, "Q": 16}
-    places = struct.pack(f"<{count}{kind}", *[8] * count)
+    the file's header is. Or it has as many numbers in another tag."""
+    types = {"B": 1, "H": 3, "I": 4, "II": 5, "Q": 16}
+    places = struct.pack("<" + kind * count, *[8] * count * len(kind))
     begin = 16 if big else 8
     facts = {256: (4, 1, 1), 257: (4, 1, 8), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1)}
-    facts |= {273: (types[kind], count, begin), 277: (3, 1, 1), 278: (4, 1, 1), 279: (4, 1, 8)}
+    facts |= {273: (4, 1, begin), 277: (3, 1, 1), 278: (4, 1, 1), 279: (4, 1, 8)}
+    facts[tag] = types[kind], count, begin
     form = "<HHQQ" if big else "<HHII"
     tags = b"".join(struct.pack(form, tag, *one) for tag, one in sorted(facts.items()))
     at = begin + len(places)
@@ -144,14 +145,24 @@ def test_a_tiff_has_no_more_strips_than_images_have(
     data = in_strips(5_000, kind, big)
     assert len(Image.open(io.BytesIO(data)).tile) == 5_000
     assert pixels.seen_size(io.BytesIO(data), "a.tif") == (1, 8)
-    monkeypatch.setattr(tiff, "MAX_PIECES", 4_999)
+    monkeypatch.setattr(tiff, "MAX_NUMBERS", 4_999)
     for read in (pixels.read_pixels, pixels.read_stored):
-        with pytest.raises(DataError, match="a TIFF of 5,000 strips or tiles"):
+        with pytest.raises(DataError, match="a TIFF with 5,000 numbers in its tag 273"):
             read(data, "a.tif")
-    with pytest.raises(DataError, match="a TIFF of 5,000 strips or tiles"):
+    with pytest.raises(DataError, match="a TIFF with 5,000 numbers in its tag 273"):
         pixels.seen_size(io.BytesIO(data), "a.tif")
     monkeypatch.setattr(tiff, "check", lambda file: None)  # the weakened build
     assert pixels.seen_size(io.BytesIO(data), "a.tif") == (1, 8)
+
+
+def test_nor_has_it_more_numbers_in_other_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million fractions as its resolution took 33 times their bytes."""
+    data = in_strips(5_000, "II", tag=282)
+    with pytest.warns(UserWarning, match="tag 282 had too many entries: 5000"):  # they are made
+        assert pixels.seen_size(io.BytesIO(data), "a.tif") == (1, 8)
+    monkeypatch.setattr(tiff, "MAX_NUMBERS", 4_999)
+    with pytest.raises(DataError, match="a TIFF with 5,000 numbers in its tag 282"):
+        pixels.seen_size(io.BytesIO(data), "a.tif")
 
 
 def scanned(times: int) -> bytes:

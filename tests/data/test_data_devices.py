@@ -39,7 +39,8 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
 
 # What takes numbers from tensors, which a device without memory does not have.
 NEEDS_VALUES = {
-    "augmix", "rotate", "colour", "crop", "cutmix", "erase", "mixup", "randaugment"
+    "augmix", "rotate", "colour", "crop", "cutmix", "erase", "mixup", "randaugment", "shrink",
+    "turn",
 }  # fmt: skip
 
 

@@ -43,9 +43,9 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.mark.parametrize(("entry", "name"), TABLE)
 def test_flare_sleeps_as_long_as_the_table_says(entry: str, name: str) -> None:
-    shorter = waits.SHORTER[entry][name]
-    assert shorter.keys() <= sleeps(name)
-    assert all(0 < shorter[fixed] < fixed for fixed in shorter)
+    wait = waits.SHORTER[entry][name]
+    assert wait.usual in sleeps(name)
+    assert 0 < wait.shorter < wait.usual
 
 
 @pytest.mark.parametrize(("entry", "name"), TABLE)
@@ -53,11 +53,10 @@ def test_a_module_sleeps_shorter_and_measures_time_as_before(
     entry: str, name: str, slept: list[float]
 ) -> None:
     waits.shorten(entry)
-    module, shorter = importlib.import_module(name), waits.SHORTER[entry][name]
-    for fixed in shorter:
-        module.time.sleep(fixed)
+    module, wait = importlib.import_module(name), waits.SHORTER[entry][name]
+    module.time.sleep(wait.usual)
     module.time.sleep(0.123)
-    assert slept == [*shorter.values(), 0.123]
+    assert slept == [wait.shorter, 0.123]
     assert module.time.monotonic is time.monotonic
     assert communicator.time is time  # heartbeats are as rare as before
 
@@ -76,7 +75,7 @@ def test_the_module_that_a_process_runs_sees_it_too(
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(MainProcessMonitor, "run", lambda main_func: main_func())
-    monkeypatch.setattr(waits, "SHORTER", {"entry": {"entry": {1.0: 0.2}}})
+    monkeypatch.setattr(waits, "SHORTER", {"entry": {"entry": waits.Wait(1.0, 0.2)}})
     runpy.run_module("entry", run_name="__main__", alter_sys=True)
     waits.shorten("entry")
     runpy.run_module("entry", run_name="__main__", alter_sys=True)
@@ -84,7 +83,20 @@ def test_the_module_that_a_process_runs_sees_it_too(
     assert slept == [1.0, 0.2]
 
 
-def test_a_module_that_sleeps_no_more_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waits, "SHORTER", {"json": {"json": {1.0: 0.1}}})
-    with pytest.raises(AttributeError, match="time"):
-        waits.shorten("json")
+def test_who_is_not_answered_soon_is_asked_as_seldom_as_ever(slept: list[float]) -> None:
+    clock, always = waits.Clock(waits.Wait(0.5, 0.1, 2)), waits.Clock(waits.Wait(1.0, 0.2, None))
+    for _ in range(4):
+        clock.sleep(0.5)
+        always.sleep(1.0)
+    assert slept[::2] == [0.1, 0.1, 0.5, 0.5]
+    assert slept[1::2] == [0.2] * 4
+
+
+def test_with_another_version_of_flare_a_process_starts_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wait = waits.Wait(1.0, 0.1)
+    monkeypatch.setattr(waits, "SHORTER", {"json": {"json": wait, "json.moved": wait}})
+    waits.shorten("json")
+    assert "module 'json' has no attribute 'time'" in caplog.text
+    assert "No module named 'json.moved'" in caplog.text

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -44,13 +44,15 @@ def check(data: bytes, pixels: int) -> None:
     reader = _Reader(data)
     stop = reader.readable
     meta = reader.only((0, stop), b"meta")
-    if meta is None and stop == len(data):  # a film: frames are decoded one by one
+    film = reader.only((0, stop), b"moov")
+    if meta is None and film is not None and stop == len(data):  # frames are decoded one by one
         return
     if meta is None:
-        raise ValueError("its boxes end too early")
+        raise ValueError("its boxes end too early, or do not tell of what it is made")
     inside = meta[0] + 4, meta[1]
-    _refuse_canvas(reader, inside)
-    items = _items(reader, inside)
+    items = _items(reader, inside, _hidden(reader, inside))
+    if any(not items[other].pixels for item in tuple(items.values()) for other in item.needs):
+        raise ValueError("an image that it is made of does not state its size")
     copied = sum(item.copied for item in items.values())
     if copied > MAX_COPIED:
         raise Image.DecompressionBombError(f"{copied:,} bytes of metadata and profiles")
@@ -118,21 +120,27 @@ class _Reader:
         return found[0] if found else None
 
 
-def _refuse_canvas(reader: _Reader, meta: _Place) -> None:
-    """Raise ValueError if one of the items that the box `meta` names is a canvas of images."""
+def _hidden(reader: _Reader, meta: _Place) -> set[int]:
+    """The items that the box `meta` says are not to be shown, which are no images of their own when
+    a file is open. Raises ValueError if one of its items is a canvas of images."""
+    found = set[int]()
     named = reader.only(meta, b"iinf") or (0, 0)
     begin = named[0] + (8 if reader.number(named[0], 1) else 6)
     for kind, (at, _) in reader.boxes((begin, named[1])):
-        place = at + (8 if reader.number(at, 1) < 3 else 10)
+        wide = 2 if reader.number(at, 1) < 3 else 4
+        place = at + 4 + wide + 2
         if kind == b"infe" and reader.data[place : place + 4] == b"iovl":
             raise ValueError("it is made of images over one another")
+        if kind == b"infe" and reader.number(at + 3, 1) & 1:
+            found.add(reader.number(at + 4, wide))
+    return found
 
 
-def _items(reader: _Reader, meta: _Place) -> _Items:
-    """What the box `meta` says of the items of a file."""
+def _items(reader: _Reader, meta: _Place, hidden: Container[int]) -> _Items:
+    """What the box `meta` says of the items of a file; nothing is copied for those `hidden`."""
     items: _Items = defaultdict(_Item)
     if (properties := reader.only(meta, b"iprp")) is not None:
-        _read_properties(reader, properties, items)
+        _read_properties(reader, properties, items, hidden)
     located = reader.only(meta, b"iloc")
     sizes = {} if located is None else _sizes(reader, located[0])
     if (references := reader.only(meta, b"iref")) is not None:
@@ -140,7 +148,7 @@ def _items(reader: _Reader, meta: _Place) -> _Items:
     return items
 
 
-def _read_properties(reader: _Reader, place: _Place, items: _Items) -> None:
+def _read_properties(reader: _Reader, place: _Place, items: _Items, hidden: Container[int]) -> None:
     """Add what images state of their size, and the profiles of their colours."""
     known: list[tuple[int, int]] = [(0, 0)]  # pixels and bytes of each property; they begin at 1
     for kind, (begin, end) in reader.boxes(reader.only(place, b"ipco") or (0, 0)):
@@ -153,14 +161,14 @@ def _read_properties(reader: _Reader, place: _Place, items: _Items) -> None:
         wide, many = 4 if reader.number(at, 1) else 2, 1 + (reader.number(at + 3, 1) & 1)
         entries, at = reader.number(at + 4, 4), at + 8
         for _ in range(entries):
-            item, count = items[reader.number(at, wide)], reader.number(at + wide, 1)
-            at += wide + 1
+            number, count = reader.number(at, wide), reader.number(at + wide, 1)
+            item, at = items[number], at + wide + 1
             for _ in range(count):
                 named = reader.number(at, many) & (0x7F if many == 1 else 0x7FFF)
                 at += many
                 if named < len(known):
                     item.pixels = max(item.pixels, known[named][0])
-                    item.copied += known[named][1]
+                    item.copied += 0 if number in hidden else known[named][1]
 
 
 def _read_references(reader: _Reader, place: _Place, items: _Items, sizes: dict[int, int]) -> None:
@@ -188,6 +196,8 @@ def _sizes(reader: _Reader, at: int) -> dict[int, int]:
     found: dict[int, int] = {}
     for _ in range(count):
         item = reader.number(at, wide)
+        if item in found:
+            raise ValueError("it says twice where an item is, and readers may take either")
         at += wide + skipped + 2 + base
         extents, at = reader.number(at, 2), at + 2
         found[item] = 0

@@ -15,10 +15,13 @@ from typing import BinaryIO
 from PIL import Image
 
 SIDES = (322, 323)  # width and height of a tile
-MAX_PIECES = 1 << 18  # strips or tiles of an image; usual ones have some thousands
+MAX_NUMBERS = 1 << 18  # of strips or tiles of an image, for example; usual ones have thousands
 # size, bits, compression, colours, samples, strips, planes, tiles, and where these begin and end
 _DECODED = {*range(256, 260), 262, 273, *range(277, 280), 284, *range(322, 326)}
-_PIECES = {273, 324}  # where strips begin, and where tiles do: a number for each
+# What Pillow makes a number each of when it opens a file, and not one piece of text or data: sizes,
+# bits, where strips and tiles begin, resolutions, the table of colours, samples, and so on.
+_COUNTED = {256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 282, 283, 284, 296, 317, 320}
+_COUNTED |= {322, 323, 324, 325, 338, 339, 530, 532}
 _NUMBERS = {3: "H", 4: "L", 16: "Q"}  # by their type
 _STARTS = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")  # that Pillow takes for one
 _BIG = 43  # the version of a file with offsets of eight bytes
@@ -26,8 +29,9 @@ _MOST_TAGS = 1 << 16  # of an image: there are no more numbers for them
 
 
 def check(file: BinaryIO) -> None:
-    """Raise DecompressionBombError for a file that states more strips or tiles than images have,
-    which may take a byte each there, and hundreds when it is open; else leave it at its beginning.
+    """Raise DecompressionBombError for a file with more numbers in a tag than images have strips or
+    tiles, which may take a byte each there, and hundreds when it is open; else leave it at its
+    beginning.
 
     It reads the tags as Pillow does. Raises struct.error where the file ends, and ValueError for
     more tags than there are.
@@ -47,8 +51,8 @@ def check(file: BinaryIO) -> None:
     file.seek(0)
     whole = tags[: len(tags) // struct.calcsize(entry) * struct.calcsize(entry)]
     for tag, _, values, _ in struct.iter_unpack(entry, whole):
-        if tag in _PIECES and values > MAX_PIECES:
-            raise Image.DecompressionBombError(f"a TIFF of {values:,} strips or tiles")
+        if tag in _COUNTED and values > MAX_NUMBERS:
+            raise Image.DecompressionBombError(f"a TIFF with {values:,} numbers in its tag {tag}")
 
 
 def tile(data: bytes, at: int) -> tuple[int, int]:
