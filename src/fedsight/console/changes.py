@@ -27,6 +27,9 @@ WATCHED = (
     ASKED,
 )
 INTERVAL = 0.5  # seconds between two looks
+# Seconds until the next one where something has changed: each browser asks for its page again then,
+# and where a round takes less than a second, all these pages would slow the rounds down.
+PAUSE = 1.0
 ALIVE = 15.0  # seconds after which an idle connection is told that it is one
 GLANCE = 1.0  # seconds after which it is asked again whether somebody may still listen
 
@@ -79,10 +82,10 @@ class Changes:
             queue.put_nowait(None)
 
     async def _watch(self) -> None:
-        before = await self._seen({})
+        before, changed = await self._seen({}), list[str]()
         while True:
             self._greet()
-            await asyncio.sleep(INTERVAL)
+            await asyncio.sleep(PAUSE if changed else INTERVAL)
             now = await self._seen(before)
             names = before.keys() | now.keys()
             changed = sorted(name for name in names if before.get(name) != now.get(name))
