@@ -249,6 +249,7 @@ def test_the_pages_follow_what_changes(home: Path) -> None:
 
 def test_the_pages_follow_also_after_a_look_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(changes, "INTERVAL", 0.01)
+    monkeypatch.setattr(changes, "PAUSE", 0.01)
     number = itertools.count()
 
     def look() -> dict[str, tuple[object, ...]]:
