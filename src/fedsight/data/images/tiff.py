@@ -1,9 +1,9 @@
-"""What a TIFF states of its strips and tiles, before it is opened and before it is decoded.
+"""What a TIFF states in its tags, before it is opened and before it is decoded.
 
-Pillow makes an object of every strip when it opens a file, and libtiff decodes tiles whole. Both
-read the tags themselves, and differ about some that no program writes: one that is there twice, or
-a number of eight bytes with a sign, which Pillow leaves out. So tags on which decoding depends must
-be there once, with numbers that both know (Adobe, TIFF 6.0).
+Pillow makes an object of every strip, and of every number in some tags, when it opens a file, and
+libtiff decodes tiles whole. Both read the tags themselves, and differ about some that no program
+writes: one that is there twice, or a number of eight bytes with a sign, which Pillow leaves out. So
+tags on which decoding depends must be there once, with numbers that both know (Adobe, TIFF 6.0).
 """
 
 from __future__ import annotations

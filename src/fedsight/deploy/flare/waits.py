@@ -83,13 +83,14 @@ def shorten(entry: str) -> None:
     long as it does.
     """
     for name, wait in SHORTER.get(entry, {}).items():
+        clock = Clock(wait)
         try:
-            replace(importlib.import_module(name), "time", Clock(wait))
+            replace(importlib.import_module(name), "time", clock)
         except (ImportError, AttributeError) as error:
             log.warning("FLARE waits as long as ever: %s", error)
             continue
         if name == entry:
-            _shorten_main(Clock(wait))
+            _shorten_main(clock)
 
 
 def _shorten_main(clock: Clock) -> None:

@@ -84,14 +84,14 @@ class TimmDetector(DetectorModel):
         own = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
         fresh = frozenset(name for name in own if not name.startswith(f"{_STAGES}."))
         known, place = self.published, _placed(module)
-        if known is None:
-            return load_weights(module, self.weights, self.sha256 or "", fresh, place)
+        file = (self.weights, self.sha256 or "") if known is None else (known.path, known.sha256)
+        published = None if known is None else known.rename
 
         def rename(name: str) -> str | None:
-            theirs = name if known.rename is None else known.rename(name)
+            theirs = name if published is None else published(name)
             return None if theirs is None else place(theirs)
 
-        return load_weights(module, known.path, known.sha256, fresh, rename)
+        return load_weights(module, *file, fresh, rename)
 
     def check(self) -> list[Problem]:
         """Problems of every model, timm missing, and an unknown architecture."""
