@@ -13,7 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsers import CLIPPED, NAMELESS, SIZES, chromium, press, shoot, show, until
+from browsers import (
+    CLIPPED,
+    NAMELESS,
+    SIZES,
+    WHOLE,
+    chromium,
+    press,
+    shoot,
+    show,
+    until,
+    visit,
+)
 from consoles import Client, secured, served
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -71,9 +82,10 @@ def log_in(
     """As the user does: the address, and the token into its field."""
     token, _ = TokenFile.within(federation.folder).add(name)
     browser.delete_all_cookies()
-    browser.get(f"{client.origin}{client.console.base}/session")
+    visit(browser, f"{client.origin}{client.console.base}/session")
     browser.find_element(By.ID, "token").send_keys(token, Keys.ENTER)
     until(browser, lambda _: browser.current_url.endswith(f"{client.console.base}/"))
+    until(browser, lambda _: browser.execute_script(f"return {WHOLE}"))
     assert token not in browser.page_source
     assert token not in browser.current_url
 
@@ -104,7 +116,7 @@ def test_who_looks_on_finds_nothing_to_press_and_is_out_once_revoked(
     )
     assert answered == 403
     assert asked(federation.runs / "first") is None
-    browser.get(f"{client.origin}{client.console.base}/run/first")
+    visit(browser, f"{client.origin}{client.console.base}/run/first")
     (federation.folder / "revoked.json").write_text(json.dumps({BEN: "has left"}))
     until(browser, lambda _: browser.current_url.endswith("/session"))  # by itself
     assert "first" not in browser.page_source
@@ -116,7 +128,7 @@ def test_who_starts_runs_elsewhere_pauses_here_and_logs_out(
 ) -> None:
     log_in(browser, client, federation, ANNA)
     assert "New run" not in browser.page_source
-    browser.get(f"{client.origin}{client.console.base}/run/first")
+    visit(browser, f"{client.origin}{client.console.base}/run/first")
     assert buttons(browser) == {"leave", "pause", "stop"}
     press(browser, "pause")
     until(browser, lambda _: asked(federation.runs / "first") == "pause")
@@ -128,7 +140,7 @@ def test_who_starts_runs_elsewhere_pauses_here_and_logs_out(
     press(browser, "leave")
     until(browser, lambda _: browser.current_url.endswith("/session"))
     assert browser.get_cookies() == []
-    browser.get(f"{client.origin}{client.console.base}/run/first")
+    visit(browser, f"{client.origin}{client.console.base}/run/first")
     assert browser.current_url.endswith("/session")
 
 
@@ -137,5 +149,5 @@ def test_who_has_the_consoles_key_starts_runs(
 ) -> None:
     log_in(browser, client, federation, OPERATOR)
     assert "New run" in browser.page_source
-    browser.get(f"{client.origin}{client.console.base}/new")
+    visit(browser, f"{client.origin}{client.console.base}/new")
     assert browser.find_elements(By.ID, "config")

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from browsers import CLIPPED, NAMELESS, SIZES, becomes, chromium, shoot, show, until
+from browsers import CLIPPED, NAMELESS, SIZES, becomes, chromium, shoot, show, until, visit
 from browsers import state as state_shown
 from consoles import served_site
 from selenium import webdriver
@@ -83,7 +83,7 @@ def test_the_owner_reads_approves_and_refuses_programs(tmp_path: Path) -> None:
     home, first, second = make_site(tmp_path / "lyon"), some_program(), some_program(seed=1)
     with chromium(tmp_path / "profile") as browser, served_site(home) as client:
         base = f"{client.origin}{client.console.base}"
-        browser.get(f"{base}/session#{client.console.sessions.token}")
+        visit(browser, f"{base}/session#{client.console.sessions.token}")
         until(browser, lambda _: browser.current_url == f"{base}/")
         assert client.console.sessions.token not in browser.page_source
 
@@ -103,14 +103,14 @@ def test_the_owner_reads_approves_and_refuses_programs(tmp_path: Path) -> None:
         does(browser, "drain-end", lambda: not state.is_drained(home))
         # What somebody else decides reaches the page that is open.
         ask(home, third := some_program(seed=2))
-        browser.get(f"{base}/program/{third.fingerprint}")
+        visit(browser, f"{base}/program/{third.fingerprint}")
         becomes(browser, "waits for your approval")
         approvals.decide(home, third.fingerprint, approve=False)
         becomes(browser, "refused")
         assert browser.find_elements(By.ID, "approve") == []
 
         pages = furnished(home)
-        browser.get(f"{base}/")
+        visit(browser, f"{base}/")
         busy = StoreError("the site is running")
         running = locks.hold(home / ".lock", locks.GLANCE, busy)  # as `site start` does
         until(browser, lambda _: "0123456789abcdef" in browser.page_source)

@@ -49,6 +49,7 @@ for (const e of document.querySelectorAll('main *')) {
 return found;
 """
 PATIENCE = 200  # seconds; only a hang is judged by it
+WHOLE = "document.readyState === 'complete'"  # the page: what is looked for in it is there
 # What a screen reader could not tell: fields without a label, buttons and links without a name.
 NAMELESS = """
 const found = document.querySelectorAll('input, select, textarea, button, a, progress');
@@ -85,10 +86,15 @@ def show(browser: webdriver.Chrome, address: str, size: str, scheme: str = "ligh
         "Emulation.setEmulatedMedia",
         {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
     )
-    browser.get(address)  # on a busy machine it may return before the page is whole
-    WebDriverWait(browser, 30).until(
-        lambda _: browser.execute_script("return document.readyState") == "complete"
-    )
+    visit(browser, address)
+
+
+def visit(browser: webdriver.Chrome, address: str) -> None:
+    """Go to an address, and wait until its page is whole: on a busy machine `get` may return while
+    the page before is still there, or the new one has only begun."""
+    browser.execute_script("window.before = true")
+    browser.get(address)
+    until(browser, lambda _: browser.execute_script(f"return {WHOLE} && !window.before"))
 
 
 def shoot(browser: webdriver.Chrome, folder: Path, name: str) -> Path:
