@@ -32,6 +32,7 @@ from common import (
 )
 
 SIZE, BATCH = 224, 32
+PATIENCE = 300.0  # seconds for one pass; a worker that failed never comes to the barrier
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SHAPES = {"small": (500, 375), "large": (1600, 1200)}  # width and height of the files
 
@@ -72,9 +73,9 @@ def fedsight(folder: Path, processes: int, draft: bool) -> float:
     ]
     for worker in workers:
         worker.start()
-    start.wait()
+    start.wait(PATIENCE)
     began = time.monotonic()
-    end.wait()
+    end.wait(PATIENCE)
     seconds = time.monotonic() - began
     for worker in workers:
         worker.join()
@@ -84,6 +85,7 @@ def fedsight(folder: Path, processes: int, draft: bool) -> float:
 def _read(paths: list[str], draft: bool, start: Barrier, end: Barrier) -> None:
     import torch
 
+    from fedsight.core.allocator import keep_freed_memory
     from fedsight.data.base import Preprocess
     from fedsight.data.images.disk import DiskImages
 
@@ -91,7 +93,11 @@ def _read(paths: list[str], draft: bool, start: Barrier, end: Barrier) -> None:
         def origin(self, index: int) -> Any:
             return _drafted(super().origin(index))
 
+        def name(self, index: int) -> str:
+            return super().origin(index)
+
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a worker of the engine does
     preprocess = Preprocess(3, SIZE, SIZE, "stretch", MEAN, STD)
     images = (Drafted if draft else DiskImages)(paths, preprocess)
 

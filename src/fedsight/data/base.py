@@ -217,7 +217,7 @@ class Preprocess:
             pixels = self.look.apply(pixels, self.mean, self.std)
         shape = (1, self.channels, 1, 1)
         mean, std = (torch.tensor(v, device=pixels.device) for v in (self.mean, self.std))
-        return (pixels - mean.view(shape)) / std.view(shape)
+        return (pixels - mean.view(shape)).div_(std.view(shape))  # large: one new tensor, not two
 
 
 @dataclass(frozen=True)
