@@ -194,6 +194,23 @@ def test_rounding_that_the_network_itself_amplifies_is_allowed(monkeypatch) -> N
         exporting._compare(one, model, lambda x: noisy(x) - 2e-3, "ONNX")
 
 
+def test_a_comparison_in_float64_leaves_the_network_as_it_was(tmp_path: Path, monkeypatch) -> None:
+    one = saved("timm", 3, 32, architecture="test_efficientnet", norm="batch")
+    before = {name: value.clone() for name, value in one.module.state_dict().items()}
+    compared: list[torch.Tensor] = []
+
+    def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+        """As if the network amplified all rounding."""
+        compared.append(b)
+        return 1.0
+
+    monkeypatch.setattr(exporting, "_apart", apart)
+    export(one, "onnx", tmp_path / "m.onnx")
+    assert len(compared) == 2 * 3  # two batches: the file, PyTorch and float64, each with each
+    after = one.module.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
 @pytest.mark.parametrize("format", ["onnx", "torchscript"])
 def test_a_network_that_cannot_be_expressed_is_an_error(
     tmp_path: Path, monkeypatch, format
