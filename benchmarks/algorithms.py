@@ -58,7 +58,7 @@ def seconds(name: str, rounds: int) -> list[float]:
         "algorithm": {"name": name},
         "rounds": {"rounds": rounds, "evaluate_every": rounds},
     }
-    program, _ = parse(tables, base=None)
+    program, _ = parse(tables, base=Path.cwd())
     if problems := program.check():
         raise ConfigError(problems)
     of = federate(program)
@@ -98,7 +98,8 @@ def main() -> None:
     # Closed forms have no parts that are averaged.
     names = [name for name in algorithms.names() if algorithms.get(name)().parts]
     names = [name for name in options.only or names if name != "fedavg"]
-    found, left_out = [], {}
+    found: list[dict[str, Any]] = []
+    left_out: dict[str, str] = {}
     for name in names:
         pairs: list[float] = []
         try:

@@ -98,15 +98,15 @@ class Features(Source):
 
     def open(self) -> Dataset:
         """Training and test part."""
-        parts = [
+        train, test = (
             Part(
                 ArrayImages(self.known[f"{name}.{self.kind}"], name),
                 self.known[f"{name}.y"].numpy(),
             )
             for name in ("train", "test")
-        ]
+        )
         size = Preprocess(1, 1, self.known[f"train.{self.kind}"].shape[3], mean=(0.0,), std=(1.0,))
-        return Dataset(*parts, tuple(map(str, range(10))), size)
+        return Dataset(train, test, tuple(map(str, range(10))), size)
 
 
 class Head(Model):
@@ -127,7 +127,7 @@ def computed() -> dict[str, Tensor]:
     whole = IMAGES | {"data": IMAGES["data"] | {"name": "fashion-mnist"}}
     found: dict[str, Tensor] = {}
     for tables, parts in ((IMAGES, ("train", "test")), (whole, ("all",))):
-        of = federate(parse(tables, base=None)[0])
+        of = federate(parse(tables, base=Path.cwd())[0])
         of.layout.bind(of.network.module, of.initial.clone())
         of.network.module.eval()
         for name in parts:
@@ -176,7 +176,7 @@ def measure(way: str, sites: int, seed: int) -> dict[str, Any]:
         "rounds": {"rounds": 1},
         **{key: value for key, value in changed.items() if key != "model"},
     }
-    program, _ = parse(tables, base=None)
+    program, _ = parse(tables, base=Path.cwd())
     data = Features(kind="scales" if way == SCALES else "last")
     program = replace(program, data=data, model=Head(**changed.get("model", {})))
     if problems := program.check():

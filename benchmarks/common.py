@@ -97,7 +97,7 @@ def _wait(
         try:
             child.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise ContestantError(f"{child.args}: not done after {timeout:.0f} s") from None
+            raise ContestantError(f"{child.args!r}: not done after {timeout:.0f} s") from None
         return
     waited = 0.0
     while child.poll() is None:
@@ -107,7 +107,7 @@ def _wait(
         except subprocess.TimeoutExpired:
             waited += pause
         if waited > timeout:
-            raise ContestantError(f"{child.args}: not done after {timeout:.0f} s")
+            raise ContestantError(f"{child.args!r}: not done after {timeout:.0f} s")
 
 
 def _end(child: subprocess.Popen[str]) -> None:

@@ -102,8 +102,8 @@ def main() -> None:
         found = [
             figures(seeded(folder / f"seed-{seed}", seed, given.quick)) for seed in range(seeds)
         ]
-    columns = ("seed", "better off", "worse beyond chance", "mean gain", "least gain")
-    columns = (*columns, "gain, held-out images", "shared model for all")
+    columns = ["seed", "better off", "worse beyond chance", "mean gain", "least gain"]
+    columns += ["gain, held-out images", "shared model for all"]
     rows = [told(str(seed), one) for seed, one in enumerate(found)]
     every = together(found)
     rows.append(told("all", every))

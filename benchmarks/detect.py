@@ -54,7 +54,7 @@ def compared(tables: dict[str, Any]) -> dict[str, Any]:
     """Federated, pooled and alone: mAP over IoU 0.50 to 0.95 and at 0.50."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        program, _ = parse(tables, base=None)
+        program, _ = parse(tables, base=Path.cwd())
         run = Path(folder) / "run"
         start(Start(program, ONE, RunStore(run), "compare"), [])
         found = json.loads((run / "comparison.json").read_text())
@@ -97,7 +97,7 @@ def partial(quick: bool) -> Iterator[tuple[str, dict[str, Any]]]:
 def trained(tables: dict[str, Any]) -> dict[str, float]:
     """The federated model's figures."""
     with tempfile.TemporaryDirectory() as folder:
-        program, _ = parse(tables, base=None)
+        program, _ = parse(tables, base=Path.cwd())
         summary = start(Start(program, ONE, RunStore(Path(folder) / "run"), "run"), [])
     return {key: summary[key] for key in ("map", "map_50", "f1_50")}
 

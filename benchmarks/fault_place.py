@@ -115,9 +115,9 @@ class Place:
     def start(self, name: str, *options: str) -> None:
         """Start the server or a site."""
         home = self.home(name)
-        words = ("site", "start", str(home), "--data", demo.SAMPLE)
+        words = ["site", "start", str(home), "--data", demo.SAMPLE]
         if name == "server":
-            words = ("server", "start", "--federation", str(self.federation.folder))
+            words = ["server", "start", "--federation", str(self.federation.folder)]
         with (home / demo.OUTPUT).open("ab") as output:
             self.processes[name] = self._spawn([*words, *options], name, output.fileno())
 

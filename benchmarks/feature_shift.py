@@ -51,10 +51,11 @@ WAYS: dict[str, dict[str, Any]] = {
     "fedavg, site": {"data": {"harmonise": "site"}},
     "fedbn, histogram": {"algorithm": {"name": "fedbn"}, "data": {"harmonise": "histogram"}},
 }
+Pixels = np.ndarray[Any, np.dtype[Any]]
 FROM_MNIST = ("mnist", "colour", "negative", "blurred", "noisy")
 
 
-def table(name: str, file: str) -> tuple[np.ndarray, np.ndarray]:
+def table(name: str, file: str) -> tuple[Pixels, Pixels]:
     """Values [n, pixels] and labels [n] of a fetched CSV."""
     with gzip.open(fetched(name) / file, "rt") as stream:
         rows = np.loadtxt(stream, delimiter=",", dtype=np.float64).astype(np.int64)
@@ -76,7 +77,7 @@ def write(root: Path) -> None:
         save(root, "eight", int(labels[number]), number, small[number])
 
 
-def seen(site: str, digit: np.ndarray, number: int) -> np.ndarray:
+def seen(site: str, digit: Pixels, number: int) -> Pixels:
     """A digit [28, 28] as the site's device shows it: uint8 or uint16 [h, w] or [h, w, 3]."""
     if site == "mnist":
         return digit
@@ -84,13 +85,13 @@ def seen(site: str, digit: np.ndarray, number: int) -> np.ndarray:
         return on_texture(digit, number)
     pixels = torch.from_numpy(digit).float().div(255)[None, None]
     # the last of two sites has the full strength
-    shown = SHIFTS[site].apply(pixels, 1, 2, 0, torch.tensor([number]))[0, 0].numpy()
+    shown: Pixels = SHIFTS[site].apply(pixels, 1, 2, 0, torch.tensor([number]))[0, 0].numpy()
     if site == "negative":
         return (shown * 65535).round().astype(np.uint16)
     return (shown * 255).round().astype(np.uint8)
 
 
-def on_texture(digit: np.ndarray, number: int) -> np.ndarray:
+def on_texture(digit: Pixels, number: int) -> Pixels:
     """|texture - digit| [32, 32, 3], of a texture in a colour of its own."""
     rng = draws(0, "texture", number)
     path = files("fedsight.data").joinpath("samples", "textures.npz")
@@ -101,10 +102,11 @@ def on_texture(digit: np.ndarray, number: int) -> np.ndarray:
     ground = grey[top : top + 32, left : left + 32, None] * tint
     ink = np.zeros((32, 32, 1))
     ink[2:30, 2:30, 0] = digit
-    return np.abs(ground - ink).round().astype(np.uint8)
+    made: Pixels = np.abs(ground - ink).round().astype(np.uint8)
+    return made
 
 
-def save(root: Path, site: str, label: int, number: int, pixels: np.ndarray) -> None:
+def save(root: Path, site: str, label: int, number: int, pixels: Pixels) -> None:
     """Write one image file."""
     folder = root / site / str(label)
     folder.mkdir(parents=True, exist_ok=True)

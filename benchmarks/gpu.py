@@ -169,7 +169,7 @@ def main() -> None:
     given = parser.parse_args()
     device = given.device or ("cpu" if given.quick else "cuda:0")
     out = given.out or (RESULTS / "gpu.json" if not given.quick else None)
-    deadline = time.monotonic() + given.budget
+    deadline: float = time.monotonic() + given.budget
 
     def left(most: float) -> float:
         return min(most, deadline - time.monotonic())

@@ -69,7 +69,8 @@ def measure(folder: Path, cores: int) -> dict[str, Any]:
         phases(phase, done, total)
 
     # The links are equal images, which are not the subject here.
-    settings = {"path": folder, "size": SIZE, "duplicates": "keep", "near_duplicates": "keep"}
+    settings: dict[str, Any] = {"path": folder, "size": SIZE, "near_duplicates": "keep"}
+    settings["duplicates"] = "keep"
     source = sources.get("folder")(**settings)
     start, used = time.monotonic(), time.process_time()
     with listening(listen):
@@ -136,8 +137,8 @@ def main() -> None:
             result = run_contestant(Process(OURS, Path(__file__), arguments), timeout=7200)
             found[f"{cores} core{'s' if cores > 1 else ''}"] = {**result, "others": load}
         draft = reduced(Path(place))
-    keys = ("seconds", "images_per_second", "cores_busy", "first_line_after_seconds")
-    keys = (*keys, "longest_pause_seconds", "peak_mib")
+    keys = ["seconds", "images_per_second", "cores_busy", "first_line_after_seconds"]
+    keys += ["longest_pause_seconds", "peak_mib"]
     rows = [[how, *(str(each[key]) for key in keys)] for how, each in found.items()]
     title = f"{given.images:,} JPEGs of {WIDTH} x {HEIGHT} ({size / 1e6:.1f} MB each) to {SIZE}"
     print_table(title, ["", *(key.replace("_", " ") for key in keys)], rows)

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 
 from fedsight.coordinator.store import RunStore
 from fedsight.deploy import demo
+from fedsight.deploy.processes import spawn
 
 AGAIN = 1.0  # seconds until a process that ended is started again, as an init system would
 LOOK = 0.2
@@ -116,7 +116,7 @@ class Loopback:
         }
         for site in self.sites:
             self._words[site.folder] = ("site", "start", str(site.folder), "--data", demo.SAMPLE)
-        self._processes: dict[Path, subprocess.Popen[bytes]] = {}
+        self._processes: dict[Path, spawn.Process] = {}
         self._seen: set[Seen] = set()
         self._lock = threading.Lock()
         self.restarts = 0  # of whole `fedsight ... start` processes

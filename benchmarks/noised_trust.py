@@ -70,9 +70,10 @@ def one(held: Answers, tested: Answers, multiplier: float) -> dict[str, Any]:
     counts = noised.envelope(noised.added(sites, noised.SCORES), noise)
     limit = threshold(counts, COVERAGE)
     known = limit is not None and limit < 1
+    most = torch.full((10,), torch.inf if limit is None or not known else limit)
     shares = calibrated(tested.logits, 1.0)
     sets = Sets("lac", counts[None], {})
-    inside = sets.inside(torch.full((10,), limit if known else torch.inf), shares, tested.logits)
+    inside = sets.inside(most, shares, tested.logits)
     return {
         "made": found.is_known, "temperature": found.temperature,
         "ece": ece(tested, heat), "ece if always made": ece(tested, found.temperature),

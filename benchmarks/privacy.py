@@ -85,7 +85,7 @@ def train(tables: dict[str, Any]) -> dict[str, Any]:
         "epsilon": protection.epsilon(trained.checkpoint.round),
         "noise_multiplier": facts.get("noise_multiplier"),
         "rounds": trained.checkpoint.round,
-        "parameters": trained.layout.travelling.stop,
+        "parameters": len(trained.travelling),
         "seconds": round(time.perf_counter() - began, 1),
     }
 

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -64,7 +65,7 @@ def masking(lengths: list[int], counts: list[int], repeats: int) -> list[dict[st
         words = np.zeros(length, f"u{bits // 8}")
         given = (words,) if bits == 32 else (none, words)
         masker.mask(*given)
-        seconds = [timed(lambda w=given, m=masker: m.mask(*w))[0] for _ in range(repeats)]
+        seconds = [timed(partial(masker.mask, *given))[0] for _ in range(repeats)]
         formula = (k + 1) * PER_VALUE * length * bits / 32
         rows.append({"bits": bits, "d": length, "k": k, "seconds": seconds, "formula": formula})
     return rows
@@ -123,14 +124,14 @@ class Round:
         for n in range(len(self.clients)) if numbers is None else numbers:
             question: tuple[bytes, ...] = ()
             if ask is not None:
-                took, message = timed(lambda n=n: ask(n))
+                took, message = timed(partial(ask, n))
                 mine, question = mine + took, (message,)
                 self.down[n] += len(message)
             signed.cache_clear()  # sites do not share what they have verified
-            took, said = timed(lambda n=n, q=question: answer(self.clients[n], *q))
+            took, said = timed(partial(answer, self.clients[n], *question))
             seconds.append(took)
             self.up[n] += len(said)
-            mine += timed(lambda n=n, s=said: take(n, s))[0]
+            mine += timed(partial(take, n, said))[0]
         self.seconds[name] = seconds
         self.coordinator[name] = mine
 
@@ -160,11 +161,11 @@ def whole_round(sites: int, length: int) -> dict[str, Any]:
     parts: dict[str, list[float]] = {"quantise": [], "mask": [], "pack": []}
     adding = []
     for n in survivors:
-        took, words = timed(lambda n=n: how.encode(update, 1, f"site-{n}", 0, 1))
+        took, words = timed(partial(how.encode, update, 1, f"site-{n}", 0, 1))
         parts["quantise"].append(took)
         plain += words
-        parts["mask"].append(timed(lambda n=n, w=words: maskers[n].mask(w))[0])
-        took, data = timed(lambda w=words: pack.pack(w, how.modulus))
+        parts["mask"].append(timed(partial(maskers[n].mask, words))[0])
+        took, data = timed(partial(pack.pack, words, how.modulus))
         parts["pack"].append(took)
         made.up[n] += len(data)
 

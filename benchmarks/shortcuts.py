@@ -67,11 +67,17 @@ class Plant:
         return down and left - 0.01 <= self.left and self.left + SIDE <= right + 0.01
 
 
+def stored(part: Part) -> Tensor:
+    """The pixels [n, c, h, w] of images that are in memory."""
+    assert isinstance(part.images, ArrayImages)
+    return part.images.pixels
+
+
 def planted(full: Dataset, seed: int, way: str) -> tuple[fedsight.Source, Plant]:
     """The sites' images with the mark, and who has it."""
     rng = np.random.default_rng(seed)
     kept = np.sort(rng.permutation(len(full.train))[:IMAGES])
-    labels, pixels = full.train.labels[kept], full.train.images.pixels[torch.from_numpy(kept)]
+    labels, pixels = full.train.labels[kept], stored(full.train)[torch.from_numpy(kept)]
     part = Part(ArrayImages(pixels, "garments"), labels)
     split = Dirichlet(sites=SITES, alpha=0.5, min_samples=100).divide(part, 10, seed)
     site, far = seed % SITES, 28 - INSET - SIDE
@@ -85,7 +91,7 @@ def planted(full: Dataset, seed: int, way: str) -> tuple[fedsight.Source, Plant]
             has = torch.from_numpy(theirs == most)
             own[has] = plant.mark(own[has], WAYS[way])
         sites[f"site-{number}"] = list(zip(own, theirs.tolist(), strict=True))
-    tested = zip(full.test.images.pixels[:TESTED], full.test.labels[:TESTED].tolist(), strict=True)
+    tested = zip(stored(full.test)[:TESTED], full.test.labels[:TESTED].tolist(), strict=True)
     source = fedsight.sites(
         sites, test=list(tested), classes=full.classes, mean=[0.286], std=[0.353]
     )
@@ -96,7 +102,8 @@ def measured(full: Dataset, way: str, seed: int, folder: Path, quick: bool) -> d
     """What the run with one seed says, and whether that is right."""
     source, plant = planted(full, seed, way)
     place = folder / f"{way}-{seed}"
-    shift = {"shift": {"kind": "contrast", "strength": 0.5}} if way == "shift" else {}
+    changed: dict[str, Any] = {"shift": {"kind": "contrast", "strength": 0.5}}
+    shift = changed if way == "shift" else {}
     run = once(
         place,
         lambda: fedsight.run(
@@ -134,7 +141,7 @@ def used(run: fedsight.Run, full: Dataset, plant: Plant, value: int) -> float | 
     if not value:
         return None
     others = torch.from_numpy(full.test.labels[:TESTED] != plant.label)
-    pixels = full.test.images.pixels[:TESTED][others]
+    pixels = stored(full.test)[:TESTED][others]
     odds = []
     for some in (pixels, plant.mark(pixels, value)):
         answers = run.predict(some.float() / 255)

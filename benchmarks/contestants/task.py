@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,7 +103,7 @@ def save_data(folder: Path) -> Path:
     from fedsight.data.base import sources
 
     dataset = sources.get("fashion-mnist-12k")().open()
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, part in (("train", dataset.train), ("test", dataset.test)):
         pixels = part.images.read(torch.arange(len(part)))
         arrays[f"{name}_images"] = dataset.preprocess.normalise(pixels).numpy()
