@@ -324,6 +324,12 @@ class Source(Settings, ABC):
         """The files and folders that must exist, by setting."""
         return {}
 
+    @property
+    def unstated(self) -> str:
+        """The setting without which the images' own labels decide which classes there are, if it
+        is not set; else empty."""
+        return "classes" if getattr(self, "classes", "") is None else ""
+
     def preprocess(
         self,
         channels: int,
