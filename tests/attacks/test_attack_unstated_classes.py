@@ -86,6 +86,14 @@ def test_ours_take_no_part_until_somebody_has_stated_the_classes(
     assert LONE not in str(beside)
 
 
+def test_an_empty_list_states_nothing_even_where_the_owner_has_stated_them(
+    attack: Attack, folders: list[Path]
+) -> None:
+    owner = {"name": "folder", "path": str(folders[1]), "classes": [LONE, "ant", "bee"]}
+    answer = attack("own", owner, epsilon=3.0).join(program(folders[1], classes=[]))
+    assert "does not set data.classes" in answer["error"]
+
+
 def test_a_program_or_an_owner_may_state_them(attack: Attack, folders: list[Path]) -> None:
     names = [LONE, "ant", "bee"]
     told = attack("told", folders[1], epsilon=3.0).join(program(folders[1], classes=names))

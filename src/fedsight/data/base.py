@@ -325,10 +325,10 @@ class Source(Settings, ABC):
         return {}
 
     @property
-    def unstated(self) -> str:
-        """The setting without which the images' own labels decide which classes there are, if it
-        is not set; else empty."""
-        return "classes" if getattr(self, "classes", "") is None else ""
+    def vocabulary(self) -> str:
+        """The setting without which the images' own labels decide which classes there are; empty
+        if they never do."""
+        return "classes" if "classes" in type(self).model_fields else ""
 
     def preprocess(
         self,

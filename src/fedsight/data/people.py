@@ -33,9 +33,9 @@ class PeopleSource(SizedSource):
     names: Literal["number", "path"] = "number"  # how reports name an image
 
     @property
-    def unstated(self) -> str:
+    def vocabulary(self) -> str:
         """Where there is no `room`, there is a class for each person."""
-        return "room" if self.room is None else ""
+        return "room"
 
 
 def people(records: Sequence[Record], source: PeopleSource, origin: str) -> Dataset:

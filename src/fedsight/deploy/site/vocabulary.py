@@ -16,10 +16,11 @@ def require_stated(program: Program, owner: OwnerSettings) -> None:
     owner's words, give those after it other numbers, and the network another output: no noise hides
     that. Nothing of the images is looked at here.
     """
-    setting, clause = owner.data.unstated, _clause(owner.contract)
+    setting, clause = owner.data.vocabulary, _clause(owner.contract)
     if not (setting and clause) or owner.share:
         return
-    if getattr(program.data, setting, None) is not None:
+    given, own = (getattr(data, setting, None) for data in (program.data, owner.data))
+    if own if given is None else given:  # an empty list states nothing, and takes the owner's place
         return
     raise DeployError(
         f"contract.{clause}: the program does not set data.{setting}, and this site must not tell "
