@@ -16,7 +16,10 @@ from fedsight.core.rng import secret_generator
 
 NAMES = "'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'"
 # How messages begin that PyTorch raises as mere RuntimeErrors.
-_NO_MEMORY = ("not enough memory", "can't allocate memory", "MPS backend out of memory")
+_NO_MEMORY = (
+    *("not enough memory", "can't allocate memory", "MPS backend out of memory"),
+    "size calculation overflowed",  # of more than 2^63 bytes
+)
 _GONE = ("CUDA error", "CUDA driver", "cuDNN error", "NVML", "HIP error", "MPS backend")
 
 
