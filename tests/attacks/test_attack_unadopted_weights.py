@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -24,11 +25,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedsight.core.layout import Kind
+from fedsight.core.registry import Registry
 from fedsight.core.types import Order
 from fedsight.deploy.site import adopted
 from fedsight.engines.remote import messages
 from fedsight.models.published import PUBLISHED, Published
-from fedsight.program.config import parse
+from fedsight.program.config import SECTIONS, parse
 from fedsight.program.federation import Federation, federate
 from fedsight.program.program import Program
 
@@ -162,3 +164,32 @@ def test_nothing_else_is_answered_of_layers_that_were_not_adopted(
     assert all("this site has not adopted" in ask()["error"] for ask in asked)
     site.adopt(first_layer(told(tmp_path, NAME, weights)))
     assert all("error" not in ask() for ask in asked)
+
+
+def test_no_other_setting_is_left_out_of_a_fingerprint() -> None:
+    """Two sites may be told different paths under one fingerprint. A new one needs an answer."""
+    found = set()
+    for section, (kind, *_) in places().items():
+        every = [kind, *map(kind.get, kind.names())] if isinstance(kind, Registry) else [kind]
+        found |= {
+            f"{section}.{key}"
+            for one in every
+            if isinstance(one, type)
+            for key, field in one.model_fields.items()
+            if Path in (field.annotation, *get_args(field.annotation))
+        }
+    assert found == {
+        "model.weights",  # of which sites adopt what does not travel
+        "participation.file",  # refused at sites, like every other way to choose them
+        *("algorithm.earlier", "start.earlier", "finish.earlier"),  # the coordinator's own sums
+    }
+
+
+def places() -> dict[str, tuple[Any, ...]]:
+    """The sections of a program with their kinds, but for those whose files a site does not take
+    from it: its images, public sets, which are built in, and how fast it is."""
+    made = {
+        section: kind if isinstance(kind, tuple) else (kind,) for section, kind in SECTIONS.items()
+    }
+    others = ("data", "public", "speed")
+    return {section: kind for section, kind in made.items() if section not in others}
