@@ -14,8 +14,8 @@ import torch
 from pydantic import Field, ValidationError
 from torch import nn
 
-from fedsight.core.devices import ran_out
 from fedsight.core.errors import ConfigError, ModelError, Problem
+from fedsight.core.no_memory import ran_out
 from fedsight.core.registry import Registry, nearest
 from fedsight.core.rng import derive
 from fedsight.core.settings import Settings, problems_of
