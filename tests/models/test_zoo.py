@@ -219,3 +219,12 @@ class Pair(Model):
 def test_an_answer_of_another_shape_is_refused() -> None:
     with pytest.raises(ModelError, match=r"its answer has shape \(2, 11\), not \(2, 10\)"):
         Pair().build(1, 8, 8, 10, 0)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [{"width": 10**12}, {"bottleneck": 10**14}, {"bottleneck": 2**63 - 1}, {"lift": 2**62}],
+)
+def test_a_network_that_no_memory_holds_is_refused_in_words(numbers: dict[str, int]) -> None:
+    with pytest.raises(ModelError, match="more weights than there is memory for"):
+        models.get("small_cnn")(**numbers).build(1, 8, 8, 2, seed=0)

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from fedsight.core.devices import is_gone, ran_out
+from fedsight.core.devices import is_gone
 from fedsight.core.errors import EngineError, SiteError
+from fedsight.core.no_memory import ran_out
 
 
 def training(site: str, round: int) -> str:

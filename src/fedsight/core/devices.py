@@ -16,7 +16,6 @@ from fedsight.core.rng import secret_generator
 
 NAMES = "'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'"
 # How messages begin that PyTorch raises as mere RuntimeErrors.
-_NO_MEMORY = ("not enough memory", "can't allocate memory", "MPS backend out of memory")
 _GONE = ("CUDA error", "CUDA driver", "cuDNN error", "NVML", "HIP error", "MPS backend")
 
 
@@ -124,13 +123,6 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
-
-
-def ran_out(error: BaseException) -> bool:
-    """Whether `error` says that a device, or the machine, has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return type(error) is RuntimeError and any(text in str(error) for text in _NO_MEMORY)
 
 
 def is_gone(error: BaseException) -> bool:

@@ -324,6 +324,12 @@ class Source(Settings, ABC):
         """The files and folders that must exist, by setting."""
         return {}
 
+    @property
+    def vocabulary(self) -> str:
+        """The setting without which the images' own labels decide which classes there are; empty
+        if they never do."""
+        return "classes" if "classes" in type(self).model_fields else ""
+
     def preprocess(
         self,
         channels: int,

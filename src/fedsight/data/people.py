@@ -32,6 +32,11 @@ class PeopleSource(SizedSource):
     nameless: Literal["error", "skip"] = "error"  # what to do with images without a person
     names: Literal["number", "path"] = "number"  # how reports name an image
 
+    @property
+    def vocabulary(self) -> str:
+        """Where there is no `room`, there is a class for each person."""
+        return "room"
+
 
 def people(records: Sequence[Record], source: PeopleSource, origin: str) -> Dataset:
     """The data set of `records`, whose labels are people ("" for none) within their sites.

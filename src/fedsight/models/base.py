@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from torch import nn
 
 from fedsight.core.errors import ConfigError, ModelError, Problem
+from fedsight.core.no_memory import ran_out
 from fedsight.core.registry import Registry, nearest
 from fedsight.core.rng import derive
 from fedsight.core.settings import Settings, problems_of
@@ -204,8 +205,18 @@ class Model(Settings, ABC):
         """A freshly initialised network (same seed, same weights), pretrained if asked for.
 
         Nobody else's random state is touched. Raises ModelError when the name is unknown, the
-        image too small, or the weights unfit.
+        image too small, the weights unfit, or the memory too small for them.
         """
+        try:
+            return self._built(channels, height, width, classes, seed)
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
+            cause = f"the network '{self.title}' has more weights than there is memory for"
+            cure = "set smaller numbers in [model], or choose another network"
+            raise ModelError(cause, cure) from error
+
+    def _built(self, channels: int, height: int, width: int, classes: int, seed: int) -> Network:
         if self.norm == "auto" and (known := self.settled()).norm != "auto":
             return known.build(channels, height, width, classes, seed)
         with torch.random.fork_rng(devices=[]):

@@ -14,6 +14,7 @@ from fedsight.core.errors import SiteError
 from fedsight.core.files import write_atomically
 from fedsight.engines.remote import messages
 from fedsight.governance.contract import is_sha256
+from fedsight.models.base import Model
 
 
 def path_of(memory: Path, sha256: Any) -> Path:
@@ -41,6 +42,21 @@ def are_those(data: bytes | bytearray, sha256: str, due: int, came: bool) -> boo
             "run the same FedSight version at the coordinator and at the sites",
         )
     return found
+
+
+def require(model: Model, kept: Tensor | None, due: int) -> None:
+    """Raise SiteError while this site has not adopted (`kept`) the parameters of a pretrained
+    `model` that do not travel, if it has any: they are `due` bytes.
+
+    Questions and keys name what was adopted. Without it sites would start from what each can make:
+    those that have fetched published weights from these, and all others from the seed's. A
+    coordinator could then tell their updates apart in a masked sum.
+    """
+    if model.pretrains and due and kept is None:
+        raise SiteError(
+            "this site has not adopted the parameters that do not travel, which are of weights",
+            "adopt them first, as all sites do",
+        )
 
 
 def replace_others(path: Path, data: bytes, check_room: Callable[[int], None]) -> None:

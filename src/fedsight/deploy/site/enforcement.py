@@ -15,7 +15,7 @@ from typing import Any
 from fedsight.compression.settings import Line
 from fedsight.core.errors import DeployError, SiteError
 from fedsight.deploy import package
-from fedsight.deploy.site import approvals
+from fedsight.deploy.site import approvals, vocabulary
 from fedsight.deploy.site.answers import AnswerStore
 from fedsight.deploy.site.calibration import CalibrationRules
 from fedsight.deploy.site.figures import FigureRules
@@ -94,6 +94,7 @@ class ContractEnforcement:
             )
         contract.check_program(program)
         contract.check_memory(program, Facts.of(program).remembers)
+        vocabulary.require_stated(program, owner)
         owner.secure.check_program(program.secure)
         if unsound := rules.problems(program):  # its epsilon would not hold
             raise DeployError(f"the program is unsound: {unsound[0].cause}", unsound[0].cure)

@@ -22,9 +22,10 @@ _NOT = Kind("", "", "", "any number of times")
 KINDS: dict[str, Kind] = {
     "propose": Kind(
         "number of training images; number of images of each class and of corrupt ones "
-        "(`contract.counts`); number of test images, classes and preprocessing, where the program "
+        "(`contract.counts`); number of test images; preprocessing and classes, where the program "
         "does not state them; whether the images can be opened",
-        "`contract.counts`; a protected site's failure is always the same sentence",
+        "`contract.counts`; classes are not read from labels where the contract keeps images, "
+        "counts or names back; a protected site's failure is always the same sentence",
         "an entry, no epsilon",
         "a hundred times `contract.attempts` in a run, in at most `contract.runs` runs",
     ),

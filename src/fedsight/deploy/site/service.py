@@ -255,6 +255,7 @@ class SiteService(TrainerHolder):
         """Train in a round; the result is the protected update."""
         round, joined = count(fields, "round"), self._current_run()
         self._enforcement.check_round(round, count(fields, "sites"))
+        self._require_adopted()
         self._begin_round(round)
         model = self._model.of(round - 1, fields)
         if model is None:
@@ -296,6 +297,7 @@ class SiteService(TrainerHolder):
         rules = self._rules[kind]
         if why := rules.refusal(round):
             return {**withheld(round, why), "ticket": 0, "done": True}, b""
+        self._require_adopted()
         model = self._model.of(round, fields)
         if model is None:
             return MISSING, b""
@@ -359,6 +361,12 @@ class SiteService(TrainerHolder):
     def _kept(self) -> Tensor | None:
         """The parameters that do not travel, if they were sent."""
         return self._opened.kept if self._opened else None
+
+    def _require_adopted(self) -> None:
+        """Raise SiteError while the coordinator has not said which weights all sites start from."""
+        assert self._opened is not None
+        assert self._found is not None
+        adopted.require(self._opened.program.model, self._kept, self._found.lengths["kept"])
 
     def _current_run(self) -> object:
         """What stands for the current run; SiteError if there is none."""
