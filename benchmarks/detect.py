@@ -5,6 +5,8 @@
 The jobs are the examples `scenes` and `trees`. Scenes are composed anew for each seed; trees are
 tested on each of the four sides of their tiles in turn. Every site alone and all images pooled
 train for as many rounds and epochs as the federation, and all are tested on the same images.
+Where the federated model loses: with one view of an image instead of `model.views`, on training
+images, and if its scores, or its boxes, were right (`losses`).
 `partial`: three classes, three sites that each label one of them; the same with all labels; and
 the naive way, in which an unlabelled object is background. The quick run has one repetition.
 Trees need: fedsight data get deepforest-trees; fedsight data get mobilenet-weights.
@@ -23,16 +25,25 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
+import torch
 from common import RESULTS, example, machine, print_table, spread, write_json
+from torch import Tensor
+from torchvision.ops import box_iou
 
 from fedsight.coordinator.store import RunStore
+from fedsight.data.base import Part
+from fedsight.data.detection.boxes import present, trimmed
+from fedsight.inference.saved import Saved, load
 from fedsight.program.config import parse
-from fedsight.program.program import Speed
+from fedsight.program.program import Program, Speed
 from fedsight.runs.lifecycle import Start, start
+from fedsight.tasks.detection import precision
 
 ROUNDS = 120  # of the partial labels
 CLASSES = ["Trouser", "Sandal", "Bag"]
 SIDES = ("left", "right", "top", "bottom")
+NEAR = 0.1  # IoU from which a box would be that of the object, if boxes were right
 ONE = Speed(workers=1)  # several runs side by side keep the cores busier than one with few sites
 
 
@@ -58,6 +69,7 @@ def compared(tables: dict[str, Any]) -> dict[str, Any]:
         run = Path(folder) / "run"
         start(Start(program, ONE, RunStore(run), "compare"), [])
         found = json.loads((run / "comparison.json").read_text())
+        lost = losses(program, load(run))
 
     def figures(entry: dict[str, Any]) -> dict[str, float]:
         return {key: entry[key] for key in ("map", "map_50")}
@@ -67,8 +79,46 @@ def compared(tables: dict[str, Any]) -> dict[str, Any]:
         "pooled": figures(found["pooled"]),
         "alone": {site: figures(entry) for site, entry in found["alone"].items()},
         "by_site": found["federated"]["by_site"],
+        "losses": lost,
         "seconds": round(time.perf_counter() - began, 1),
     }
+
+
+def losses(program: Program, saved: Saved) -> dict[str, float]:
+    """mAP of a federated model with one view of a test image; on training images; and on test
+    images, if scores were how well boxes fit, or boxes those of the objects that they fit best."""
+    module: Any = saved.module.eval()
+    data, task = program.data.open(), program.task
+
+    def images(part: Part, count: int) -> tuple[Tensor, Tensor]:
+        chosen = torch.arange(0, len(part), max(1, len(part) // count))
+        assert part.targets is not None
+        return saved.preprocess.normalise(part.images.read(chosen)), trimmed(part.targets[chosen])
+
+    def score(found: Tensor, targets: Tensor) -> float:
+        ranges = precision.areas(task.small, task.medium)  # type: ignore[attr-defined]
+        counts, objects = precision.histograms(found, targets, module.classes, ranges)
+        return float(np.nanmean(precision.average_precision(counts, objects)[:, 0].mean(1)))
+
+    with torch.inference_mode():
+        x, y = images(data.test, len(data.test))
+        found = module.find(x)
+        seen, known = images(data.train, 60)
+        result = {"training images": score(module.find(seen), known)}
+        module.views, views = 1, module.views
+        result["one view"] = score(module.find(x), y)
+        module.views = views
+    ranked, placed = found.clone(), found.clone()
+    for at, rows in enumerate(found):
+        ours = y[at][present(y)[at]]
+        fits = box_iou(rows[:, 2:], ours[:, 1:]) * (rows[:, :1] == ours[None, :, 0])
+        if not len(ours):
+            ranked[at, :, 1] *= 1e-4
+            continue
+        best, which = fits.max(1)
+        ranked[at, :, 1] = torch.where(rows[:, 1] > 0, best.clamp(1e-4, 1 - 1e-4), 0.0)
+        placed[at, :, 2:] = torch.where(best[:, None] >= NEAR, ours[which, 1:], rows[:, 2:])
+    return {**result, "right scores": score(ranked, y), "right boxes": score(placed, y)}
 
 
 def partial(quick: bool) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -121,6 +171,9 @@ def table(name: str, runs: dict[str, dict[str, Any]]) -> None:
         ["model", "mean mAP", "mean AP at 0.50", "mAP, median (range)"],
         rows,
     )
+    kinds = list(next(iter(runs.values()))["losses"])
+    values = [f"{mean(run['losses'][kind] for run in runs.values()):.3f}" for kind in kinds]
+    print_table(f"{name}: mean mAP of the federated model", kinds, [values])
 
 
 def labels(job: str, runs: dict[str, dict[str, float]]) -> None:

@@ -29,6 +29,7 @@ CLASSES = ("cat", "dog", "bird")
 HEIGHT, WIDTH, SCALE = 32, 48, 2
 DETECTORS: list[tuple[str, dict[str, Any]]] = [
     ("small_detector", {"width": 4}),
+    ("small_detector", {"width": 4, "views": 4}),
     ("timm_detector", {"architecture": "test_efficientnet", "width": 8, "stride": 8}),
 ]
 

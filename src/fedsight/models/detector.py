@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from fedsight.core.errors import ModelError
 from fedsight.models import heatmap
 from fedsight.models.base import Model
 from fedsight.models.probe import OutputShape
+from fedsight.models.views import Views, averaged
 
 MOST = 100  # objects found in an image; COCO counts no more
 
@@ -62,11 +63,12 @@ class DetectorModel(Model):
 class HeatmapDetector(Detector):
     """A detector with output grid [b, classes + 4, h/stride, w/stride] for images [b, c, h, w]."""
 
-    def __init__(self, body: nn.Module, classes: int, stride: int) -> None:
-        """`body` is the network that outputs the grid."""
+    def __init__(self, body: nn.Module, classes: int, stride: int, views: Views = 1) -> None:
+        """`body` is the network that outputs the grid; boxes are read from its mean over `views` of
+        an image (`models.views`)."""
         super().__init__()
         self.body = body
-        self.classes, self.stride = classes, stride
+        self.classes, self.stride, self.views = classes, stride, views
 
     def forward(self, x: Tensor) -> Tensor:
         """Heat maps' logits [b, classes], and logarithms of the distances to a box's sides [4]."""
@@ -79,11 +81,12 @@ class HeatmapDetector(Detector):
 
     def find(self, x: Tensor) -> Tensor:
         """Peaks of the heat maps (`models.heatmap`), cut at the edges of the images."""
-        return self._cut(heatmap.find(self(x), self.classes, self.stride, MOST), x)
+        return self.find_by(x, heatmap.kept_boxes)
 
     def find_by(self, x: Tensor, suppress: heatmap.Suppression) -> Tensor:
         """As `find`, with another way to remove duplicates."""
-        found = heatmap.find(self(x), self.classes, self.stride, MOST, suppress=suppress)
+        grid = averaged(self, x, self.views)
+        found = heatmap.find(grid, self.classes, self.stride, MOST, suppress=suppress)
         return self._cut(found, x)
 
     @staticmethod
@@ -91,6 +94,34 @@ class HeatmapDetector(Detector):
         height, width = float(x.shape[2]), float(x.shape[3])
         edge = torch.tensor([torch.inf, torch.inf, width, height, width, height], device=x.device)
         return torch.minimum(found, edge.to(found.dtype))
+
+
+class HeatmapModel(DetectorModel):
+    """A model whose module is a `HeatmapDetector`."""
+
+    # mirrored and turned views of an image that its boxes are the mean of, wherever the model is
+    # used: 2: also mirrored left to right; 4: and top to bottom; 8: and across the diagonal, for
+    # views from above. Each takes as long as one; training sees one
+    views: Views = 1
+
+    def detector(self, body: nn.Module, classes: int, stride: int, image: tuple[int, int]) -> Any:
+        """The detector on `body`, for images of this height and width.
+
+        Raises ModelError for images whose views' grids do not fit upon one another.
+        """
+        height, width = image
+        if self.views > 1 and (height % stride or width % stride):
+            raise ModelError(
+                f"boxes cannot be the mean of {self.views} views of images of {height} x {width} "
+                f"pixels: mirrored, the grid's cells of {stride} pixels lie elsewhere",
+                f"set data.size to a multiple of {stride}, or model.views = 1",
+            )
+        if self.views == 8 and height != width:
+            raise ModelError(
+                f"images of {height} x {width} pixels cannot be turned across the diagonal",
+                "set model.views = 4, or a square data.size",
+            )
+        return HeatmapDetector(body, classes, stride, self.views)
 
 
 def layer(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> list[nn.Module]:

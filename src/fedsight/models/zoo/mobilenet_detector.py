@@ -12,7 +12,7 @@ from torch import nn
 from fedsight.core.errors import ModelError, Problem
 from fedsight.data.fetch.cache import fetched
 from fedsight.models.base import models
-from fedsight.models.detector import DetectorModel, HeatmapDetector, Pyramid
+from fedsight.models.detector import HeatmapModel, Pyramid
 from fedsight.models.norms import to_group_norm
 from fedsight.models.weights import load_weights
 
@@ -23,7 +23,7 @@ _WIDTH = 48
 
 
 @models.add("mobilenet_detector", task="detect", source="Sandler et al., MobileNetV2, CVPR 2018")
-class MobileNetDetector(DetectorModel):
+class MobileNetDetector(HeatmapModel):
     """Objects by heat maps on torchvision's MobileNetV2 up to 1/16 of the image.
 
     With `pretrained`, or torchvision's file for the classifier as `weights`, the blocks start from
@@ -51,7 +51,7 @@ class MobileNetDetector(DetectorModel):
         if self.norm == "frozen":  # new layers have no statistics to freeze
             to_group_norm(body.sides)
             to_group_norm(body.smooth)
-        return HeatmapDetector(body, classes, 4), ["body.heat", "body.box"]
+        return self.detector(body, classes, 4, (height, width)), ["body.heat", "body.box"]
 
     def _pretrain(self, module: nn.Module, head: frozenset[str]) -> tuple[str, ...]:
         path, sha256 = self.weights, self.sha256 or ""

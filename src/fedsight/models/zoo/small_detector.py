@@ -10,13 +10,13 @@ from torch import nn
 
 from fedsight.core.errors import ModelError
 from fedsight.models.base import models
-from fedsight.models.detector import DetectorModel, HeatmapDetector, Pyramid, layer
+from fedsight.models.detector import HeatmapModel, Pyramid, layer
 
 PAPER = "Liu et al., Training-Time-Friendly Network for Real-Time Object Detection, AAAI 2020"
 
 
 @models.add("small_detector", task="detect", source=PAPER)
-class SmallDetector(DetectorModel):
+class SmallDetector(HeatmapModel):
     """Objects by heat maps (TTFNet) on a small pyramid of convolutions; some 200,000 parameters.
 
     The image is halved four times; the maps from 1/`stride` on are joined into one, from which two
@@ -45,4 +45,4 @@ class SmallDetector(DetectorModel):
         ]
         sides = (2 * w, 4 * w, 4 * w) if self.stride == 4 else (4 * w, 4 * w)
         body = Pyramid(stages, sides, 2 * w, classes)
-        return HeatmapDetector(body, classes, self.stride), ["body.heat", "body.box"]
+        return self.detector(body, classes, self.stride, (height, width)), ["body.heat", "body.box"]

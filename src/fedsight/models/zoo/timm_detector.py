@@ -11,7 +11,7 @@ from torch import nn
 
 from fedsight.core.errors import ModelError, Problem
 from fedsight.models.base import models
-from fedsight.models.detector import DetectorModel, HeatmapDetector, Pyramid
+from fedsight.models.detector import HeatmapModel, Pyramid
 from fedsight.models.norms import to_group_norm
 from fedsight.models.published import Rename
 from fedsight.models.weights import load_weights
@@ -22,7 +22,7 @@ _STAGES = "body.stages"
 
 
 @models.add("timm_detector", task="detect", source="Lin et al., FPN, CVPR 2017; timm, Apache-2.0")
-class TimmDetector(DetectorModel):
+class TimmDetector(HeatmapModel):
     """Objects by heat maps (TTFNet) on a feature pyramid over a network of timm.
 
     The network is one that timm builds of a stem and blocks: an EfficientNet, a MobileNet, a
@@ -55,7 +55,7 @@ class TimmDetector(DetectorModel):
         if self.norm == "frozen":  # new layers have no statistics to freeze
             to_group_norm(body.sides)
             to_group_norm(body.smooth)
-        return HeatmapDetector(body, classes, self.stride), ["body.heat", "body.box"]
+        return self.detector(body, classes, self.stride, (height, width)), ["body.heat", "body.box"]
 
     def _stages(self, network: Any, ends: Sequence[int]) -> Iterator[nn.Module]:
         """The network up to each of `ends`, which are numbers of blocks, under timm's names."""
