@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +104,9 @@ class HeatmapModel(DetectorModel):
     # views from above. Each takes as long as one; training sees one
     views: Views = 1
 
-    def detector(self, body: nn.Module, classes: int, stride: int, image: tuple[int, int]) -> Any:
+    def detector(
+        self, body: nn.Module, classes: int, stride: int, image: tuple[int, int]
+    ) -> HeatmapDetector:
         """The detector on `body`, for images of this height and width.
 
         Raises ModelError for images whose views' grids do not fit upon one another.
