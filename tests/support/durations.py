@@ -1,17 +1,20 @@
 """Which tests are slow, by a measurement that is kept in `tests/durations.json`.
 
-`make test-fast` leaves slow tests out, and files that take long begin first, so that no process is
-left with one at the end. `pytest --measure FILES` measures again, as often as is worth it.
+`make test-fast` leaves slow tests out, and files that take long begin first (`handout`), so that
+no process is left with one at the end. `pytest --measure FILES` measures again, as often as is
+worth it.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Generator
 from functools import cache
 from pathlib import Path
 
+import kinds
 import psutil
 import pytest
 
@@ -47,7 +50,8 @@ def of_files() -> dict[str, float]:
 
 class Measurement:
     """The plugin of `pytest --measure`: notes the computing time of each test, in this process and
-    in those that it has started."""
+    in those that it has started; of a test that waits for servers and sites, the time that passes.
+    """
 
     def __init__(self, config: pytest.Config) -> None:
         """UsageError for a run in which not all tests of a file take part, or not in this process:
@@ -63,11 +67,12 @@ class Measurement:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Fixtures count for the test that needs them first."""
-        began = _computed()
+        clock = time.monotonic if item.get_closest_marker(kinds.DEPLOYED) else _computed
+        began = clock()
         try:
             return (yield)
         finally:
-            self.seconds[name_of(item)] += _computed() - began
+            self.seconds[name_of(item)] += clock() - began
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         """Write down the slow ones, in place of those of the same files."""
