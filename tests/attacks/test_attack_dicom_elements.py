@@ -255,7 +255,8 @@ def test_nor_are_those_of_a_frame(
 
 
 def test_nor_is_how_a_table_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    item = long_element("LUTData", bytes(512)) + long_element("LUTDescriptor", b"\0\2" * (MANY // 2))
+    stored = long_element("LUTDescriptor", b"\0\2" * (MANY // 2))
+    item = long_element("LUTData", bytes(512)) + stored
     data = implicit(tmp_path, "Modality", b"OT") + framed(item, "ModalityLUTSequence")
     with pytest.raises(DataError, match=r"\(0028,3002\) has 100,000 bytes"):
         dicom.read_dicom(data, "scan.dcm", Reading())
