@@ -8,13 +8,11 @@ worth it.
 from __future__ import annotations
 
 import json
-import time
 from collections import defaultdict
 from collections.abc import Generator
 from functools import cache
 from pathlib import Path
 
-import kinds
 import psutil
 import pytest
 
@@ -50,8 +48,7 @@ def of_files() -> dict[str, float]:
 
 class Measurement:
     """The plugin of `pytest --measure`: notes the computing time of each test, in this process and
-    in those that it has started; of a test that waits for servers and sites, the time that passes.
-    """
+    in those that it has started."""
 
     def __init__(self, config: pytest.Config) -> None:
         """UsageError for a run in which not all tests of a file take part, or not in this process:
@@ -67,12 +64,11 @@ class Measurement:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Fixtures count for the test that needs them first."""
-        clock = time.monotonic if item.get_closest_marker(kinds.DEPLOYED) else _computed
-        began = clock()
+        began = _computed()
         try:
             return (yield)
         finally:
-            self.seconds[name_of(item)] += clock() - began
+            self.seconds[name_of(item)] += _computed() - began
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         """Write down the slow ones, in place of those of the same files."""

@@ -7,16 +7,21 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 
 ANY = 0.5  # seconds, about, of a file of which nothing is known: its tests are quick or new
+LONGER = 2.0  # times as long as they compute is what tests of real federations take, about
 
 
 def order(
     files: Iterable[str], seconds: Mapping[str, float], waiting: Collection[str], processes: int
 ) -> list[str]:
-    """The files, those that take longest first. Of those in `waiting`, whose tests wait for servers
-    and sites most of the time, half of the processes at most have one at a time, as far as the
-    `seconds` tell: a processor would be idle where all of them wait.
+    """The files, those that take longest first, by the `seconds` that they compute.
+
+    Of those in `waiting`, whose tests wait for servers and sites most of the time, half of the
+    processes have one at a time at most, as far as can be told: where all of them waited, a
+    processor would be idle.
     """
-    found = {name: seconds.get(name, 0.0) + ANY for name in files}
+    found = {
+        name: (seconds.get(name, 0.0) + ANY) * (LONGER if name in waiting else 1) for name in files
+    }
     queues = {
         waits: deque(sorted((f for f in found if (f in waiting) == waits), key=lambda f: -found[f]))
         for waits in (True, False)
