@@ -12,6 +12,7 @@ from pathlib import Path
 import command_line
 import durations
 import federations
+import handout
 import kinds
 import pytest
 import site_services
@@ -84,19 +85,19 @@ atexit.register(gc.unfreeze)
 
 @pytest.hookimpl(tryfirst=True)  # `-m` is to see the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests with their kind, and slow ones. Deployed ones come first, as others can run while
-    they wait, then the files that take longest."""
+    """Mark tests with their kind, and slow ones, and put the files into the order in which they are
+    handed out."""
     for item in items:
         if isinstance(item, pytest.Function):
             item.add_marker(kinds.kind_of(item))
         if durations.name_of(item) in durations.measured():
             item.add_marker("slow")
-    items.sort(key=_place)
-
-
-def _place(item: pytest.Item) -> tuple[bool, float]:
-    seconds = durations.of_files().get(durations.file_of(item.nodeid), 0.0)
-    return item.get_closest_marker(kinds.DEPLOYED) is None, -seconds
+    files = {item: durations.file_of(item.nodeid) for item in items}
+    waiting = {files[item] for item in items if item.get_closest_marker(kinds.DEPLOYED)}
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    ordered = handout.order(files.values(), durations.of_files(), waiting, processes)
+    places = {name: place for place, name in enumerate(ordered)}
+    items.sort(key=lambda item: places[files[item]])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -20,6 +20,7 @@ from fedsight.coordinator.protection import Protection
 from fedsight.core.layout import Kind
 from fedsight.core.rng import generator
 from fedsight.core.types import Order, Reply
+from fedsight.data.splits.virtual import Population
 from fedsight.program import program as program_module
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
@@ -235,9 +236,16 @@ def test_cohort_is_drawn_without_replacement_sorted_and_anew_in_each_round(
     assert Protection(everyone).cohort(1) == list(range(30))
 
 
-def test_drawing_from_a_million_clients_costs_what_the_cohort_costs(tiny_federation: Make) -> None:
+def test_drawing_from_a_million_clients_costs_what_the_cohort_costs(
+    tiny_federation: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+    indices = Population.indices
+    count = lambda self, site: opened.append(site) or indices(self, site)  # noqa: E731
+    monkeypatch.setattr(Population, "indices", count)
     population = {"name": "virtual", "sites": 1_000_000, "samples": 10}
     federation = tiny_federation(split=population, rounds={"cohort": 20})
+    assert len(opened) < 20  # nobody goes through all of them
     Protection(federation).cohort(1)
     tracemalloc.start()
     try:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import attacked_site
 import federations
 import pytest
 import site_services
@@ -327,9 +328,19 @@ def test_pretrained_weights_that_do_not_travel_come_from_the_coordinator_once(
     assert federations.sha(without.vector) != federations.sha(expected.vector)
 
 
+@pytest.fixture
+def inline_places(places: Places, monkeypatch: pytest.MonkeyPatch) -> Iterator[Places]:
+    """The sites with trainers in this process, each of which would import what makes networks."""
+    attacked_site.install(monkeypatch)
+    places.sit(fresh=places.names)
+    yield places
+    places.sit(fresh=places.names)
+
+
 def test_published_weights_are_not_sent_to_sites_that_have_fetched_them(
-    places: Places, site_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inline_places: Places, site_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    places = inline_places
     fetch("efficientnet-lite0", print)
     model = models.get("timm")(
         architecture="tf_efficientnet_lite0", weights=Path("efficientnet-lite0")
@@ -339,6 +350,7 @@ def test_published_weights_are_not_sent_to_sites_that_have_fetched_them(
             site_images,
             codec={way: {"steps": ["float16"]} for way in ("up", "down")},
             train={"only": ["conv_head", "head"]},
+            rounds={"rounds": 1},
             data={"size": 32},
         ),
         model=model,

@@ -28,10 +28,10 @@ RIDGE = {"name": "ridge", "high": 4.0}
 def tables(**sections: Any) -> dict[str, Any]:
     return {
         "data": {"name": "fashion-mnist-12k", "size": 14},
-        "split": {"name": "dirichlet", "alpha": 0.3, "sites": 3},
+        "split": {"name": "virtual", "sites": 3, "samples": 300},
         "model": {"name": "small_cnn", "width": 4, "blocks": 2},
         "rounds": {"rounds": 2},
-        "train": {"batch": 256, "lr": 0.05},
+        "train": {"batch": 32, "lr": 0.05},
         "finish": RIDGE,
         **sections,
     }

@@ -23,7 +23,7 @@ SCAFFOLD = {"name": "scaffold"}
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
-    with loopback(tmp_path_factory.mktemp("federation"), 3) as made:
+    with loopback(tmp_path_factory.mktemp("federation"), 3, recognisers=True) as made:
         yield made
 
 

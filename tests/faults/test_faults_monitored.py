@@ -123,7 +123,7 @@ def test_a_run_is_watched_and_a_dead_site_is_told(tmp_path: Path) -> None:
         return [one for one in found if one["event"] == event]
 
     with contextlib.ExitStack() as stack:
-        made = Loopback(tmp_path / "made", 2, stack)
+        made = Loopback(tmp_path / "made", 2, stack, recognisers=True)
         homes = [site.folder for site in made.sites.values()]
         command = json.dumps([sys.executable, str(hook), str(got)])
         hooks = f"[hooks]\ncommand = {command}\nlost_after = 1.0\n"

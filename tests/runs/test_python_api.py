@@ -368,16 +368,12 @@ def test_another_process_loads_a_run_when_the_objects_are_given_again(
 def test_the_command_line_says_that_objects_must_be_given_again(
     trained: fs.Run, tmp_path: Path
 ) -> None:
-    script = "from fedsight.cli import main; main()"
-    answer = subprocess.run(
-        [sys.executable, "-c", script, "predict", trained.folder, "x.png"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert answer.returncode == 2
-    command_line.check_message(answer.stderr)
-    assert "given from Python" in answer.stderr
+    launched = command_line.Launched(tmp_path, "predict", trained.folder, "x.png")
+    launched.process.join()
+    said = launched.said.read_text()
+    assert launched.process.exitcode == 2
+    command_line.check_message(said)
+    assert "given from Python" in said
 
 
 def test_fingerprints_cover_code_content_and_data_and_nothing_else() -> None:

@@ -1,7 +1,8 @@
 """Which tests are slow, by a measurement that is kept in `tests/durations.json`.
 
-`make test-fast` leaves slow tests out, and files that take long begin first, so that no process is
-left with one at the end. `pytest --measure FILES` measures again, as often as is worth it.
+`make test-fast` leaves slow tests out, and files that take long begin first (`handout`), so that
+no process is left with one at the end. `pytest --measure FILES` measures again, as often as is
+worth it.
 """
 
 from __future__ import annotations

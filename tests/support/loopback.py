@@ -43,9 +43,17 @@ class Loopback:
     """The processes of a federation, which tests start and kill."""
 
     def __init__(
-        self, folder: Path, count: int, stack: contextlib.ExitStack, host: str = "localhost"
+        self,
+        folder: Path,
+        count: int,
+        stack: contextlib.ExitStack,
+        host: str = "localhost",
+        recognisers: bool = False,
     ) -> None:
+        """`recognisers`: each site makes one of the model that a run ends with, which takes it
+        longer than to train."""
         self.federation, sites = demo.prepare(folder, count, host)
+        self._recognisers = recognisers
         self.sites = {site.name: site for site in sites}
         self.running = stack.enter_context(demo.all_ended())
         self.said: list[str] = []
@@ -63,6 +71,8 @@ class Loopback:
     def start_site(self, name: str, *options: str) -> None:
         """Start a site on its part of the built-in sample."""
         home = self.sites[name].folder
+        if not self._recognisers:
+            _choose_none(home / "site.toml")
         words = ("site", "start", str(home), "--data", demo.SAMPLE, *options)
         self.running[home] = demo.launch(words, home)
 
@@ -113,6 +123,14 @@ class Loopback:
         return store
 
 
+def _choose_none(path: Path) -> None:
+    """Have the site whose settings are in `path` make no recogniser."""
+    usual, text = "# choose = true", path.read_text()
+    if "[delivery]" not in text:
+        text += f"\n[delivery]\n{usual}\n"
+    path.write_text(text.replace(usual, "choose = false"))
+
+
 def program_of(sites: int, **sections: Any) -> tuple[Program, Speed]:
     """A small program on the built-in sample, split over `sites` sites."""
     base = {
@@ -128,9 +146,11 @@ def program_of(sites: int, **sections: Any) -> tuple[Program, Speed]:
 
 
 @contextlib.contextmanager
-def loopback(folder: Path, count: int, host: str = "localhost") -> Iterator[Loopback]:
+def loopback(
+    folder: Path, count: int, host: str = "localhost", recognisers: bool = False
+) -> Iterator[Loopback]:
     """A federation of `count` sites that is up and running."""
     with contextlib.ExitStack() as stack:
-        made = Loopback(folder, count, stack, host)
+        made = Loopback(folder, count, stack, host, recognisers)
         made.start()
         yield made

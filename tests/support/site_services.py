@@ -19,6 +19,7 @@ from typing import Any
 import federations
 import numpy as np
 import tomli_w
+from attacked_site import InlineTrainer
 from PIL import Image
 
 from fedsight.coordinator.loop import Trained, run
@@ -110,7 +111,7 @@ class Places:
             if old is None:
                 continue
             trainer = old._trainer
-            if trainer is not None and site not in fresh and trainer._process.poll() is None:
+            if trainer is not None and site not in fresh and _lives(trainer):
                 self.seats[site]._trainer, old._trainer = trainer, None
                 self.seats[site]._token = old._token  # the trainer would end for a newer one
             old.close()
@@ -141,6 +142,10 @@ class Places:
         for seat in self.seats.values():
             seat.close()
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _lives(trainer: Any) -> bool:
+    return isinstance(trainer, InlineTrainer) or trainer._process.poll() is None
 
 
 @dataclass

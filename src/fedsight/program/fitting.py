@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from fedsight.core.errors import ConfigError, FedSightError, Problem
 from fedsight.core.settings import Settings
@@ -72,15 +76,41 @@ def trainable(program: Program, dataset: Dataset, partition: Partition) -> Datas
     Raises ConfigError where the task cannot learn from these. Sites that do not tell the classes of
     their images are not judged, and then no other is refused for them.
     """
-    names = [partition.name(site) for site in range(len(partition))]
-    trained = {
-        name: dataset.train.labels[partition.indices(site)]
-        for site, name in enumerate(names)
-        if name not in dataset.untold
-    }
-    if len(trained) == len(names) and (problems := program.task.check_trained(trained)):
+    trained = _Trained(dataset, partition)
+    if trained.complete and (problems := program.task.check_trained(trained)):
         raise ConfigError(problems)
     return replace(dataset, notes=(*dataset.notes, *program.task.notes(trained)))
+
+
+class _Trained(Mapping[str, npt.NDArray[np.int64]]):
+    """The class numbers [n] of the images that each site trains on, by site, of those that tell.
+
+    They are looked up when a task asks: few do, and there may be a million sites.
+    """
+
+    def __init__(self, dataset: Dataset, partition: Partition) -> None:
+        self._labels, self._untold = dataset.train.labels, frozenset(dataset.untold)
+        self._partition = partition
+
+    @cached_property
+    def _sites(self) -> dict[str, int]:
+        """The number of each site."""
+        names = (self._partition.name(site) for site in range(len(self._partition)))
+        return {name: site for site, name in enumerate(names) if name not in self._untold}
+
+    @property
+    def complete(self) -> bool:
+        """Whether all sites tell."""
+        return not self._untold or len(self) == len(self._partition)
+
+    def __getitem__(self, name: str) -> npt.NDArray[np.int64]:
+        return self._labels[self._partition.indices(self._sites[name])]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
 
 
 def integer_problems(federation: Federation) -> list[Problem]:

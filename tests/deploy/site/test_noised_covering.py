@@ -4,8 +4,8 @@ noised figures are, by which no level is too high."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -176,15 +176,20 @@ def taken_as_they_are(sums: NoisedSums) -> Tally:
     return bounded(NoisedSums(sums, dict.fromkeys(BOUNDS, 0.0)), 1)
 
 
-def risks(rule: Any, runs: int = 400) -> float:
-    """What new units lose on average at the levels of a rule, where noise is as large as that of
-    few images allows."""
-    rng, found = np.random.default_rng(2), []
-    for _ in range(runs):
-        tally = synthetic(60, rng)
-        held = rule(noisy(tally, 60, 4.0, rng))
+@cache
+def held_and_new(runs: int = 400) -> list[tuple[NoisedSums, Tally]]:
+    """Noised sums of units, where noise is as large as that of few images allows, and new units:
+    drawn once for all rules."""
+    rng = np.random.default_rng(2)
+    return [(noisy(synthetic(60, rng), 60, 4.0, rng), synthetic(60, rng)) for _ in range(runs)]
+
+
+def risks(rule: Callable[[NoisedSums], Tally]) -> float:
+    """What new units lose on average at the levels of a rule."""
+    found = []
+    for sums, new in held_and_new():
+        held = rule(sums)
         at = level(int(held.units[0]), held.losses[0], 0.6)
-        new = synthetic(60, rng)
         found.append(0.0 if at is None else float(new.losses[0, at]) / UNIT / 60)
     return float(np.mean(found))
 

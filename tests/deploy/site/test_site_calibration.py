@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attacked_site
 import pytest
 import site_services
 import torch
@@ -52,12 +53,20 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def sites(images: Path, tmp_path: Path) -> Iterator[Places]:
+def in_processes(images: Path, tmp_path: Path) -> Iterator[Places]:
+    """Sites whose trainers are processes."""
     data = {name: {"name": "folder", "path": str(images / name)} for name in TESTS}
     (tmp_path / "sites").mkdir()
     made = Places(tmp_path / "sites", data)
     yield made
     made.close()
+
+
+@pytest.fixture
+def sites(in_processes: Places, monkeypatch: pytest.MonkeyPatch) -> Places:
+    """Sites whose trainers are in this process: starting three takes longer than what is asked."""
+    attacked_site.install(monkeypatch)
+    return in_processes
 
 
 def owner(sites: Places, images: Path, site: str, **contract: Any) -> None:
@@ -142,9 +151,9 @@ def test_sites_add_up_what_a_simulation_knows(
 
 
 def test_a_whole_run_keeps_it_and_its_report_shows_it(
-    sites: Places, images: Path, tmp_path: Path
+    in_processes: Places, images: Path, tmp_path: Path
 ) -> None:
-    of = program(images)
+    of, sites = program(images), in_processes
     federation, engine = joined(sites, of, "whole1")
     session, store = Session(federation), RunStore(tmp_path / "run")
     store.create(of, Speed(), describe(session, "run"))
