@@ -20,6 +20,7 @@ import torch
 from hypothesis import settings
 from shared_prefork import shared_prefork
 
+from fedsight.engines.remote import messages
 from fedsight.language.current import choose
 from fedsight.program.federation import Federation
 
@@ -105,6 +106,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Reports of runs are drawn for tests that name them, and for the fixtures made for those."""
     command_line.Reports.drawn = isinstance(item, pytest.Function) and kinds.reads_report(item)
     return (yield)
+
+
+@pytest.fixture
+def vectors_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors travel in messages of their own, as where they are large or sites are many."""
+    monkeypatch.setattr(messages, "ALONG", 0)
 
 
 @pytest.fixture(scope="session")

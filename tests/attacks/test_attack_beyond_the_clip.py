@@ -30,6 +30,9 @@ from fedsight.privacy.secagg.quantise import Quantiser
 from fedsight.privacy.secagg.words import Words
 from fedsight.privacy.secure import Secure
 
+# They alter what comes of a reply: it comes by itself.
+pytestmark = pytest.mark.usefixtures("vectors_apart")
+
 Attack = Callable[..., AttackedSite]
 NAMES = tuple("abcde")
 MALLORY = NAMES[-1]

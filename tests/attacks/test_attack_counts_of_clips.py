@@ -24,6 +24,9 @@ from fedsight.core.types import Payload
 from fedsight.privacy.clip import check_clipped, clip
 from fedsight.privacy.mechanisms.central import BELOW, CLIP, Central
 
+# They alter what comes of a reply: it comes by itself.
+pytestmark = pytest.mark.usefixtures("vectors_apart")
+
 BAD = "south"
 PRIVACY = {"name": "central", "quantile": 0.5, "noise_multiplier": 1.0, "clip": 1.0}
 

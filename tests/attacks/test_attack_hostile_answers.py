@@ -168,6 +168,7 @@ def test_no_header_takes_much_memory(value: str, field: str) -> None:
     assert peak < 40 << 20
 
 
+@pytest.mark.usefixtures("vectors_apart")
 @pytest.mark.parametrize("kind", ["piece", "train", "wait", "fetch"])
 @pytest.mark.parametrize("error", [MemoryError, RecursionError, AttributeError, OSError, KeyError])
 def test_no_error_on_the_way_ends_the_job(

@@ -201,6 +201,7 @@ def with_two_models(sites: Sites, images: Path) -> tuple[Tensor | None, dict[str
     return summed(sites, of, "two1", link=link)
 
 
+@pytest.mark.usefixtures("vectors_apart")
 def test_keys_that_are_not_bound_to_the_model_let_it_differ(
     sites: Sites, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +219,7 @@ def test_keys_that_are_not_bound_to_the_model_let_it_differ(
     assert int(mine.tested[:, elsewhere].sum()) > 0.9 * int(mine.tested.sum())
 
 
+@pytest.mark.usefixtures("vectors_apart")
 def test_keys_are_bound_to_the_model(sites: Sites, images: Path) -> None:
     found, why = with_two_models(sites, images)
     assert found is None

@@ -27,6 +27,9 @@ from fedsight.algorithms.ridge import Ridge
 from fedsight.core.errors import SiteError
 from fedsight.engines.base import Outcome
 
+# They alter what comes of a reply: it comes by itself.
+pytestmark = pytest.mark.usefixtures("vectors_apart")
+
 Attack = Callable[..., AttackedSite]
 NAMES = ("a", "b", "mallory")
 TOP, WIDE, CLASSES = 4095, 4, 3

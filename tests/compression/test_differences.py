@@ -210,6 +210,7 @@ class Line:
     other_model: bytes = b""  # that comes in the place of a whole one
 
 
+@pytest.mark.usefixtures("vectors_apart")
 def test_a_whole_model_that_is_not_the_one_named_is_refused(
     places: Places, site_images: Path
 ) -> None:
@@ -225,6 +226,7 @@ def test_a_whole_model_that_is_not_the_one_named_is_refused(
     assert "not the one that was named" in diary.lines[1]["rejected"]["north"]
 
 
+@pytest.mark.usefixtures("vectors_apart")
 def test_what_is_counted_is_what_crosses_the_line(places: Places, site_images: Path) -> None:
     program = site_services.program(site_images, codec=TWO_BITS, rounds={"rounds": 3})
     federation, link = places.meet(program)
@@ -236,6 +238,7 @@ def test_what_is_counted_is_what_crosses_the_line(places: Places, site_images: P
     assert line.sent["difference"] == diary.checkpoints[-1].bytes_down + 3 * len(message)
 
 
+@pytest.mark.usefixtures("vectors_apart")
 @pytest.mark.parametrize(
     ("damaged", "said"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -158,6 +159,35 @@ def test_a_valid_signature_is_verified_once_and_an_invalid_one_each_time(
     assert len(verified) == 7
     assert not verify(one, "north", "token", north[:-4] + "AAA=")
     assert not verify(verifier(rsa.generate_private_key(65537, 2048)), "north", "token", north)
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """A server's."""
+
+    key: rsa.RSAPrivateKey
+
+    def public_key(self) -> rsa.RSAPublicKey:
+        """What its signatures are verified with."""
+        return self.key.public_key()
+
+
+def test_all_verifiers_of_a_certificate_know_what_one_has_verified(
+    monkeypatch: pytest.MonkeyPatch, key: rsa.RSAPrivateKey, verified: list[str]
+) -> None:
+    """FLARE's server makes one for each message."""
+    monkeypatch.setattr(TokenVerifier, "__init__", copies.begin_verifier)
+    monkeypatch.setattr(copies, "_VERIFIERS", {})
+    ours, signed = Certificate(key), sign_content("north" + "token", key)
+    made = [TokenVerifier(ours) for _ in range(3)]
+    assert all(verify(one, "north", "token", signed) for one in made)
+    assert verified == ["northtoken"]
+    theirs = Certificate(rsa.generate_private_key(65537, 2048))
+    assert not verify(TokenVerifier(theirs), "north", "token", signed)
+    for _ in range(2 * copies.MAX_VERIFIERS):
+        TokenVerifier(Certificate(key))
+        assert len(copies._VERIFIERS) <= copies.MAX_VERIFIERS
+    assert verify(TokenVerifier(ours), "north", "token", signed)
 
 
 @pytest.mark.parametrize("asked", [(None, "t", "s"), ("n", ["t"], "s"), ("n", "t", {"s": 1})])

@@ -70,6 +70,7 @@ def test_deployed_embedded_and_unmasked_runs_end_with_the_same_bits(
     assert all(federations.same_sums(found[0].sums, one.sums) for one in found[1:])
 
 
+@pytest.mark.usefixtures("vectors_apart")
 def test_what_leaves_a_site_is_masked_and_its_log_says_so(
     places: Places, site_images: Path
 ) -> None:
@@ -138,6 +139,7 @@ PHASES: dict[str, tuple[str, bool, bool]] = {  # (question, after its answer?, i
 }
 
 
+@pytest.mark.usefixtures("vectors_apart")
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_site_killed_in_a_phase_is_a_drop_out_of_that_phase(
     places: Places, site_images: Path, phase: str, monkeypatch: pytest.MonkeyPatch
@@ -288,6 +290,7 @@ class Tampering:
         return self.link.ask(site, kind, header, body, timeout)
 
 
+@pytest.mark.usefixtures("vectors_apart")
 def test_a_model_that_the_keys_were_not_made_for_is_not_trained(
     places: Places, site_images: Path
 ) -> None:

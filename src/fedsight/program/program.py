@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -207,7 +208,7 @@ class Program:
         noise = self.privacy.protects or self.secure.rounds_values
         return split or self.model.seed is None or self.train.seed is None or noise
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over everything but the program's name and the paths of files."""
         meaning = {

@@ -226,6 +226,40 @@ def test_a_piece_that_does_not_fit_is_refused(site: Site) -> None:
     assert site.refusal("piece", header, b"1234") == "a piece of 'vector' does not fit"
 
 
+def test_a_vector_comes_with_the_question_and_its_update_with_the_answer(site: Site) -> None:
+    site.join()
+    whole = bytes(messages.pack([torch.zeros(site.service._found.lengths["vector"] // 4)]))
+    piece = {"name": "vector", "mark": 1, "start": 0, "total": len(whole)}
+    asked = {**TRAIN, "vector": 1, "piece": piece, "seconds": 30, "room": 1 << 20}
+
+    def ask(**changes: Any) -> tuple[dict[str, Any], bytes]:
+        text, data = site.service.answer("train", json.dumps({**asked, **changes}), whole)
+        return json.loads(text), data
+
+    answer, update = ask()
+    assert answer["done"] is True
+    assert len(update) == answer["bytes"]
+    assert ask() == (answer, update), "the connection broke: the question comes again"
+    assert ask(room=9) == (answer, update[:9])
+    assert ask(room=0) == (answer, b"")
+    rest = {"ticket": answer["ticket"], "start": 9, "stop": len(update)}
+    assert site.service.answer("fetch", json.dumps(rest), b"")[1] == update[9:]
+    assert ask(room=-1)[0]["error"].startswith("the coordinator sent room = -1")
+
+
+def test_a_piece_that_comes_with_a_question_is_checked_first(site: Site) -> None:
+    piece = {"name": "vector", "mark": 1, "start": 0, "total": 4}
+    asked = {**TRAIN, "vector": 1, "piece": piece}
+    assert site.refusal("train", asked, b"1234") == NOT_JOINED
+    site.join()
+    assert "does not fit" in site.refusal("train", asked, b"12345")
+    large = {**asked, "piece": {**piece, "total": 1 << 40}}
+    assert "does not fit" in site.refusal("train", large, b"1234")
+    assert "sent piece = 5, which is not a table" in site.refusal(
+        "train", {**asked, "piece": 5}, b"1234"
+    )
+
+
 def test_requests_out_of_order_are_refused(site: Site) -> None:
     assert site.refusal("wait", {"ticket": 9}) == "this request has expired"
     assert site.refusal("train", TRAIN) == NOT_JOINED
@@ -672,6 +706,7 @@ def test_as_many_parameters_must_come_as_the_network_keeps(
     assert json.loads(text)["error"] == why
 
 
+@pytest.mark.usefixtures("vectors_apart")
 def test_every_update_is_logged_before_it_leaves(places: Places, site_images: Path) -> None:
     program = site_services.program(site_images, algorithm={"name": "scaffold"})
     left: dict[int, int] = {}

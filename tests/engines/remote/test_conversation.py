@@ -309,6 +309,74 @@ def test_a_vector_travels_in_pieces(clock: Clock, small_pieces: None) -> None:
     assert all(header["ticket"] == 3 for _, header, _ in line.asked)
 
 
+def test_what_fits_travels_with_the_question_and_its_answer(clock: Clock) -> None:
+    data, reply = bytes(range(20)), bytes(range(30))
+    line = Script(lambda *_: (json.dumps({"ticket": 3, "done": True}), reply))
+    talk = Talk(line, "ward", 9, sizer=messages.PieceSizer(30))
+    mark = talk.send("vector", memoryview(data))
+    assert line.asked == []
+    ticket = talk.finish("train", {"vector": mark}, size=30)["ticket"]
+    assert b"".join(talk.fetch(ticket, 30)) == reply
+    ((kind, header, body),) = line.asked
+    assert (kind, body, header["room"]) == ("train", data, 30)
+    assert header["piece"] == {"name": "vector", "mark": mark, "start": 0, "total": 20}
+    talk.finish("train", {})
+    assert "piece" not in line.asked[-1][1]
+    assert line.asked[-1][2] == b""
+
+
+def test_the_last_piece_alone_travels_with_the_question(clock: Clock, small_pieces: None) -> None:
+    line = Script(lambda *_: fields(ticket=3, done=True))
+    talk = Talk(line, "ward", 9, sizer=messages.PieceSizer(30))
+    talk.send("vector", memoryview(bytes(20)))
+    talk.send("extras", memoryview(bytes(3)))
+    talk.finish("train", {}, size=9)  # more than a piece: it is fetched
+    kinds = [(kind, len(body)) for kind, _, body in line.asked]
+    assert kinds == [("piece", 8), ("piece", 8), ("piece", 4), ("train", 3)]
+    assert line.asked[-1][1]["room"] == 0
+
+
+def test_what_takes_long_to_come_is_waited_for_with_the_same_room(clock: Clock) -> None:
+    def reply(kind: str, header: Mapping[str, Any], body: bytes) -> tuple[str, bytes]:
+        text = json.dumps({"ticket": 3, "done": kind == "wait"})
+        return text, bytes(header["room"]) if kind == "wait" else b""
+
+    line = Script(reply)
+    talk = Talk(line, "ward", 9, sizer=messages.PieceSizer(30))
+    talk.send("vector", memoryview(b"1234"))
+    assert talk.finish("train", {}, size=8)["ticket"] == 3
+    assert [(kind, body) for kind, _, body in line.asked] == [("train", b"1234"), ("wait", b"")]
+    assert list(talk.fetch(3, 8)) == [bytes(8)]
+
+
+@pytest.mark.parametrize(("came", "due"), [(0, 30), (29, 30), (31, 30), (30, 0), (30, 16)])
+def test_a_vector_of_another_length_that_comes_with_an_answer_is_refused(
+    clock: Clock, came: int, due: int
+) -> None:
+    line = Script(lambda *_: (json.dumps({"ticket": 3, "done": True}), bytes(came)))
+    talk = Talk(line, "ward", 9, sizer=messages.PieceSizer(30))
+    talk.finish("train", {}, size=30)
+    with pytest.raises(SiteError, match=f"site 'ward' sent {came} bytes instead of {due}"):
+        list(talk.fetch(3, due))
+    assert len(line.asked) == 1
+
+
+def test_over_a_line_that_breaks_less_travels_at_a_time(clock: Clock) -> None:
+    sizer, broken = messages.PieceSizer(), iter([True, True, False])
+
+    def reply(*_: Any) -> tuple[str, bytes]:
+        if next(broken):
+            raise ConnectionError
+        return fields()
+
+    before = sizer.size
+    Talk(Script(reply), "ward", 9, sizer=sizer).ask("hold", {})
+    assert sizer.size == before // 4
+    for _ in range(20):
+        sizer.shrink()
+    assert sizer.size == messages.MIN_PIECE
+
+
 @pytest.mark.parametrize("more", [-1, 1, 100, -8])
 def test_a_piece_of_another_length_is_refused(clock: Clock, small_pieces: None, more: int) -> None:
     line = Script(lambda kind, header, body: ("{}", bytes(8 + more)))

@@ -159,6 +159,7 @@ FAULTS: dict[str, tuple[Alter, str]] = {
 }
 
 
+@pytest.mark.usefixtures("vectors_apart")
 @pytest.mark.parametrize(("alter", "why"), FAULTS.values(), ids=FAULTS.keys())
 def test_a_faulty_reply_is_named_and_the_others_are_counted(
     table: Table, clock: Clock, alter: Alter, why: str
@@ -176,6 +177,29 @@ def test_a_faulty_reply_is_named_and_the_others_are_counted(
     assert len(replies) == 3
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (value(math.nan), "not finite"),
+        (lambda data: data[:-4], "bytes instead of"),
+        (lambda data: data + bytes(4), "bytes instead of"),
+        (lambda data: b"", "sent 0 bytes instead of"),
+        (lambda data: "text", "sent something other than bytes"),
+    ],
+    ids=["NaN", "short", "long", "empty", "text"],
+)
+def test_a_faulty_vector_that_comes_with_the_answer_is_named_likewise(
+    table: Table, clock: Clock, change: Callable[[bytes], Any], why: str
+) -> None:
+    there, link, _ = table
+    line = FaultyLink(link, BAD, answered("train", change=change))
+    outcome = collect(engine(there, line), order(there), [0, 1, 2])
+    others_only(table, outcome)
+    assert why in outcome.rejected[BAD]
+    assert {kind for _, kind in line.asked} == {"train"}, "one message for each site"
+
+
+@pytest.mark.usefixtures("vectors_apart")
 def test_a_broken_line_that_heals_costs_nothing(table: Table, clock: Clock) -> None:
     there, link, here = table
     failed: dict[str, int] = {}
@@ -264,6 +288,7 @@ def test_a_round_closes_with_the_quorum_and_fails_below_it(table: Table, clock: 
         site_services.learn(strict, line)
 
 
+@pytest.mark.usefixtures("vectors_apart")
 @pytest.mark.parametrize("most", [1, 2])
 def test_few_bytes_are_on_their_way_at_once(
     table: Table, monkeypatch: pytest.MonkeyPatch, most: int

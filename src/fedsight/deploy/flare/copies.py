@@ -20,6 +20,7 @@ from nvflare.fuel.utils.buffer_list import ConsumableBufferList
 from nvflare.private.fed.utils.identity_utils import TokenVerifier
 
 LARGE = 64 << 10  # bytes from which a copy costs more than a second write, or a second section
+MAX_VERIFIERS = 16  # certificates that a process remembers: its server's, with renewed ones
 MAX_VERIFIED = 1024  # signatures that a process remembers: one of each site and operator
 
 
@@ -109,13 +110,29 @@ def read_frame(self: Any) -> BytesAlike:
     return memoryview(frame) if len(frame) >= LARGE else frame
 
 
+def begin_verifier(self: Any, cert: Any) -> None:
+    """FLARE's `TokenVerifier.__init__`: all verifiers of a certificate are one. FLARE makes one for
+    each message."""
+    with _LOCK:
+        if cert not in _VERIFIERS:
+            _begin_verifier(self, cert)
+            if len(_VERIFIERS) >= MAX_VERIFIERS:
+                _VERIFIERS.clear()
+            _VERIFIERS[cert] = self.__dict__
+        self.__dict__ = _VERIFIERS[cert]
+
+
+_LOCK = threading.Lock()
+_VERIFIERS: dict[Any, dict[str, Any]] = {}  # what they know, by certificate
 # FLARE's own; AttributeError if this version has no such name.
 _send_frame, _verify = SfmConnection.send_frame, TokenVerifier.verify
+_begin_verifier = TokenVerifier.__init__
 _read_frame = SocketConnection.read_frame
 
 
 def spare_copies() -> None:
     """Have the FLARE of this process handle large messages so."""
     SfmConnection.send_frame = send_frame
+    TokenVerifier.__init__ = begin_verifier
     TokenVerifier.verify = verify
     SocketConnection.read_frame = read_frame

@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, Timeo
 from typing import Any
 
 from fedsight.core.errors import SiteError
+from fedsight.engines.remote import messages
 
 ServiceAnswer = tuple[dict[str, Any], bytes | memoryview]
 MAX_WAIT = 30.0  # seconds until a request for the state of some work is answered
@@ -41,7 +42,8 @@ class Background:
         return self.state(ticket, fields)
 
     def state(self, ticket: int, fields: dict[str, Any]) -> ServiceAnswer:
-        """The answer when the work is done, or, after the header's `seconds`, that it is not."""
+        """The answer when the work is done, with the first bytes of its vector, as many as the
+        header has `room` for; or, after the header's `seconds`, that it is not done."""
         future = self.result(ticket)
         with contextlib.suppress(TimeoutError):  # of this call, or raised by the work itself
             try:
@@ -50,8 +52,9 @@ class Background:
                 raise _expired() from None
         if not future.done():
             return {"ticket": ticket, "done": False}, b""
-        answer, _ = future.result()
-        return {**answer, "ticket": ticket, "done": True}, b""
+        answer, data = future.result()
+        room = messages.whole_number({"room": 0, **fields}, "room", "the coordinator")
+        return {**answer, "ticket": ticket, "done": True}, data[: min(room, messages.PIECE)]
 
     def result(self, ticket: int) -> Future[ServiceAnswer]:
         """What the work of `ticket` results in; SiteError if other work has taken its place."""

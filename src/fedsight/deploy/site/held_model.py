@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from fedsight.core.errors import SiteError
+from fedsight.core.types import Order
 from fedsight.deploy.site.incoming import IncomingVectors, count
 from fedsight.deploy.site.trainer import Opened
+from fedsight.engines.protected import order_digest
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.models import digest_of
 
@@ -30,6 +32,7 @@ class HeldModel:
         self._incoming = incoming
         self._lock = threading.Lock()
         self._held: tuple[int, Tensor] | None = None  # the round, and the model after it
+        self._named = ""  # its hash, which a question named
         self._found: Opened | None = None
 
     def join(self, found: Opened) -> None:
@@ -37,6 +40,7 @@ class HeldModel:
         with self._lock:
             self._found = found
             self._held = None if found.initial is None else (0, found.initial)
+            self._named = ""
 
     def of(self, round: int, fields: Mapping[str, Any]) -> Tensor | None:
         """The model after `round` that a question means, with what came for it; None if it has to
@@ -48,12 +52,13 @@ class HeldModel:
             if mark := count(fields, "vector"):
                 data = self._incoming.take("vector", mark)
                 whole = messages.unpack(data, {"vector": len(data) // 4})["vector"]
-                if "model" in fields and digest_of(whole) != str(fields["model"]):
+                named = str(fields.get("model", ""))
+                if "model" in fields and digest_of(whole) != named:
                     raise SiteError(
                         f"the model after round {round} that came is not the one that was named",
                         "the connection or the coordinator corrupts data: try again",
                     )
-                self._held = round, whole
+                self._held, self._named = (round, whole), named
                 return whole
             if self._held is None:
                 return None
@@ -65,8 +70,17 @@ class HeldModel:
                 return None
             if vector is None or digest_of(vector) != due:
                 return None
-            self._held = round, vector
+            self._held, self._named = (round, vector), due
             return vector
+
+    def digest(self, order: Order, kept: Tensor | None) -> str:
+        """The SHA-256 of the vectors of an order and of those that are `kept`: where that is the
+        model alone, and it is here, its hash is known."""
+        with self._lock:
+            alone = not order.shared and kept is None
+            if alone and self._named and self._held is not None and self._held[1] is order.vector:
+                return self._named
+        return order_digest(order, kept)
 
     def known(self, round: int) -> Tensor | None:
         """The model after `round`, if it is here."""

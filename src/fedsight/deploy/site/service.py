@@ -60,7 +60,7 @@ from fedsight.deploy.site.trainer import (
     TrainStep,
 )
 from fedsight.deploy.site.trainer_holder import OPENING, TrainerHolder
-from fedsight.engines.protected import masks_sums, order_digest
+from fedsight.engines.protected import masks_sums
 from fedsight.engines.remote import messages
 from fedsight.governance.entries import CALIBRATION, EntryKind
 from fedsight.privacy.secagg.messages import Binding
@@ -117,6 +117,9 @@ class SiteService(TrainerHolder):
             if kind not in KINDS:
                 cause = f"unknown kind of request '{printable(kind, MAX_KIND)}'"
                 raise SiteError(cause, "update this site")
+            if "piece" in fields:  # the last one of a vector comes with the question about it
+                self._piece(messages.fields_in(fields, "piece", "the coordinator"), body)
+                body = b""
             answer, data = self.handlers[kind](fields, body)
         except FedSightError as error:
             self._refusals.record_error(kind, error, self._asked(kind, fields))
@@ -256,7 +259,7 @@ class SiteService(TrainerHolder):
         round, joined = count(fields, "round"), self._current_run()
         self._enforcement.check_round(round, count(fields, "sites"))
         self._require_adopted()
-        self._begin_round(round)
+        begins = self._begin_round(round)
         model = self._model.of(round - 1, fields)
         if model is None:
             return MISSING, b""
@@ -269,7 +272,7 @@ class SiteService(TrainerHolder):
         # `durable` is left out: it removes only memory that this question does not need.
         about = fields.get("quantiser"), self._secagg.attempt().hex()
         question = self._question("update", step.order, step.accepted, fields, *about)
-        if not self._enforcement.release.has_answered(question):
+        if not begins and not self._enforcement.release.has_answered(question):
             self._enforcement.require_still_approved()
         work = lambda: self._trained(question, step, protection, joined)  # noqa: E731
         return self._start("train", (question,), work, fields)
@@ -281,14 +284,16 @@ class SiteService(TrainerHolder):
             self._begin_round(binding.round)
         return self._secagg.answers["advertise"](fields, body)
 
-    def _begin_round(self, round: int) -> None:
-        """Raise an error if the owner has refused the program since, or drained the site; a site
-        that is drained finishes the round that has begun."""
-        if round != self._begun:
-            self._enforcement.require_still_approved()
-            state.require_taking_part(self._home)
-            state.tell_job(self._home, self._asked("train", {}), round)
-            self._begun = round
+    def _begin_round(self, round: int) -> bool:
+        """Whether the round has not begun before; an error if the owner has refused the program
+        since, or drained the site, which then finishes only the round that has begun."""
+        if round == self._begun:
+            return False
+        self._enforcement.require_still_approved()
+        state.require_taking_part(self._home)
+        state.tell_job(self._home, self._asked("train", {}), round)
+        self._begun = round
+        return True
 
     def _measure(self, kind: str, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Measure the model, or (`calibrate`) how sure it is: sums, or why they are withheld."""
@@ -307,7 +312,7 @@ class SiteService(TrainerHolder):
         question = self._question(of, order, step.accepted, fields, *about, keys=rules.keys)
         if fields.get("ready") is True:  # it is asked before there are keys
             return self._ready(question, fields), b""
-        answer = rules.answering(step, order_digest(order, self._kept), fields)
+        answer = rules.answering(step, self._model.digest(order, self._kept), fields)
         work = lambda: self._measured(question, (step, answer), rules, joined)  # noqa: E731
         return self._start(kind, (question,), work, fields)
 
@@ -392,7 +397,7 @@ class SiteService(TrainerHolder):
         `keys` the masks of sums are made of."""
         assert self._opened is not None
         run, program = self._opened.memory.name, self._opened.program.fingerprint
-        round, sent = order.round, order_digest(order, self._kept)
+        round, sent = order.round, self._model.digest(order, self._kept)
         same = digest_of(kind, run, program, round, sent, accepted, *about)
         digest = digest_of(same, keys) if keys else same
         doing = f"training in round {round}" if kind == "update" else f"measuring round {round}"

@@ -80,6 +80,10 @@ class Talk:
         self._gone = gone  # whether the site is known to have left
         self._sizer = sizer or messages.PieceSizer()  # adapted to the site's connection
         self._budget = budget or messages.Budget()  # shared by all conversations
+        # The last piece of a vector, which goes with the next question, and what it is.
+        self._last: tuple[dict[str, Any], memoryview] | None = None
+        self._room = 0  # bytes of the last answer's vector that were to come with it
+        self._came = b""  # what came
 
     def ask(
         self,
@@ -106,6 +110,7 @@ class Talk:
             try:
                 text, data = self._answer(kind, header, body, left)
             except ConnectionError:
+                self._sizer.shrink()
                 if self._gone(self.site):
                     raise Silent(f"site '{self.site}' has left") from None
                 time.sleep(min(1.0, left))
@@ -116,12 +121,20 @@ class Talk:
         self,
         kind: str,
         header: Mapping[str, Any],
-        body: bytes = b"",
         limits: messages.HeaderLimits = messages.HEADER,
+        size: int = 0,
     ) -> dict[str, Any]:
-        """Start a long operation at the site, and wait until it is done."""
-        asked = time.monotonic()
-        answer, _ = self.ask(kind, {**header, "seconds": LONG_POLL}, body, limits=limits)
+        """Start a long operation at the site, and wait until it is done.
+
+        `size`: the most bytes of its vector, which `fetch` is to return.
+        """
+        asked, body = time.monotonic(), b""
+        self._room = size if self._sizer.fits(size) else 0
+        how = {"seconds": LONG_POLL, "room": self._room}
+        if self._last is not None:
+            (where, piece), self._last = self._last, None
+            header, body = {**header, "piece": where}, bytes(piece)
+        answer, self._came = self.ask(kind, {**header, **how}, body, limits=limits)
         ticket = messages.whole_number(answer, "ticket", self._sender)
         while answer.get("done") is not True:
             if answer.get("done") is not False:
@@ -132,34 +145,54 @@ class Talk:
             # once must not be polled without a pause.
             time.sleep(max(0.0, asked + MIN_POLL - time.monotonic()))
             asked = time.monotonic()
-            waited = {"ticket": ticket, "seconds": LONG_POLL}
-            answer, _ = self.ask("wait", waited, limits=limits)
+            answer, self._came = self.ask("wait", {"ticket": ticket, **how}, limits=limits)
         return {**answer, "ticket": ticket}
 
     def send(self, name: str, data: memoryview) -> int:
         """Send a vector to the site, piece by piece; returns its mark, a transfer number.
 
-        Marks increase, so a delayed piece cannot end up in a later vector.
+        Marks increase, so a delayed piece cannot end up in a later vector. The last piece goes with
+        the next operation (`finish`) if it fits.
         """
         mark = next(_marks)
+        if self._last is not None:
+            (where, piece), self._last = self._last, None
+            self._send(where, piece)
         for start, stop in self._sizer.pieces(len(data)):
             header = {"name": name, "mark": mark, "start": start, "total": len(data)}
-            with self._reserve(stop - start):
-                self.ask("piece", header, bytes(data[start:stop]), PIECE_TIMEOUT)
+            if stop == len(data) and self._sizer.fits(stop - start):
+                self._last = header, data[start:stop]
+                break
+            self._send(header, data[start:stop])
         return mark
 
+    def _send(self, header: Mapping[str, Any], piece: memoryview) -> None:
+        """Send a piece by itself."""
+        with self._reserve(len(piece)):
+            self.ask("piece", header, bytes(piece), PIECE_TIMEOUT)
+
     def fetch(self, ticket: int, total: int) -> Iterator[bytes]:
-        """The pieces of a vector of `total` bytes; SiteError unless it is exactly that."""
-        for start, stop in self._sizer.pieces(total):
+        """The pieces of a vector of `total` bytes, with what came with the answer; SiteError unless
+        it is exactly that."""
+        came, self._came = self._came, b""
+        if (due := min(self._room, total)) or came:
+            yield self._exactly(due, came)
+        if due and due == total:
+            return
+        for start, stop in self._sizer.pieces(total, due):
             header = {"ticket": ticket, "start": start, "stop": stop}
             with self._reserve(stop - start):
                 _, piece = self.ask("fetch", header, b"", PIECE_TIMEOUT)
-            if len(piece) != stop - start:
-                raise SiteError(
-                    f"{self._sender} sent {len(piece):,} bytes instead of {stop - start:,}",
-                    "its reply was truncated, or it trains another model: compare the fingerprints",
-                )
-            yield piece
+            yield self._exactly(stop - start, piece)
+
+    def _exactly(self, due: int, piece: bytes) -> bytes:
+        """A piece of `due` bytes; SiteError if it has another length."""
+        if len(piece) == due:
+            return piece
+        raise SiteError(
+            f"{self._sender} sent {len(piece):,} bytes instead of {due:,}",
+            "its reply was truncated, or it trains another model: compare the fingerprints",
+        )
 
     def _answer(
         self, kind: str, header: Mapping[str, Any], body: bytes, timeout: float

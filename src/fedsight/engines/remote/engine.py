@@ -26,12 +26,13 @@ from fedsight.aggregation.secure import SecureSum
 from fedsight.core.errors import EngineError, SiteError
 from fedsight.core.types import Metrics, Order
 from fedsight.engines.base import Accepted, Arrival, Buffer, Earlier, Outcome, Rejected, Work
-from fedsight.engines.protected import adopted, aggregator_of, order_digest
+from fedsight.engines.protected import adopted, aggregator_of, order_digest, reply_bytes
 from fedsight.engines.remote import messages, replies
 from fedsight.engines.remote.buffered import Answered, Assignment, BufferedRounds
 from fedsight.engines.remote.conversation import Link, Silent, Talk, converse, reason
 from fedsight.engines.remote.figures import FigureReader
 from fedsight.engines.remote.key_exchange import Exchange, Recognise, Subject
+from fedsight.engines.remote.messages import PieceSizer
 from fedsight.engines.remote.models import Model
 from fedsight.engines.remote.outliers import outliers
 from fedsight.engines.remote.sums import Asking, Declared, Noised, SiteSums, SumQuestion
@@ -110,7 +111,8 @@ class RemoteEngine:
         self._proven: set[str] = set()  # the numbers of a reply that are known to be what they must
         self._held: dict[str, int] = {}  # the round of the model that each site holds
         self._whole: set[str] = set()  # those that were sent all of a model since the last round
-        self._sizers: defaultdict[str, messages.PieceSizer] = defaultdict(messages.PieceSizer)
+        along = messages.ALONG // max(1, len(link.sites))
+        self._sizers = defaultdict[str, PieceSizer](lambda: PieceSizer(along))
         self._lock = threading.Lock()
         self._budget = messages.Budget()
         self._buffered = BufferedRounds(
@@ -488,13 +490,11 @@ class RemoteEngine:
         limits: messages.HeaderLimits = messages.HEADER,
     ) -> dict[str, Any]:
         """Have a site finish what it is to do with `model`, of which it is sent what it lacks."""
-        sent = model.send(talk, self._held.get(talk.site))
-        if sent["vector"]:
-            self._whole.add(talk.site)  # whatever becomes of it
-        answer = talk.finish(kind, {**header, **sent}, limits=limits)
-        if not sent["vector"] and answer.get("missing") is True:
-            self._whole.add(talk.site)
-            sent = model.send_whole(talk)
-            answer = talk.finish(kind, {**header, **sent}, limits=limits)
+        size = reply_bytes(self.federation, self._total) if kind == "train" else 0
+
+        def ask(sent: Mapping[str, object]) -> dict[str, Any]:
+            return talk.finish(kind, {**header, **sent}, limits, size)
+
+        answer = model.asked(talk, self._held.get(talk.site), self._whole, ask)
         self._held[talk.site] = model.round
         return answer

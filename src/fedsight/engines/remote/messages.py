@@ -28,6 +28,9 @@ from fedsight.core.types import Metrics, PartSpec, PartSpecs, Sum
 
 PIECE = 4 << 20  # maximum bytes of a piece, which are lost if the connection breaks
 IN_FLIGHT = 12 << 20  # bytes: many small pieces over slow connections, or a few large ones
+# Bytes of vectors that travel with questions and answers instead of in messages of their own, each
+# way and over all connections: while the sites train nobody can tell whether they still do.
+ALONG = 48 << 20
 OVERDUE = 10.0  # seconds after which a piece no longer counts as in flight
 FIRST_PIECE, MIN_PIECE = 256 << 10, 64 << 10  # bytes: a connection's first and smallest piece
 FAST, SLOW = 0.3, 2.0  # seconds per piece: below it the next is larger, above it smaller
@@ -150,23 +153,34 @@ class Budget:
 class PieceSizer:
     """Adapts the size of the pieces so that a connection carries one in about a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, along: int = 0) -> None:
+        """`along`: the most bytes of a vector that may travel with a question or its answer."""
         self.size = min(FIRST_PIECE, PIECE)  # bytes
+        self._along = along
 
-    def pieces(self, total: int) -> Iterator[tuple[int, int]]:
-        """Yield (start, stop) of each piece of `total` bytes; one empty piece if it is 0."""
-        start, stop = 0, -1
+    def fits(self, size: int) -> bool:
+        """Whether so many bytes travel with a question or its answer, instead of by themselves."""
+        return 0 < size <= min(self._along, self.size)
+
+    def pieces(self, total: int, start: int = 0) -> Iterator[tuple[int, int]]:
+        """Yield (start, stop) of each piece of `total` bytes from `start` on; one empty piece if
+        there are none."""
+        stop = -1
         while stop < total:
             began, stop = time.monotonic(), min(start + self.size, total)
             yield start, stop
             self._adapt(time.monotonic() - began)
             start = stop
 
+    def shrink(self) -> None:
+        """Make the next piece smaller: the connection has broken, or become slow."""
+        self.size = max(self.size // 2, min(MIN_PIECE, PIECE))
+
     def _adapt(self, seconds: float) -> None:
         if seconds < FAST:
             self.size = min(2 * self.size, PIECE)
         elif seconds > SLOW:
-            self.size = max(self.size // 2, min(MIN_PIECE, PIECE))
+            self.shrink()
 
 
 def read_header(text: Any, sender: str, limits: HeaderLimits = HEADER) -> dict[str, Any]:
@@ -181,6 +195,15 @@ def read_header(text: Any, sender: str, limits: HeaderLimits = HEADER) -> dict[s
     if not isinstance(fields, dict):
         raise SiteError(f"{sender} sent a message that is truncated or corrupt", _SAME_VERSION)
     return fields
+
+
+def fields_in(fields: Mapping[str, Any], key: str, sender: str) -> dict[str, Any]:
+    """The fields within a field of a header; SiteError, naming the sender, if it has none."""
+    value = fields.get(key)
+    if not isinstance(value, dict):
+        cause = f"{sender} sent {key} = {_shown(value)}, which is not a table of fields"
+        raise SiteError(cause, _SAME_VERSION)
+    return value
 
 
 def whole_number(fields: Mapping[str, Any], key: str, sender: str) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
@@ -35,6 +37,24 @@ class Model:
     @cached_property
     def _whole(self) -> memoryview:
         return messages.pack([self.vector])
+
+    def asked(
+        self,
+        talk: Talk,
+        held: int | None,
+        whole: set[str],
+        ask: Callable[[Mapping[str, object]], dict[str, Any]],
+    ) -> dict[str, Any]:
+        """The answer of a site to a question about the model, of which it is sent what it lacks, as
+        `send` does; who is sent all of it is added to `whole`."""
+        sent = self.send(talk, held)
+        if sent["vector"]:
+            whole.add(talk.site)  # whatever becomes of it
+        answer = ask(sent)
+        if not sent["vector"] and answer.get("missing") is True:
+            whole.add(talk.site)
+            answer = ask(self.send_whole(talk))
+        return answer
 
     def send(self, talk: Talk, held: int | None) -> dict[str, object]:
         """Send what a site that holds the model after round `held` lacks; the fields of a question
