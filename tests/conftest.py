@@ -114,6 +114,18 @@ def vectors_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messages, "ALONG", 0)
 
 
+@pytest.fixture
+def vectors_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors travel with questions and answers from the first round on, and after lost answers."""
+    fits = messages.PieceSizer.fits
+
+    def always(self: messages.PieceSizer, size: int) -> bool:
+        self.fast = True
+        return fits(self, size)
+
+    monkeypatch.setattr(messages.PieceSizer, "fits", always)
+
+
 @pytest.fixture(scope="session")
 def tiny_federation() -> Callable[..., Federation]:
     """`tiny_federation(train={"lr": 0.1}, algorithm={"name": "fedprox"}, ...)`: 3 sites of 40

@@ -27,7 +27,6 @@ from fedsight.deploy.server.joining import propose, send_kept
 from fedsight.deploy.site.memories import folder_of
 from fedsight.engines.base import Earlier, Work
 from fedsight.engines.in_process import InProcessEngine
-from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link
 from fedsight.models.base import models
 from fedsight.program.federation import Federation, federate
@@ -375,11 +374,16 @@ def test_published_weights_are_not_sent_to_sites_that_have_fetched_them(
         assert diary.lines[0]["bytes_down"] == sent
 
 
-@pytest.mark.parametrize("along", [0, messages.ALONG], ids=["apart", "along"])
+@pytest.mark.parametrize("how", ["vectors_apart", "vectors_along"])
 def test_every_answer_lost_once_changes_nothing(
-    places: Places, site_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, along: int
+    request: pytest.FixtureRequest,
+    places: Places,
+    site_images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
 ) -> None:
-    monkeypatch.setattr(messages, "ALONG", along)
+    request.getfixturevalue(how)
     site_services.Clock().rule(monkeypatch)
     program = site_services.program(site_images, algorithm={"name": "scaffold"})
     expected, kept = inline(program, tmp_path)
@@ -397,7 +401,7 @@ def test_every_answer_lost_once_changes_nothing(
     found = site_services.learn(federation, link, diary)
     assert {question.split()[0] for question in answered} == {
         *("propose", "train", "measure"),
-        *(() if along else ("piece", "fetch")),
+        *(("piece", "fetch") if how == "vectors_apart" else ()),
     }
     assert site_services.figures(diary) == site_services.figures(kept)
     assert federations.sha(found.vector) == federations.sha(expected.vector)

@@ -161,6 +161,16 @@ def test_a_valid_signature_is_verified_once_and_an_invalid_one_each_time(
     assert not verify(verifier(rsa.generate_private_key(65537, 2048)), "north", "token", north)
 
 
+def test_a_long_signature_is_not_remembered_though_it_is_valid(
+    key: rsa.RSAPrivateKey, verified: list[str]
+) -> None:
+    """What is no base64 is passed over in it, so a site could make as many as it likes."""
+    one = verifier(key)
+    padded = sign_content("north" + "token", key) + "\N{PINEAPPLE}" * copies.MAX_ASKED
+    assert [verify(one, "north", "token", padded) for _ in range(3)] == [True] * 3
+    assert len(verified) == 3
+
+
 @dataclass(frozen=True, eq=False)
 class Certificate:
     """A server's."""

@@ -357,10 +357,10 @@ def test_a_broken_temperature_is_refused(
     assert other.summary["sets"]["reason"]
 
 
-def replace_sizer() -> messages.PieceSizer:
+def replace_sizer() -> messages.Sizers:
     """Pieces that are as large as they may be."""
-    made = messages.PieceSizer()
-    made.size = messages.PIECE
+    made = messages.Sizers()
+    made.down.size = made.up.size = messages.PIECE
     return made
 
 

@@ -268,10 +268,10 @@ def _falsify(sums: CoverSums, change: str) -> None:
         tally.sized = 1 << 20
 
 
-def _large() -> messages.PieceSizer:
+def _large() -> messages.Sizers:
     """Pieces that are as large as they may be."""
-    made = messages.PieceSizer()
-    made.size = messages.PIECE
+    made = messages.Sizers()
+    made.down.size = made.up.size = messages.PIECE
     return made
 
 

@@ -177,6 +177,7 @@ def test_a_faulty_reply_is_named_and_the_others_are_counted(
     assert len(replies) == 3
 
 
+@pytest.mark.usefixtures("vectors_along")
 @pytest.mark.parametrize(
     ("change", "why"),
     [

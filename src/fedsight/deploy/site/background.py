@@ -45,6 +45,7 @@ class Background:
         """The answer when the work is done, with the first bytes of its vector, as many as the
         header has `room` for; or, after the header's `seconds`, that it is not done."""
         future = self.result(ticket)
+        room = messages.whole_number({"room": 0, **fields}, "room", "the coordinator")
         with contextlib.suppress(TimeoutError):  # of this call, or raised by the work itself
             try:
                 future.result(min(float(fields.get("seconds", 0)), MAX_WAIT))
@@ -53,7 +54,6 @@ class Background:
         if not future.done():
             return {"ticket": ticket, "done": False}, b""
         answer, data = future.result()
-        room = messages.whole_number({"room": 0, **fields}, "room", "the coordinator")
         return {**answer, "ticket": ticket, "done": True}, data[: min(room, messages.PIECE)]
 
     def result(self, ticket: int) -> Future[ServiceAnswer]:

@@ -71,14 +71,14 @@ class Talk:
         site: str,
         deadline: float,
         gone: Callable[[str], bool] = lambda _: False,
-        sizer: messages.PieceSizer | None = None,
+        sizers: messages.Sizers | None = None,
         budget: messages.Budget | None = None,
     ) -> None:
         self._link = link
         self.site = site
         self._deadline = deadline  # of time.monotonic()
         self._gone = gone  # whether the site is known to have left
-        self._sizer = sizer or messages.PieceSizer()  # adapted to the site's connection
+        self._sizers = sizers or messages.Sizers()  # adapted to the site's connection
         self._budget = budget or messages.Budget()  # shared by all conversations
         # The last piece of a vector, which goes with the next question, and what it is.
         self._last: tuple[dict[str, Any], memoryview] | None = None
@@ -110,7 +110,7 @@ class Talk:
             try:
                 text, data = self._answer(kind, header, body, left)
             except ConnectionError:
-                self._sizer.shrink()
+                self._sizers.shrink()
                 if self._gone(self.site):
                     raise Silent(f"site '{self.site}' has left") from None
                 time.sleep(min(1.0, left))
@@ -128,13 +128,9 @@ class Talk:
 
         `size`: the most bytes of its vector, which `fetch` is to return.
         """
-        asked, body = time.monotonic(), b""
-        self._room = size if self._sizer.fits(size) else 0
-        how = {"seconds": LONG_POLL, "room": self._room}
-        if self._last is not None:
-            (where, piece), self._last = self._last, None
-            header, body = {**header, "piece": where}, bytes(piece)
-        answer, self._came = self.ask(kind, {**header, **how}, body, limits=limits)
+        asked = time.monotonic()
+        self._room = size if self._sizers.up.fits(size) else 0
+        answer = self._poll(kind, header, limits)
         ticket = messages.whole_number(answer, "ticket", self._sender)
         while answer.get("done") is not True:
             if answer.get("done") is not False:
@@ -145,8 +141,45 @@ class Talk:
             # once must not be polled without a pause.
             time.sleep(max(0.0, asked + MIN_POLL - time.monotonic()))
             asked = time.monotonic()
-            answer, self._came = self.ask("wait", {"ticket": ticket, **how}, limits=limits)
+            answer = self._poll("wait", {"ticket": ticket}, limits)
         return {**answer, "ticket": ticket}
+
+    def _poll(
+        self, kind: str, header: Mapping[str, Any], limits: messages.HeaderLimits
+    ) -> dict[str, Any]:
+        """The answer to a question about a long operation, after LONG_POLL or less.
+
+        Vectors travel along if there are any, but by themselves if nothing has come for a third of
+        SILENCE: the line may have become slow, and a piece by itself may take longer.
+        """
+        left = SILENCE
+        if self._last is not None or self._room:
+            try:
+                return self._polled(kind, header, limits, SILENCE / 3)
+            except Silent:
+                if self._gone(self.site):
+                    raise
+            self._room, left = 0, SILENCE - SILENCE / 3
+            self._send_last()
+        return self._polled(kind, header, limits, left)
+
+    def _polled(
+        self,
+        kind: str,
+        header: Mapping[str, Any],
+        limits: messages.HeaderLimits,
+        patience: float,
+    ) -> dict[str, Any]:
+        where, piece = self._last or ({}, b"")
+        along = {"piece": where} if self._last else {}
+        how = {**header, **along, "seconds": LONG_POLL, "room": self._room}
+        # The bytes go when they are sent: the operation may take hours.
+        answer, came = self.ask(kind, how, bytes(piece), patience, limits)
+        self._last = None
+        if len(came) > self._room:
+            self._exactly(self._room, came)
+        self._came = came if answer.get("done") is True else b""
+        return answer
 
     def send(self, name: str, data: memoryview) -> int:
         """Send a vector to the site, piece by piece; returns its mark, a transfer number.
@@ -155,16 +188,20 @@ class Talk:
         the next operation (`finish`) if it fits.
         """
         mark = next(_marks)
-        if self._last is not None:
-            (where, piece), self._last = self._last, None
-            self._send(where, piece)
-        for start, stop in self._sizer.pieces(len(data)):
+        self._send_last()
+        for start, stop in self._sizers.down.pieces(len(data)):
             header = {"name": name, "mark": mark, "start": start, "total": len(data)}
-            if stop == len(data) and self._sizer.fits(stop - start):
+            if stop == len(data) and self._sizers.down.fits(stop - start):
                 self._last = header, data[start:stop]
                 break
             self._send(header, data[start:stop])
         return mark
+
+    def _send_last(self) -> None:
+        """Send the piece that was to go with the next question by itself, if there is one."""
+        if self._last is not None:
+            (where, piece), self._last = self._last, None
+            self._send(where, piece)
 
     def _send(self, header: Mapping[str, Any], piece: memoryview) -> None:
         """Send a piece by itself."""
@@ -179,7 +216,7 @@ class Talk:
             yield self._exactly(due, came)
         if due and due == total:
             return
-        for start, stop in self._sizer.pieces(total, due):
+        for start, stop in self._sizers.up.pieces(total, due):
             header = {"ticket": ticket, "start": start, "stop": stop}
             with self._reserve(stop - start):
                 _, piece = self.ask("fetch", header, b"", PIECE_TIMEOUT)

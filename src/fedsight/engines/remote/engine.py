@@ -32,7 +32,7 @@ from fedsight.engines.remote.buffered import Answered, Assignment, BufferedRound
 from fedsight.engines.remote.conversation import Link, Silent, Talk, converse, reason
 from fedsight.engines.remote.figures import FigureReader
 from fedsight.engines.remote.key_exchange import Exchange, Recognise, Subject
-from fedsight.engines.remote.messages import PieceSizer
+from fedsight.engines.remote.messages import Sizers
 from fedsight.engines.remote.models import Model
 from fedsight.engines.remote.outliers import outliers
 from fedsight.engines.remote.sums import Asking, Declared, Noised, SiteSums, SumQuestion
@@ -112,7 +112,7 @@ class RemoteEngine:
         self._held: dict[str, int] = {}  # the round of the model that each site holds
         self._whole: set[str] = set()  # those that were sent all of a model since the last round
         along = messages.ALONG // max(1, len(link.sites))
-        self._sizers = defaultdict[str, PieceSizer](lambda: PieceSizer(along))
+        self._sizers = defaultdict[str, Sizers](lambda: Sizers(along))
         self._lock = threading.Lock()
         self._budget = messages.Budget()
         self._buffered = BufferedRounds(

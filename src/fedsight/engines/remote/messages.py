@@ -156,11 +156,12 @@ class PieceSizer:
     def __init__(self, along: int = 0) -> None:
         """`along`: the most bytes of a vector that may travel with a question or its answer."""
         self.size = min(FIRST_PIECE, PIECE)  # bytes
+        self.fast = False  # whether the last piece that travelled by itself was carried in no time
         self._along = along
 
     def fits(self, size: int) -> bool:
         """Whether so many bytes travel with a question or its answer, instead of by themselves."""
-        return 0 < size <= min(self._along, self.size)
+        return self.fast and 0 < size <= min(self._along, self.size)
 
     def pieces(self, total: int, start: int = 0) -> Iterator[tuple[int, int]]:
         """Yield (start, stop) of each piece of `total` bytes from `start` on; one empty piece if
@@ -174,13 +175,27 @@ class PieceSizer:
 
     def shrink(self) -> None:
         """Make the next piece smaller: the connection has broken, or become slow."""
-        self.size = max(self.size // 2, min(MIN_PIECE, PIECE))
+        self.size, self.fast = max(self.size // 2, min(MIN_PIECE, PIECE)), False
 
     def _adapt(self, seconds: float) -> None:
-        if seconds < FAST:
+        self.fast = seconds < FAST
+        if self.fast:
             self.size = min(2 * self.size, PIECE)
         elif seconds > SLOW:
             self.shrink()
+
+
+class Sizers:
+    """The sizes of the pieces to a site and from it: its connection may be slower one way."""
+
+    def __init__(self, along: int = 0) -> None:
+        """As that of a `PieceSizer`."""
+        self.down, self.up = PieceSizer(along), PieceSizer(along)
+
+    def shrink(self) -> None:
+        """As that of a `PieceSizer`, both ways."""
+        self.down.shrink()
+        self.up.shrink()
 
 
 def read_header(text: Any, sender: str, limits: HeaderLimits = HEADER) -> dict[str, Any]:
