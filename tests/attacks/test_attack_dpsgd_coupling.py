@@ -78,7 +78,7 @@ class _Given(nn.Module):
 def detector() -> tuple[Task, nn.Module]:
     torch.manual_seed(0)
     body = nn.Sequential(nn.Conv2d(1, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, CLASSES + 4, 1))
-    return tasks.get("detect")(), HeatmapDetector(body, CLASSES, 4).train()
+    return tasks.get("detect")(), HeatmapDetector(body, CLASSES, 4, (SIDE, SIDE)).train()
 
 
 def made(build: type[PerImage], task: Task, module: nn.Module) -> PerImage:

@@ -23,7 +23,9 @@ from fedsight.evaluation.explanations.integrals import COMPLETE
 from fedsight.evaluation.explanations.overlays import GAP, HIGH, panels
 from fedsight.inference.examples import among, of_site
 from fedsight.inference.explain import Asked, Explanation, explain
+from fedsight.inference.predict import predict
 from fedsight.inference.saved import Saved, load
+from fedsight.models.detector import HeatmapDetector
 from fedsight.models.embedding import Embedding
 from fedsight.report.explanations import rows
 from fedsight.report.read import read as read_run
@@ -148,6 +150,22 @@ def test_one_box_is_explained_at_a_time(images: Path) -> None:
     (none,) = explain(saved, [images / "0.png"], Asked(["occlusion"], box=500))
     assert none.error is not None
     assert "boxes of what is asked" in none.error
+
+
+def test_the_score_of_a_box_is_that_of_the_mean_over_the_views(images: Path) -> None:
+    """What `predict` says of the surest box."""
+    _, module, _ = task_cases.CASES["detect"]()
+    assert isinstance(module, HeatmapDetector)
+    module.eval().body.heat.weight.data.mul_(8.0)
+    scores = []
+    for views in (1, 8):
+        module.views = views
+        saved = Saved(module, SQUARE, task_cases.NAMES, Detection(shown=0.0), "boxes", "0" * 64)
+        (one,) = explain(saved, [images / "0.png"], Asked(["occlusion"]))
+        (found,) = predict(saved, [images / "0.png"])
+        assert one.score == pytest.approx(found.probability, abs=1e-6)
+        scores.append(one.score)
+    assert abs(scores[0] - scores[1]) > 1e-3, "or this would show nothing"
 
 
 def test_the_command_writes_pictures_and_json_and_names_what_it_cannot_read(

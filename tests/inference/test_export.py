@@ -209,6 +209,8 @@ def test_a_comparison_in_float64_leaves_the_network_as_it_was(tmp_path: Path, mo
     assert len(compared) == 2 * 3  # two batches: the file, PyTorch and float64, each with each
     after = one.module.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+    tensors = [*one.module.parameters(), *one.module.buffers()]
+    assert not any(value.is_inference() for value in tensors), "it can still be trained"
 
 
 @pytest.mark.parametrize("format", ["onnx", "torchscript"])

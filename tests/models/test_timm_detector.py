@@ -28,9 +28,10 @@ TINY = "test_efficientnet"  # timm's own, for tests
 BOX = (0.0, 8.0, 8.0, 24.0, 20.0)
 
 
-def built(side: int = 64, classes: int = 2, **settings: Any) -> Network:
+def built(side: int | tuple[int, int] = 64, classes: int = 2, **settings: Any) -> Network:
     given = {"architecture": TINY, "width": 8, **settings}
-    return models.get("timm_detector")(**given).build(3, side, side, classes, 0)
+    height, width = (side, side) if isinstance(side, int) else side
+    return models.get("timm_detector")(**given).build(3, height, width, classes, 0)
 
 
 def module(**settings: Any) -> HeatmapDetector:
@@ -51,7 +52,8 @@ def test_a_cell_is_as_many_pixels_as_asked_for(stride: int, enlarge: int) -> Non
     assert network.head == {
         f"body.{one}.{t}" for one in ("heat", "box") for t in ("weight", "bias")
     }
-    rows = found.find(images(1, 3, 50, 33))  # type: ignore[operator]
+    odd = module(side=(50, 33), stride=stride, enlarge=enlarge).eval()
+    rows = odd.find(images(1, 3, 50, 33))
     assert rows.shape == (1, MOST, 6)
     assert rows[:, :, 2:].min() >= 0
     assert (rows[:, :, 4].max(), rows[:, :, 5].max()) <= (33, 50)
@@ -59,7 +61,8 @@ def test_a_cell_is_as_many_pixels_as_asked_for(stride: int, enlarge: int) -> Non
 
 def test_enlarging_is_to_show_the_network_a_larger_image() -> None:
     """The same weights, whose grid is twice as fine on an image of twice the size."""
-    twice, once = module(stride=4, enlarge=2).eval(), module(stride=8).eval()
+    twice = module(side=(48, 64), stride=4, enlarge=2).eval()
+    once = module(side=(96, 128), stride=8).eval()
     assert list(twice.state_dict()) == list(once.state_dict())
     x = images(2, 3, 48, 64)
     larger = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""What a detector finds in the mean of several views turns with the image, exactly."""
+"""What a detector finds in the mean of several views turns with the image, up to rounding."""
 
 from __future__ import annotations
 
@@ -71,6 +71,23 @@ def test_a_mean_of_two_views_is_that_of_the_image_and_its_mirror_image() -> None
     left, top, right, bottom = other[:, CLASSES:].unbind(1)
     wanted = one(x) + torch.cat([other[:, :CLASSES], torch.stack([right, top, left, bottom], 1)], 1)
     torch.testing.assert_close(averaged(one, x, 2), wanted / 2)
+
+
+def test_a_mean_of_halves_is_rounded_once() -> None:
+    """Grids of an accelerator's short numbers are added up in float32."""
+    x = torch.rand(2, 1, SIDE, SIDE)
+
+    def short(seen: Tensor) -> Tensor:
+        return network_of_sums(seen).bfloat16()
+
+    found = averaged(short, x, 8)
+    assert torch.equal(found, averaged(lambda seen: short(seen).float(), x, 8))
+
+
+def network_of_sums(x: Tensor) -> Tensor:
+    """A grid [b, CLASSES + 4, h, w] of values that differ in each view."""
+    weights = torch.linspace(0.1, 1.0, SIDE)
+    return (x * weights + x.cumsum(2)).expand(-1, CLASSES + 4, -1, -1)
 
 
 def turned(found: Tensor, move: str) -> Tensor:

@@ -223,8 +223,22 @@ def test_an_answer_of_another_shape_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "numbers",
-    [{"width": 10**12}, {"bottleneck": 10**14}, {"bottleneck": 2**63 - 1}, {"lift": 2**62}],
+    [
+        {"width": 10**12},
+        {"bottleneck": 10**14},
+        {"bottleneck": 2**63 - 1},
+        {"lift": 2**62},
+        {"width": 2**70},
+        {"bottleneck": 2**63},
+        {"lift": 2**63},
+    ],
 )
 def test_a_network_that_no_memory_holds_is_refused_in_words(numbers: dict[str, int]) -> None:
     with pytest.raises(ModelError, match="more weights than there is memory for"):
         models.get("small_cnn")(**numbers).build(1, 8, 8, 2, seed=0)
+
+
+def test_images_that_no_memory_holds_are_not_taken_for_weights() -> None:
+    with pytest.raises(ModelError, match="two images of 1000000 x 1000000") as caught:
+        models.get("small_cnn")(width=4).build(1, 10**6, 10**6, 2, seed=0)
+    assert "data.size" in caught.value.cure

@@ -17,6 +17,7 @@ from fedsight.core.errors import SiteError
 from fedsight.core.layout import Kind
 from fedsight.core.types import Batch, Memory, Metrics, Sum, add_metrics
 from fedsight.data.degraded import DEGRADATIONS
+from fedsight.models.detector import has_views
 from fedsight.models.norms import guard_group_norms
 from fedsight.privacy.noised_sums import Bounds, bounded
 from fedsight.program.federation import Federation
@@ -124,13 +125,15 @@ class BoundModel:
         return self._found
 
     @contextlib.contextmanager
-    def inputs(self, data: SiteData) -> Iterator[Callable[[Tensor], Batch]]:
+    def inputs(self, data: SiteData, learns: bool = False) -> Iterator[Callable[[Tensor], Batch]]:
         """A function from positions within `data` to batches; within it, the model takes these.
 
-        They are of images, or, where the first layers are frozen, of what these made of them.
+        They are of images, or, where the first layers are frozen, of what these made of them. A
+        model whose answers need several views of an image gets images, unless it `learns`: only its
+        loss, or features, are asked for.
         """
         known = self.activations
-        if known is None:
+        if known is None or (has_views(self.model) and not learns):
             yield lambda positions: self.batch(data, positions)
             return
         with known.prefix.resumed(self.model):

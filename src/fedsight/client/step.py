@@ -239,7 +239,11 @@ class Client(BoundModel):
         """The mean loss of the site's images, unaugmented, under the model that is loaded."""
         federation, size = self.federation, self.federation.program.train.batch
         task = federation.program.task.at(site.labels, len(federation.dataset.classes))
-        with self.inputs(site.data) as read, drawing(self._device, DRAWS), self._precision():
+        with (
+            self.inputs(site.data, learns=True) as read,
+            drawing(self._device, DRAWS),
+            self._precision(),
+        ):
             return mean_loss(task, self.model, read, len(site.data), size)
 
     def _own(self, order: Order, memory: Memory, round: Round) -> Memory:
@@ -330,7 +334,7 @@ class Client(BoundModel):
             yield lambda positions, draws: whole.rows(positions)
         elif train.plain and self.activations is not None:
             self.activations.fill(data)
-            with self.inputs(data) as read:
+            with self.inputs(data, learns=True) as read:
                 yield lambda positions, draws: read(positions)
         else:
             task, classes = self.federation.program.task, len(self.federation.dataset.classes)
@@ -444,7 +448,7 @@ class Client(BoundModel):
         """How the algorithm's batches are made: of images, unless features are all it looks at."""
         if algorithm.of_features and self.activations is not None:
             self.activations.fill(data)
-            with self.inputs(data) as read:
+            with self.inputs(data, learns=True) as read:
                 yield read
         else:
             yield lambda positions: self.batch(data, positions)

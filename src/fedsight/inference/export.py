@@ -205,10 +205,11 @@ def _compare(saved: Saved, model: ExportedModel, answer: Any, title: str) -> Non
 def _exact(model: ExportedModel, x: Tensor) -> Any:
     """`model(x)` in float64. The network itself is turned there and back, which changes no bit of
     its float32: a network that was exported as ONNX cannot always be copied."""
-    try:
-        return model.double()(x.double())
-    finally:
-        model.float()
+    with torch.inference_mode(False), torch.no_grad():  # or its weights could not learn any more
+        try:
+            return model.double()(x.double())
+        finally:
+            model.float()
 
 
 def _apart(a: Any, b: Any) -> float:

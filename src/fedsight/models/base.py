@@ -209,7 +209,7 @@ class Model(Settings, ABC):
         """
         try:
             return self._built(channels, height, width, classes, seed)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             if not ran_out(error):
                 raise
             cause = f"the network '{self.title}' has more weights than there is memory for"

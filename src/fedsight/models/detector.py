@@ -23,6 +23,7 @@ class Detector(nn.Module):
     """A network that finds objects: the interface that the detection task uses."""
 
     classes: int
+    views: Views = 1  # of an image that its boxes are the mean of; its loss is that of one
 
     @abstractmethod
     def loss(self, x: Tensor, targets: Tensor, labelled: Tensor) -> Tensor:
@@ -50,6 +51,12 @@ class Detector(nn.Module):
         )
 
 
+def has_views(module: nn.Module) -> bool:
+    """Whether a network's answers are means over several views of an image: they cannot be made of
+    what its first layers made of one."""
+    return isinstance(module, Detector) and module.views > 1
+
+
 class DetectorModel(Model):
     """A model whose module is a `Detector`: for the task `detect` only."""
 
@@ -63,12 +70,21 @@ class DetectorModel(Model):
 class HeatmapDetector(Detector):
     """A detector with output grid [b, classes + 4, h/stride, w/stride] for images [b, c, h, w]."""
 
-    def __init__(self, body: nn.Module, classes: int, stride: int, views: Views = 1) -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        classes: int,
+        stride: int,
+        image: tuple[int, int],
+        views: Views = 1,
+    ) -> None:
         """`body` is the network that outputs the grid; boxes are read from its mean over `views` of
-        an image (`models.views`)."""
+        an image (`models.views`), and cut at the edges of images of this height and width."""
         super().__init__()
         self.body = body
         self.classes, self.stride, self.views = classes, stride, views
+        # Not read from x: that is what the first layers made of images, where these are frozen.
+        self.image = image
 
     def forward(self, x: Tensor) -> Tensor:
         """Heat maps' logits [b, classes], and logarithms of the distances to a box's sides [4]."""
@@ -87,12 +103,12 @@ class HeatmapDetector(Detector):
         """As `find`, with another way to remove duplicates."""
         grid = averaged(self, x, self.views)
         found = heatmap.find(grid, self.classes, self.stride, MOST, suppress=suppress)
-        return self._cut(found, x)
+        return self._cut(found)
 
-    @staticmethod
-    def _cut(found: Tensor, x: Tensor) -> Tensor:
-        height, width = float(x.shape[2]), float(x.shape[3])
-        edge = torch.tensor([torch.inf, torch.inf, width, height, width, height], device=x.device)
+    def _cut(self, found: Tensor) -> Tensor:
+        height, width = map(float, self.image)
+        sides = [torch.inf, torch.inf, width, height, width, height]
+        edge = torch.tensor(sides, device=found.device)
         return torch.minimum(found, edge.to(found.dtype))
 
 
@@ -123,7 +139,7 @@ class HeatmapModel(DetectorModel):
                 f"images of {height} x {width} pixels cannot be turned across the diagonal",
                 "set model.views = 4, or a square data.size",
             )
-        return HeatmapDetector(body, classes, stride, self.views)
+        return HeatmapDetector(body, classes, stride, image, self.views)
 
 
 def layer(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> list[nn.Module]:

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from fedsight.core.errors import ModelError
+from fedsight.core.no_memory import ran_out
 
 _SIZES = (8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)
 _LARGE = 4_000_000  # parameters
+_NO_ROOM = "no memory"
 _COSTLY = 150_000_000_000  # parameters times pixels: with more, two passes compute for long
 
 
@@ -22,12 +24,19 @@ def probe(module: nn.Module, image: tuple[int, int, int], answer: OutputShape, t
 
     `image` is (channels, height, width). The batch has two images: BatchNorm in training mode
     rejects a single image whose map has shrunk to one pixel. Raises ModelError naming the
-    smallest square size that fits, if one does, or when the output is not [2, *answer].
+    smallest square size that fits, if one does, or when the output is not [2, *answer], or when
+    there is too little memory for them.
     """
     channels, height, width = image
     trouble = _attempt(module, image, answer)
     if trouble is None:
         return
+    if trouble == _NO_ROOM:
+        raise ModelError(
+            f"two images of {height} x {width} pixels in the network '{title}' need more memory "
+            "than there is",
+            "set a smaller data.size, or choose another network",
+        )
     cause = f"the network '{title}' cannot take images of {height} x {width} pixels: {trouble}"
     for size in _SIZES:
         if size > min(height, width) and _attempt(module, (channels, size, size), answer) is None:
@@ -57,8 +66,8 @@ def _forward(
         state = {name: value.detach().to("meta") for name, value in tensors}
     else:
         state = {name: value.clone() for name, value in module.named_buffers()}
-    pixels = torch.zeros((2, *image), device=device)
     try:
+        pixels = torch.zeros((2, *image), device=device)
         with torch.no_grad():
             for training in (True, False):
                 module.train(training)
@@ -67,6 +76,8 @@ def _forward(
                 if not isinstance(answer, Tensor) or not _fits(shape, (2, *wanted)):
                     return f"its answer has shape {shape}, not {(2, *wanted)}"
     except Exception as error:  # third-party code: any exception means that the size does not fit
+        if ran_out(error):
+            return _NO_ROOM
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     finally:
         for name, part in module.named_modules():

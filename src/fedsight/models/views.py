@@ -3,7 +3,7 @@
 A network that is asked about an image and about its mirror image makes errors that differ in part;
 their mean is smaller. The grids are turned back and averaged before boxes are read from them (the
 flip test of Zhou et al., Objects as Points, 2019, for all eight symmetries of a square), so nothing
-has to be matched, and what is found turns exactly with the image.
+has to be matched, and what is found turns with the image, up to rounding.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ _MOVES = (
 
 
 def averaged(body: Callable[[Tensor], Tensor], x: Tensor, views: Views) -> Tensor:
-    """The mean grid [b, classes + 4, h', w'] of `body` over so many views of x [b, c, h, w].
+    """The mean grid [b, classes + 4, h', w'], float32, of `body` over so many views of x
+    [b, c, h, w].
 
     The last four channels are logarithms of the distances to a box's sides. Sides of x must be
     multiples of the grid's cells, and equal for eight views.
@@ -46,7 +47,7 @@ def averaged(body: Callable[[Tensor], Tensor], x: Tensor, views: Views) -> Tenso
         seen = x
         for move in taken:
             seen = move.image(seen)
-        grids.append(_undone(body(seen), taken))
+        grids.append(_undone(body(seen).float(), taken))  # bfloat16 would round the mean, too
     return torch.stack(grids).mean(0)
 
 

@@ -18,6 +18,7 @@ from fedsight.core.rows import Rows
 from fedsight.core.types import Batch
 from fedsight.data.base import Dataset, Images
 from fedsight.data.contents import contents
+from fedsight.models.detector import Detector, has_views
 from fedsight.models.prefix import TRIED, Prefix, find_prefix, trial_images
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
@@ -140,7 +141,11 @@ def images_of(dataset: Dataset) -> list[Images]:
 
 @dataclass(frozen=True)
 class Answers:
-    """All that a task makes of a batch: the loss, and in evaluation the sums of its figures."""
+    """All that a task makes of a batch: the loss, and in evaluation the sums of its figures.
+
+    Of a detector also the boxes, because few sums show where a box is. One with several views of an
+    image is not asked for what it finds: that is not made of what is kept.
+    """
 
     task: Task
     classes: int
@@ -149,10 +154,11 @@ class Answers:
         """Of normalised images `x` [b, c, h, w], with the targets of black ones."""
         y = torch.cat([self.task.blank(self.classes)] * len(x))
         loss = self.task.loss(module, Batch(x, y))
-        if module.training:
+        if module.training or has_views(module):
             return [loss]
         sums = self.task.measure(module, Batch(x, y), self.classes)
-        return [loss, *(torch.as_tensor(one.total) for one in sums.values())]
+        boxes = [module.find(x)] if isinstance(module, Detector) else []
+        return [loss, *boxes, *(torch.as_tensor(one.total) for one in sums.values())]
 
 
 def _made_of(

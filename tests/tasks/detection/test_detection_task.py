@@ -120,7 +120,7 @@ def tiny() -> Detector:
         body = nn.Sequential(*layer(1, 8, 2), *layer(8, 16, 2), *layer(16, 16), nn.Conv2d(16, 6, 1))
         nn.init.normal_(body[-1].weight, std=0.05)  # type: ignore[arg-type]
         body[-1].bias.data = torch.tensor([-2.2, -2.2, 0.5, 0.5, 0.5, 0.5])
-    return HeatmapDetector(to_group_norm(body), 2, 4)
+    return HeatmapDetector(to_group_norm(body), 2, 4, (SIDE, SIDE))
 
 
 def federated(task: Detection, sites: list[Batch], rounds: int, steps: int) -> Detector:

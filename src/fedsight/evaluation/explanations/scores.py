@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from fedsight.core.errors import ModelError
 from fedsight.models.detector import Detector, HeatmapDetector
 from fedsight.models.embedding import Embedding
+from fedsight.models.views import averaged
 from fedsight.tasks.base import Task
 
 PIXELS = 2**20  # of the images that go through the network at once, unless one has more
@@ -132,21 +133,25 @@ class BoxScore(Scored, ABC):
 
 class HeatScore(BoxScore):
     """The highest score of a class within a box, of a detector that makes heat maps; explained is
-    its smooth sibling, the logarithm of summed exponentials, which all cells of the box move."""
+    its smooth sibling, the logarithm of summed exponentials, which all cells of the box move.
+
+    What is explained is what the network sees in the image as it is; what people read is the score
+    that the detector gives, of the mean over its views."""
 
     model: HeatmapDetector
 
     def forward(self, x: Tensor, about: Tensor) -> Tensor:
         """Smooth maxima of logits [n] for boxes [n, 5]."""
-        return self._heat(x, about).logsumexp(1)
+        return self._heat(self.model(x), about).logsumexp(1)
 
     def shown(self, x: Tensor, about: Tensor) -> Tensor:
         """The score as the detector gives it [n], 0 to 1."""
-        return self._heat(x, about).amax(1).sigmoid()
+        grid = averaged(self.model, x, self.model.views)
+        return self._heat(grid, about).amax(1).sigmoid()
 
-    def _heat(self, x: Tensor, about: Tensor) -> Tensor:
-        """The logits [n, cells] of the cells that boxes [n, 5] touch; -inf elsewhere."""
-        maps = self.model(x)[:, : self.model.classes].float()
+    def _heat(self, grid: Tensor, about: Tensor) -> Tensor:
+        """The logits [n, cells] of a grid's cells that boxes [n, 5] touch; -inf elsewhere."""
+        maps = grid[:, : self.model.classes].float()
         rows = torch.arange(len(maps), device=maps.device)
         heat = maps[rows, about[:, 0].long()]
         inside = self._inside(about[:, 1:], heat)
