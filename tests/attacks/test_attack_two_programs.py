@@ -44,7 +44,7 @@ def test_the_sum_is_one_update_where_keys_are_bound_to_the_runs_name_only(
     order = Order(1, known(honest).initial)
     for site, of in zip(sites, (honest, dead, dead), strict=True):
         site.join(of)
-    with mock.patch.object(Program, "fingerprint", "the same"):
+    with mock.patch.object(Program, "fingerprint", property(lambda _: "the same")):
         attacker = MaskedRound(sites, honest, order)
     found = attacker.sum([attacker.train(n) for n in range(3)])["delta"]
     target = in_the_clear(sites[0], honest, order)
