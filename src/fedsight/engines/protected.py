@@ -137,7 +137,7 @@ def adopted(federation: Federation) -> Tensor | None:
     """The personal and frozen values that begin as the coordinator's weights; None if there are
     none, or if they come from the seed. Sites that cannot make them are sent them."""
     layout, model = federation.layout, federation.program.model
-    if model == model.fresh():
+    if not model.pretrains:  # what sites ask, too, before they train from what they have
         return None
     if not layout.length(Kind.PERSONAL) + layout.length(Kind.FROZEN):
         return None
