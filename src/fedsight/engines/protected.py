@@ -135,7 +135,7 @@ def masks_sums(table: Mapping[str, Any]) -> bool:
 
 
 def starts_from_weights(model: Model) -> bool:
-    """Whether sites adopt what does not travel: the coordinator sends it, and no site trains before.
+    """Whether sites adopt what does not travel, which the coordinator sends, before they train.
 
     Networks from plug-ins may say so with `fresh` alone. Of others that is not asked: it may read
     the file that a program names.
