@@ -46,6 +46,7 @@ SHIFTS = {
     "blurred": Shift(kind="blur", strength=2.0),
     "noisy": Shift(kind="noise", strength=0.35),
 }
+WIDTH = 32  # of the network
 WAYS: dict[str, dict[str, Any]] = {
     "fedavg": {},
     "fedbn": {"algorithm": {"name": "fedbn"}},
@@ -130,7 +131,7 @@ def program(images: Path, way: str, seed: int, rounds: int) -> dict[str, Any]:
         "seed": seed,
         "data": data,
         "split": {"name": "natural"},
-        "model": {"name": "small_cnn", "width": 32, "norm": "batch"},
+        "model": {"name": "small_cnn", "width": WIDTH, "norm": "batch"},
         "algorithm": own.get("algorithm", {"name": "fedavg"}),
         "train": {"epochs": 2, "batch": 32, "lr": 0.05},
         "rounds": {
@@ -140,8 +141,9 @@ def program(images: Path, way: str, seed: int, rounds: int) -> dict[str, Any]:
 
 
 def finished(images: Path, folder: Path, way: str, seed: int, rounds: int) -> fedsight.Run:
-    """The run of one way with one seed, COMPARED's with each site alone; it is not repeated."""
-    place = folder / f"{way.replace(', ', '-')}-{seed}"
+    """The run of one way with one seed, COMPARED's with each site alone; it is not repeated. The
+    folder's name has what differs between calls: it is not compared with an earlier run's."""
+    place = folder / f"{way.replace(', ', '-')}-{seed}-width-{WIDTH}-rounds-{rounds}"
     start = fedsight.compare if way == COMPARED else fedsight.run
     tables = program(images, way, seed, rounds)
     return once(place, lambda: start(tables, out=place, force=True))

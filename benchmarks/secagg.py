@@ -379,7 +379,7 @@ def main() -> None:
     assert parameters(100, 0.1, 0.1, True).neighbours == 99
     patience = 0 if given.quick else 60
     facts = {"quick": given.quick, "machine": machine(), "others": await_quiet(patience)}
-    found = json.loads(path.read_text()) if path.exists() else {"measured": {}}
+    found = {"measured": {}, **(json.loads(path.read_text()) if path.exists() else {})}
     for name in given.only:  # written one by one: the last takes minutes
         measure, show = sections[name]
         found[name] = measure(given.quick)

@@ -166,7 +166,29 @@ def test_nothing_else_is_answered_of_layers_that_were_not_adopted(
     assert all("error" not in ask() for ask in asked)
 
 
-def test_no_other_setting_is_left_out_of_a_fingerprint() -> None:
+def test_a_late_copy_of_a_proposal_leaves_what_was_adopted(
+    attack: Attack, tmp_path: Path, weights: str
+) -> None:
+    """The coordinator adopts once in a job, and lines may bring a request twice."""
+    folder = draw(tmp_path / "images-a", noise_images(6), noise_images(40, 1))
+    site, of = attack("alone", folder), told(tmp_path, "/elsewhere/tiny", weights)
+    plain = parse({**of.table(), "secure": {}}, base=folder)[0]
+    kept = first_layer(told(tmp_path, NAME, weights))
+    vector = known(plain).initial[known(plain).layout.travelling]
+    site.join(plain)
+    site.adopt(kept)
+    first, update = site.train(vector)
+    assert "error" not in first
+    assert "declared" in site.join(plain)
+    second, again = site.train(vector, round=2)
+    assert "error" not in second
+    assert len(again) == len(update)
+    site.restart()  # another job has adopted nothing
+    site.join(plain)
+    assert "this site has not adopted" in site.train(vector, round=3)[0]["error"]
+
+
+def test_no_other_path_is_left_out_of_a_fingerprint() -> None:
     """Two sites may be told different paths under one fingerprint. A new one needs an answer."""
     found = set()
     for section, (kind, *_) in places().items():

@@ -5,19 +5,24 @@ declaration lists them: in the owner's words, for free, though the contract coun
 site announces nothing. A single image whose label no other has shows there. Nor does the noise of
 an update hide it: the classes after it get other numbers, for all other images, and the network one
 output more. Likewise how many people there are, where nothing says for how many there is room.
+
+A heartbeat had the same names whatever the program stated, at a site that hides single images and
+whose owner had said nothing of what is announced.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from attacked_site import SIDE, AttackedSite, draw, noise_images
 from PIL import Image
 
-from fedsight.deploy.site import vocabulary
+from fedsight.deploy.site import opening, vocabulary
 from fedsight.governance.contract import Contract
 from fedsight.governance.ledger import Ledger
 from fedsight.program.config import parse
@@ -26,10 +31,11 @@ from fedsight.program.program import Program
 Attack = Callable[..., AttackedSite]
 LONE = "aardvark"  # before all others in the alphabet
 EXAMPLE = {"name": "example", "noise_multiplier": 2.0}
+SAID: dict[str, Any] = {"epsilon": 3.0, "counts": True, "announce": True}
 # What an owner may have asked for, and the clause that the program is refused for.
 CONTRACTS: list[tuple[dict[str, Any], str]] = [
     ({"epsilon": 3.0}, "epsilon"),
-    ({"epsilon": 3.0, "counts": True, "announce": True}, "epsilon"),
+    (SAID, "epsilon"),
     ({"require": ["example_dp"], "min_noise_multiplier": 1.0}, "require"),
     ({"figures": "noised"}, "figures"),
     ({"counts": False}, "counts"),
@@ -84,6 +90,38 @@ def test_ours_take_no_part_until_somebody_has_stated_the_classes(
     assert without == beside
     assert beside["error"].startswith(f"contract.{clause}: the program does not set data.classes")
     assert LONE not in str(beside)
+
+
+def announced(images: Path, **contract: Any) -> Any:
+    """What a heartbeat tells of the site's data."""
+    home = images.with_name(f"home-{images.name}")
+    home.mkdir()
+    data = {"name": "folder", "path": str(images), "size": SIDE}
+    (home / "site.toml").write_text(tomli_w.dumps({"data": data, "contract": contract}))
+    assert opening.opened(home, "lyon", home / "site.toml", None, {}).error is None
+    return json.loads((home / "declared.json").read_text())
+
+
+HIDING = [one for one, _ in CONTRACTS if Contract(**one).hides_images and one != SAID]
+
+
+@pytest.mark.parametrize("contract", [*HIDING, {"announce": False}])
+def test_nor_does_a_heartbeat_tell_their_names(
+    folders: list[Path], contract: dict[str, Any]
+) -> None:
+    assert [announced(one, **contract) for one in folders] == [None, None]
+
+
+@pytest.mark.parametrize("contract", HIDING)
+def test_nor_does_a_declaration_count_them(
+    attack: Attack, folders: list[Path], contract: dict[str, Any]
+) -> None:
+    of = program(folders[1], classes=[LONE, "ant", "bee"])
+    assert attack("told", folders[1], **contract).join(of)["declared"]["labels"] == []
+
+
+def test_an_owner_may_have_them_announced_beside_noise(folders: list[Path]) -> None:
+    assert announced(folders[1], **SAID)["classes"] == [LONE, "ant", "bee"]
 
 
 def test_an_empty_list_states_nothing_even_where_the_owner_has_stated_them(
@@ -152,6 +190,5 @@ def test_all_clauses_that_hide_images_or_names_are_among_these() -> None:
     }
     for contract, clause in CONTRACTS:
         made = Contract(**contract)
-        hides = made.hides_images or not (made.announces and made.tells_counts)
-        assert hides
+        assert made.hides_images or not (made.announces and made.tells_counts)
         assert vocabulary._clause(made) == clause

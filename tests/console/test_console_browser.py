@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from browsers import CLIPPED, NAMELESS, SIZES, becomes, chromium, press, shoot, show, until, visit
+from browsers import CLIPPED, NAMELESS, SIZES, becomes, chromium, enter, press, shoot, show, until
 from command_line import write_config
 from consoles import Client, served
 from selenium import webdriver
@@ -37,12 +37,7 @@ def test_a_run_is_started_and_steered_and_the_page_follows(
     root = tmp_path / "runs"
     root.mkdir()
     with served(root) as client:
-        visit(
-            browser, f"{client.origin}{client.console.base}/session#{client.console.sessions.token}"
-        )
-        until(browser, lambda _: browser.current_url.endswith(f"{client.console.base}/"))
-        assert client.console.sessions.token not in browser.page_source
-
+        enter(browser, f"{client.origin}{client.console.base}", client.console.sessions.token)
         browser.find_element(By.LINK_TEXT, "New run").send_keys(Keys.ENTER)
         browser.find_element(By.ID, "config").send_keys(str(config), Keys.ENTER)
         until(browser, lambda _: browser.find_elements(By.LINK_TEXT, "long"))
@@ -80,8 +75,7 @@ def test_every_page_fits_a_phone_and_names_what_it_has(
     make_run("first")
     make_run("a-run-with-a-name-that-is-much-longer-than-any-line-of-a-phone-can-ever-be")
     client.console.queue.close()  # what is put in the queue now waits for ever
-    visit(browser, f"{client.origin}{client.console.base}/session#{client.console.sessions.token}")
-    until(browser, lambda _: browser.current_url.endswith(f"{client.console.base}/"))
+    enter(browser, f"{client.origin}{client.console.base}", client.console.sessions.token)
     client.post("/new", {"example": "fashion"})
     for language in ("en", "zh"):
         client.post(f"/language/{language}")
@@ -103,10 +97,7 @@ def test_every_page_fits_a_phone_and_names_what_it_has(
 def test_a_console_that_is_gone_is_said_to_be(browser: webdriver.Chrome, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     with served(tmp_path / "runs") as client:
-        visit(
-            browser, f"{client.origin}{client.console.base}/session#{client.console.sessions.token}"
-        )
-        until(browser, lambda _: browser.current_url.endswith(f"{client.console.base}/"))
+        enter(browser, f"{client.origin}{client.console.base}", client.console.sessions.token)
         lost = browser.find_element(By.ID, "lost")
         time.sleep(0.5)
         assert not lost.is_displayed()

@@ -17,8 +17,8 @@ from browsers import (
     CLIPPED,
     NAMELESS,
     SIZES,
-    WHOLE,
     chromium,
+    entered,
     press,
     shoot,
     show,
@@ -84,8 +84,7 @@ def log_in(
     browser.delete_all_cookies()
     visit(browser, f"{client.origin}{client.console.base}/session")
     browser.find_element(By.ID, "token").send_keys(token, Keys.ENTER)
-    until(browser, lambda _: browser.current_url.endswith(f"{client.console.base}/"))
-    until(browser, lambda _: browser.execute_script(f"return {WHOLE}"))
+    entered(browser, f"{client.origin}{client.console.base}")
     assert token not in browser.page_source
     assert token not in browser.current_url
 

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from browsers import CLIPPED, NAMELESS, SIZES, becomes, chromium, shoot, show, until, visit
+from browsers import CLIPPED, NAMELESS, SIZES, becomes, chromium, enter, shoot, show, until, visit
 from browsers import state as state_shown
 from consoles import served_site
 from selenium import webdriver
@@ -83,9 +83,7 @@ def test_the_owner_reads_approves_and_refuses_programs(tmp_path: Path) -> None:
     home, first, second = make_site(tmp_path / "lyon"), some_program(), some_program(seed=1)
     with chromium(tmp_path / "profile") as browser, served_site(home) as client:
         base = f"{client.origin}{client.console.base}"
-        visit(browser, f"{base}/session#{client.console.sessions.token}")
-        until(browser, lambda _: browser.current_url == f"{base}/")
-        assert client.console.sessions.token not in browser.page_source
+        enter(browser, base, client.console.sessions.token)
 
         for program, what, word in ((first, "approve", "approved"), (second, "refuse", "refused")):
             ask(home, program)  # and the page shows it by itself

@@ -206,8 +206,13 @@ def test_only_the_contracts_tasks_are_trained() -> None:
         assert "the contract permits the tasks" in refusal(Contract(tasks=tasks), program())
 
 
-def test_counts_and_announcements_need_the_owners_word_once_epsilon_is_set() -> None:
-    for contract, told in ((Contract(), True), (Contract(epsilon=1.0), False)):
+def test_counts_and_announcements_need_the_owners_word_where_images_are_hidden() -> None:
+    hiding: tuple[dict[str, Any], ...] = (
+        {"epsilon": 1.0},
+        {"figures": "noised"},
+        {"require": ("example_dp",), "min_noise_multiplier": 1.0},
+    )
+    for contract, told in ((Contract(), True), *((Contract(**one), False) for one in hiding)):
         assert (contract.tells_counts, contract.announces) == (told, told)
     allowing = Contract(epsilon=1.0, counts=True, announce=True)
     assert allowing.tells_counts

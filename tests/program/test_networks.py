@@ -10,6 +10,7 @@ import pytest
 import tomli_w
 
 from fedsight.core.errors import ConfigError, Problem
+from fedsight.program import networks
 from fedsight.program.config import parse
 from fedsight.program.federation import federate
 
@@ -159,3 +160,19 @@ def test_prototypes_need_features_of_one_size() -> None:
     found = opened(**model(*groups), algorithm={"name": "fedproto"})
     assert [one.where for one in found] == ["model.groups.0", "model.groups.1"]
     assert all("bottleneck" in one.cure for one in found)
+
+
+@pytest.mark.parametrize(
+    ("group", "where"),
+    [
+        ({"name": "mobilenet_detector", "pretrained": True}, ["model.groups.0"]),
+        ({"name": "small_cnn", "weights": "/here.pt"}, ["model.groups.0.weights"]),
+        ({"name": "mobilenet_detector"}, []),
+        ({"name": "no-network", "pretrained": True}, []),  # which `check` tells of
+    ],
+)
+def test_sites_elsewhere_adopt_no_weights_for_a_group(
+    group: dict[str, Any], where: list[str]
+) -> None:
+    of = federations.program(**model({"sites": ["site-01"], **group}))
+    assert [problem.where for problem in networks.elsewhere(of)] == where

@@ -91,10 +91,25 @@ def show(browser: webdriver.Chrome, address: str, size: str, scheme: str = "ligh
 
 def visit(browser: webdriver.Chrome, address: str) -> None:
     """Go to an address, and wait until its page is whole: on a busy machine `get` may return while
-    the page before is still there, or the new one has only begun."""
+    the page before is still there, or the new one has only begun. It is for other pages: an address
+    that differs from the present one in its fragment alone loads none, and this waits in vain."""
     browser.execute_script("window.before = true")
     browser.get(address)
     until(browser, lambda _: browser.execute_script(f"return {WHOLE} && !window.before"))
+
+
+def enter(browser: webdriver.Chrome, base: str, token: str) -> None:
+    """Open a console whose pages are below `base` by the link with its token; and wait until the
+    page that this leads to is whole, and has forgotten the token."""
+    visit(browser, f"{base}/session#{token}")
+    entered(browser, base)
+    assert token not in browser.page_source
+
+
+def entered(browser: webdriver.Chrome, base: str) -> None:
+    """Wait until the console's first page, to which a session leads, is whole."""
+    until(browser, lambda _: browser.current_url == f"{base}/")
+    until(browser, lambda _: browser.execute_script(f"return {WHOLE}"))
 
 
 def shoot(browser: webdriver.Chrome, folder: Path, name: str) -> Path:

@@ -326,8 +326,10 @@ class Source(Settings, ABC):
 
     @property
     def vocabulary(self) -> str:
-        """The setting without which the images' own labels decide which classes there are; empty
-        if they never do."""
+        """The setting without which a site's own files may decide which classes there are: their
+        labels, or a list of names beside them, which nobody else has stated. Empty if they never
+        do. A source without a field `classes` that reads labels names its own setting here, as
+        those of people do: which classes there are is otherwise told by the labels, unasked."""
         return "classes" if "classes" in type(self).model_fields else ""
 
     def preprocess(

@@ -16,6 +16,7 @@ from fedsight.core.layout import Kind
 from fedsight.core.shared_memory import Shared
 from fedsight.core.types import Order, PartSpecs, Payload
 from fedsight.engines.base import Outcome
+from fedsight.models.base import Model
 from fedsight.privacy.noise import MakeNoise, Noise
 from fedsight.privacy.secagg import words
 from fedsight.privacy.secagg.integers import Integers
@@ -133,11 +134,20 @@ def masks_sums(table: Mapping[str, Any]) -> bool:
     return _SUMS in table
 
 
+def starts_from_weights(model: Model) -> bool:
+    """Whether sites adopt what does not travel, which the coordinator sends, before they train.
+
+    Networks from plug-ins may say so with `fresh` alone. Of others that is not asked: it may read
+    the file that a program names.
+    """
+    return model.pretrains or bool(model != model.fresh())
+
+
 def adopted(federation: Federation) -> Tensor | None:
     """The personal and frozen values that begin as the coordinator's weights; None if there are
     none, or if they come from the seed. Sites that cannot make them are sent them."""
     layout, model = federation.layout, federation.program.model
-    if model == model.fresh():
+    if not starts_from_weights(model):
         return None
     if not layout.length(Kind.PERSONAL) + layout.length(Kind.FROZEN):
         return None

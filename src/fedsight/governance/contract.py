@@ -146,12 +146,13 @@ class Contract(Settings):
     # one test image can change them; None: 5
     figures_noise: float | None = Field(None, gt=0, le=MOST_NOISE)
     # whether a run is told how many images of each class there are, and how many are corrupt, not
-    # only how many there are; None: only if epsilon is not set. Where it is not, a site's own sums
-    # by class must be masked; what its updates show of them, noise alone hides. With false no exact
-    # figures leave, which tell it of the test images
+    # only how many there are; None: only if epsilon is not set, figures are not noised and require
+    # does not name example_dp. Where it is not, a site's own sums by class must be masked; what its
+    # updates show of them, noise alone hides. With false no exact figures leave, which tell it of
+    # the test images
     counts: bool | None = None
     # whether the server learns between runs how many images the site has, and the classes' names;
-    # None: only if epsilon is not set
+    # None: as for counts
     announce: bool | None = None
     # least noise multiplier that a program's mechanism must state; None: any
     min_noise_multiplier: float | None = Field(None, gt=0, le=MOST_NOISE, validate_default=True)
@@ -227,12 +228,12 @@ class Contract(Settings):
     @property
     def tells_counts(self) -> bool:
         """Whether a run is told the exact number of images of each class."""
-        return self.epsilon is None if self.counts is None else self.counts
+        return not self.hides_images if self.counts is None else self.counts
 
     @property
     def announces(self) -> bool:
         """Whether the server learns between runs what data the site has."""
-        return self.epsilon is None if self.announce is None else self.announce
+        return not self.hides_images if self.announce is None else self.announce
 
     @property
     def protected(self) -> bool:

@@ -18,6 +18,7 @@ from fedsight.models.group import ModelGroup, group_of
 
 if TYPE_CHECKING:
     from fedsight.core.layout import Layout
+    from fedsight.models.base import Model
     from fedsight.program.program import Program
 
 
@@ -39,12 +40,24 @@ def problems(program: Program) -> Iterator[Problem]:
 
 
 def elsewhere(program: Program) -> Iterator[Problem]:
-    """What sites on other machines cannot have: the files that groups start from."""
+    """What sites on other machines cannot have: the weights that groups start from. What sites
+    adopt is of the network in `[model]` alone."""
     for number, group in enumerate(program.model.groups):
+        cure = "leave it out; networks of groups that start from weights can be simulated"
         if group.settings.get("weights") is not None:
             cause = "the sites of a federation open no file of weights that a program names"
-            cure = "leave it out; networks of groups that start from weights can be simulated"
             yield Problem(f"model.groups.{number}.weights", cause, cure)
+        elif _pretrains(program.model, number):
+            cause = "the sites of a federation adopt no pretrained weights for a group's network"
+            yield Problem(f"model.groups.{number}", cause, cure)
+
+
+def _pretrains(model: Model, number: int) -> bool:
+    """Whether the network of a group starts from weights; not if it has a problem, told before."""
+    try:
+        return model.grouped(number).pretrains
+    except ConfigError:
+        return False
 
 
 def _parts_problems(program: Program) -> Iterator[Problem]:

@@ -559,7 +559,8 @@ def test_parameters_that_do_not_travel_are_sent_again_when_the_copy_is_lost(
     assert not adopt(site, vector, 1).get("missing")
     assert kept(trainer) == [0.0, 1.0, 2.0]
     for spoil in (lambda path: path.write_bytes(b"1234"), lambda path: path.unlink()):
-        site.join()  # the next job
+        site.join("abc2")
+        site.join()  # as in the next job
         assert kept(trainer) is None
         assert not adopt(site, vector).get("missing")
         assert kept(trainer) == [0.0, 1.0, 2.0]

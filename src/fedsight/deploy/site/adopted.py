@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedsight.core.errors import SiteError
 from fedsight.core.files import write_atomically
+from fedsight.engines.protected import starts_from_weights
 from fedsight.engines.remote import messages
 from fedsight.governance.contract import is_sha256
 from fedsight.models.base import Model
@@ -52,7 +53,7 @@ def require(model: Model, kept: Tensor | None, due: int) -> None:
     those that have fetched published weights from these, and all others from the seed's. A
     coordinator could then tell their updates apart in a masked sum.
     """
-    if model.pretrains and due and kept is None:
+    if starts_from_weights(model) and due and kept is None:
         raise SiteError(
             "this site has not adopted the parameters that do not travel, which are of weights",
             "adopt them first, as all sites do",

@@ -411,10 +411,13 @@ class SiteService(TrainerHolder):
     def _join(self, program: Program, owner: OwnerSettings, run: str) -> ServiceAnswer:
         self._joined = self._found = None
         memory = self._enforcement.begin_run(program, owner, run)
+        kept = (
+            self._kept
+        )  # a copy of a proposal may come late; the coordinator adopts once in a job
         if self._opened is None or self._opened.memory != memory:
-            self._begun = 0  # that was a round of another run
+            self._begun, kept = 0, None  # that was of another run, or another program
         job_lease.claim(memory, self._token)
-        self._opened = OpenData(program, owner, self._name, memory, self._token, None)
+        self._opened = OpenData(program, owner, self._name, memory, self._token, kept)
         state.tell_job(self._home, self._asked("train", {}), self._begun)
         self._secagg.join(program, owner, run, self._enforcement.release)
         log_line = {"program": Asked.short(program.name), "fingerprint": program.fingerprint}
