@@ -34,6 +34,7 @@ LIVE = "live.json"
 INTERVAL = 0.25  # seconds between two writes, at least
 NAMED = 200  # sites of a round that are named; beyond, they are only counted
 REFUSALS = 20  # that are quoted
+LONG_ENOUGH = 3.0  # seconds that a refusal is quoted at least, however short its round is
 
 OPENING = "opening"  # the phase before a run goes on
 
@@ -53,6 +54,7 @@ class Live(Callback):
         self._state: dict[str, Any] = {"process": os.getpid(), "began": time.time()}
         self._state["phase"] = OPENING
         self._waiting: dict[str, None] = {}  # the names of a round's sites, in their order
+        self._refused: dict[str, float] = {}  # when each site was, that is quoted
         self._changed, self._over = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._keep, name="live", daemon=True)
@@ -129,15 +131,17 @@ class Live(Callback):
             raise
 
     def _round(self, event: RoundBegan) -> None:
-        named = len(event.sites) <= NAMED
+        named, late = len(event.sites) <= NAMED, time.monotonic() - LONG_ENOUGH
         with self._lock:
+            self._refused = {site: at for site, at in self._refused.items() if at >= late}
+            quoted = {site: self._state["refused"][site] for site in self._refused}
             self._waiting = dict.fromkeys(event.sites) if named else {}
             self._state |= {
                 "round": event.round,
                 "since": time.time(),
                 "asked": len(event.sites),
                 "answered": 0,
-                "refused": {},
+                "refused": quoted,
             }
         self._changed.set()
 
@@ -148,8 +152,9 @@ class Live(Callback):
             self._waiting.pop(arrival.site, None)
             if cause is None:
                 self._state["answered"] += 1
-            elif len(self._state["refused"]) < REFUSALS:
+            elif arrival.site in self._refused or len(self._refused) < REFUSALS:
                 self._state["refused"][arrival.site] = cause
+                self._refused[arrival.site] = time.monotonic()
         self._changed.set()
 
     def _note(self, **what: Any) -> None:
