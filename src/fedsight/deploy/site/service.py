@@ -411,9 +411,8 @@ class SiteService(TrainerHolder):
     def _join(self, program: Program, owner: OwnerSettings, run: str) -> ServiceAnswer:
         self._joined = self._found = None
         memory = self._enforcement.begin_run(program, owner, run)
-        kept = (
-            self._kept
-        )  # a copy of a proposal may come late; the coordinator adopts once in a job
+        # A copy of a proposal may come late, and the coordinator has sites adopt once in a job.
+        kept = self._kept
         if self._opened is None or self._opened.memory != memory:
             self._begun, kept = 0, None  # that was of another run, or another program
         job_lease.claim(memory, self._token)
