@@ -53,6 +53,16 @@ class Reader(Callback):
                 self.seen = dict(look(self.folder).live)
 
 
+class Held(Callback):
+    """Holds the first round until it is interrupted: it would be over before anybody looks."""
+
+    def on(self, event: Event) -> None:
+        if isinstance(event, RoundBegan):
+            until = time.monotonic() + 60
+            while time.monotonic() < until:
+                time.sleep(0.05)
+
+
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_config(tmp_path_factory.mktemp("asked"), rounds={"rounds": 4})
@@ -199,7 +209,7 @@ def test_what_is_asked_while_a_resume_reads_the_run_is_met(
 
     monkeypatch.setattr(lifecycle, "settle", slowly)
     with pytest.raises(Interrupted):
-        lifecycle.resume(RunStore(folder), None, [Reader(folder)])
+        lifecycle.resume(RunStore(folder), None, [Held()] if request_ == "stop" else [])
     assert look(folder).state == {"pause": "paused", "stop": "stopped"}[request_]
 
 
