@@ -54,7 +54,7 @@ class Live(Callback):
         self._state: dict[str, Any] = {"process": os.getpid(), "began": time.time()}
         self._state["phase"] = OPENING
         self._waiting: dict[str, None] = {}  # the names of a round's sites, in their order
-        self._refused: dict[str, float] = {}  # when each site was, that is quoted
+        self._refused: dict[str, tuple[float, str]] = {}  # when each quoted site was, and why
         self._changed, self._over = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._keep, name="live", daemon=True)
@@ -133,15 +133,13 @@ class Live(Callback):
     def _round(self, event: RoundBegan) -> None:
         named, late = len(event.sites) <= NAMED, time.monotonic() - LONG_ENOUGH
         with self._lock:
-            self._refused = {site: at for site, at in self._refused.items() if at >= late}
-            quoted = {site: self._state["refused"][site] for site in self._refused}
+            self._refused = {site: one for site, one in self._refused.items() if one[0] >= late}
             self._waiting = dict.fromkeys(event.sites) if named else {}
             self._state |= {
                 "round": event.round,
                 "since": time.time(),
                 "asked": len(event.sites),
                 "answered": 0,
-                "refused": quoted,
             }
         self._changed.set()
 
@@ -153,8 +151,7 @@ class Live(Callback):
             if cause is None:
                 self._state["answered"] += 1
             elif arrival.site in self._refused or len(self._refused) < REFUSALS:
-                self._state["refused"][arrival.site] = cause
-                self._refused[arrival.site] = time.monotonic()
+                self._refused[arrival.site] = time.monotonic(), cause
         self._changed.set()
 
     def _note(self, **what: Any) -> None:
@@ -181,7 +178,9 @@ class Live(Callback):
         if not (self._folder / "run.json").exists():
             return
         with self._lock:
-            text = json.dumps({**self._state, "waiting": list(self._waiting)})
+            refused = {site: why for site, (_, why) in self._refused.items()}
+            named = {"waiting": list(self._waiting), "refused": refused}
+            text = json.dumps({**self._state, **named})
         partial = self._folder / f".{LIVE}.{os.getpid()}.partial"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         with contextlib.suppress(OSError):
