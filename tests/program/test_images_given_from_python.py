@@ -93,3 +93,27 @@ def test_test_images_that_were_trained_on_are_counted_and_said() -> None:
     sound = fs.sites({"a": items[:2], "b": items[2:4]}, test=items[4:]).object.value
     assert not sound.duplicates.exact.copies
     assert not sound.notes
+
+
+def huge_picture() -> Image.Image:
+    """A picture that says that it is huge, and holds one pixel."""
+    image = Image.new("L", (1, 1))
+    image._size = (30_000, 30_000)  # type: ignore[attr-defined]
+    return image
+
+
+@pytest.mark.parametrize(
+    "huge",
+    [torch.zeros(1, dtype=kind).expand(3, 30_000, 30_000) for kind in (torch.uint8, torch.float32)]
+    + [huge_picture()],
+    ids=["uint8", "float32", "Pillow"],
+)
+def test_an_image_that_no_file_may_be_is_refused_before_it_is_copied(huge: Any) -> None:
+    """One of 900 million pixels ended as a memory error without the item's name."""
+    with pytest.raises(DataError, match="site 'a', item 1") as told:
+        given([grey_tensor(), huge])
+    assert told.value.cure == "cut or shrink it to at most 89,478,485 pixels"
+
+
+def grey_tensor() -> torch.Tensor:
+    return torch.zeros(1, SIDE, SIDE)

@@ -17,7 +17,7 @@ from fedsight.core.errors import ConfigError, DataError, Problem
 from fedsight.data.assembly import held_out
 from fedsight.data.base import ArrayImages, Dataset, Part, Preprocess, Source
 from fedsight.data.duplicates.found import copied
-from fedsight.data.images.pixels import read_pixels
+from fedsight.data.images.pixels import MAX_PIXELS, read_pixels
 from fedsight.program.objects import OWN, Own
 
 LONGEST_NAME = 80  # bytes of a site's name
@@ -201,8 +201,7 @@ def _image(value: Any, place: str) -> Tensor:
         raise DataError(f"{place}: the image is a {_type(value)}", _ITEM)
     if value.is_meta or value.layout != torch.strided:
         raise DataError(f"{place}: the image is a tensor that does not hold its pixels", _ITEM)
-    image = value.detach().cpu()
-    image = image[None] if image.dim() == 2 else image
+    image = value[None] if value.dim() == 2 else value
     if image.dim() != 3 or not image.numel():
         raise DataError(f"{place}: the image has shape {tuple(value.shape)}", _ITEM)
     first, rows, last = image.shape
@@ -211,6 +210,12 @@ def _image(value: Any, place: str) -> Tensor:
             f"{place}: the image has shape {tuple(value.shape)}, with its channels last",
             "put the channels first: image.permute(2, 0, 1)",
         )
+    if rows * last > MAX_PIXELS:  # as of files, before any of it is copied
+        raise DataError(
+            f"{place}: the image has {rows:,} x {last:,} pixels, too many to be kept in memory",
+            f"cut or shrink it to at most {MAX_PIXELS:,} pixels",
+        )
+    image = image.detach().cpu()
     if image.dtype in _WHOLE:
         return image.contiguous()
     if not image.is_floating_point():
