@@ -16,9 +16,10 @@ from site_services import Places
 from fedsight.compression.settings import Line
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import ConfigError, Interrupted, StoreError
-from fedsight.deploy.package import installed
+from fedsight.core.package import installed
 from fedsight.deploy.server.lines import lined, measured
 from fedsight.deploy.site.enforcement import Requester
+from fedsight.engines.protected import planned_reply
 from fedsight.engines.workers import WorkerEngine
 from fedsight.program import auto_codec
 from fedsight.program.coding import order_bytes
@@ -121,6 +122,29 @@ def test_masks_and_buffers_have_what_goes_with_them() -> None:
     assert buffered.codec.up.steps
     assert not buffered.codec.down.steps
     assert masked.check() == buffered.check() == []
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"secure": {"bits": 4}},
+        {"algorithm": {"name": "scaffold"}},
+        {"algorithm": {"name": "ridge"}},
+        {"privacy": {"name": "distributed", "clip": 1.0, "noise_multiplier": 1.0}},
+    ],
+)
+def test_no_line_changes_what_a_masked_site_sends(sections: dict[str, Any]) -> None:
+    """The coordinator states a line to each site by itself, and no key is bound to it."""
+    uniform = {"rounds": 1, "weighting": "uniform"}
+    secure = {"name": "secagg", "clip": 1.0, **sections.get("secure", {})}
+    tables = {"codec": {"name": "auto"}, "rounds": uniform, **sections, "secure": secure}
+    of = federations.federation(**tables)
+    found, rates = [], (1e-3, 1e3, 1e5, 1e6, 1e7, 1e9, 1e15)
+    for line in (Line(uplink=up, downlink=down) for up in rates for down in rates):
+        on = auto_codec.settled(of.under(auto_codec.on_line(of.program, line)))
+        found.append((on.program.codec.up, on.parts, planned_reply(on), on.program.secure))
+    assert all(one == found[0] for one in found)
 
 
 def test_a_choice_is_no_part_of_what_is_written() -> None:
