@@ -82,7 +82,7 @@ class Round:
         roster = tuple((f"site-{n}", one.public.hex()) for n, one in enumerate(known))
         table = self.quantiser.table()
         self.binding = Binding(
-            "bench", "program", 1, 1, "order", roster, (0,) * sites, given, table
+            "bench", "program", "", 1, 1, "order", roster, (0,) * sites, given, table
         )
         self.server = SecAggServer(self.binding)
         least = Minimums().at_least(given)
@@ -198,7 +198,7 @@ def consistency_round(sites: int, repeats: int) -> dict[str, Any]:
     given = Secure(name="secagg").parameters(sites)
     known = [Identity.fresh() for _ in range(sites)]
     roster = tuple((f"site-{n}", one.public.hex()) for n, one in enumerate(known))
-    binding = Binding("bench", "program", 1, 1, "order", roster, (0,) * sites, given, {})
+    binding = Binding("bench", "program", "", 1, 1, "order", roster, (0,) * sites, given, {})
     number, graph = min(binding.committee), binding.graph
     everybody = frozenset(range(sites))
     lists = messages.Lists(everybody, frozenset())

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from attacked_site import AttackedSite, draw, noise_images, program
 
+from fedsight.core.package import installed
 from fedsight.deploy.site import peer_keys
 from fedsight.privacy.secagg.keys import Identity
 from fedsight.privacy.secagg.messages import Binding
@@ -33,7 +34,8 @@ def advertise(site: AttackedSite, of: Program, others: list[str], run: str, seri
     parameters = of.secure.parameters(len(names))
     counted = (0,) * len(names)
     begun = Binding(
-        run, of.fingerprint, 1, serial, "0" * 64, names, counted, parameters, {"delta": 1}
+        *(run, of.fingerprint, installed().sha256, 1, serial, "0" * 64),
+        *(names, counted, parameters, {"delta": 1}),
     )
     return str(site.ask("advertise", {}, begun.data)[0].get("error", ""))
 

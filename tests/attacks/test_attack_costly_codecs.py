@@ -22,7 +22,7 @@ from fedsight.compression.base import LARGEST_BLOCK, Codec, codecs
 from fedsight.compression.difference import Difference
 from fedsight.compression.pipeline import Pipeline
 from fedsight.compression.settings import MOST_STEPS
-from fedsight.deploy.package import installed
+from fedsight.core.package import installed
 from fedsight.deploy.site.incoming import lengths_of
 
 WIDE = 1 << 24  # values of a block

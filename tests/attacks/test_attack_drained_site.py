@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from attacked_site import AttackedSite, draw, known, noise_images, program
 
-from fedsight.deploy.package import installed
+from fedsight.core.package import installed
 from fedsight.deploy.site import state
 from fedsight.deploy.site.service import ServiceAnswer, SiteService
 

@@ -100,7 +100,7 @@ def test_a_site_finds_the_others_update_where_two_are_enough(
     with pytest.raises(SiteError, match="secure aggregation over 2 sites hides nothing"):
         two(of)
     with pytest.raises(SiteError, match="2 sites in the cohort, but this site requires at least 3"):
-        Minimums().refuse(Binding("", "", 1, 1, "", (("a", ""), ("b", "")), (0, 0), PAIR, {}))
+        Minimums().refuse(Binding("", "", "", 1, 1, "", (("a", ""), ("b", "")), (0, 0), PAIR, {}))
     monkeypatch.setattr(graph, "FEWEST", 2)
     monkeypatch.setattr(Minimums, "refuse", lambda self, binding: None)
     graph.parameters.cache_clear()

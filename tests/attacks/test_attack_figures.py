@@ -28,8 +28,8 @@ from attacked_site import InlineTrainer
 from PIL import Image
 from torch import Tensor, nn
 
+from fedsight.core.package import installed
 from fedsight.deploy import declaration
-from fedsight.deploy.package import installed
 from fedsight.deploy.site import trainer_holder
 from fedsight.deploy.site.service import ServiceAnswer, SiteService
 from fedsight.engines.remote import messages

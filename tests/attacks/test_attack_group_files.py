@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedsight.core.errors import ConfigError
+from fedsight.core.package import installed
 from fedsight.data.fetch.cache import fetch, fetched
 from fedsight.deploy.declaration import as_built_here, without_weights
-from fedsight.deploy.package import installed
 from fedsight.deploy.site import enforcement
 from fedsight.deploy.site.named_files import ELSEWHERE, named
 from fedsight.models.published import PUBLISHED

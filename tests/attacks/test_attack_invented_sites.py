@@ -17,6 +17,7 @@ import pytest
 from attacked_site import AttackedSite, draw, known, noise_images, program
 from masked_round import MaskedRound, masked_sites
 
+from fedsight.core.package import installed
 from fedsight.core.types import Order
 from fedsight.deploy.site import peer_keys
 from fedsight.deploy.site.peer_keys import PeerKeys
@@ -48,7 +49,8 @@ def begin(site: AttackedSite, of: Program, others: Sequence[tuple[str, str]], se
     order = order_digest(Order(1, known(of).initial))
     parameters, accepted = of.secure.parameters(len(roster)), (0,) * len(roster)
     binding = Binding(
-        "run1", of.fingerprint, 1, serial, order, roster, accepted, parameters, {"delta": 1}
+        *("run1", of.fingerprint, installed().sha256, 1, serial, order),
+        *(roster, accepted, parameters, {"delta": 1}),
     )
     return str(site.ask("advertise", {}, binding.data)[0].get("error", ""))
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from secagg_rounds import binding, identity, lists
 
 from fedsight.core.errors import SiteError
+from fedsight.core.package import installed
 from fedsight.deploy.flare.components import signed_fingerprint
-from fedsight.deploy.package import installed
 from fedsight.privacy.secagg import messages as m
 from fedsight.privacy.secagg.client import Minimums, SecAggClient
 from fedsight.privacy.secagg.graph import Parameters, parameters

@@ -21,7 +21,7 @@ from attacked_site import AttackedSite, draw, noise_images, program
 from safetensors.torch import save_file
 
 from fedsight.algorithms.closed_form import ClosedForm
-from fedsight.deploy.package import installed
+from fedsight.core.package import installed
 from fedsight.deploy.site import enforcement
 from fedsight.deploy.site.named_files import ELSEWHERE
 from fedsight.program.config import parse

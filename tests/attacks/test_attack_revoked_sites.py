@@ -16,6 +16,7 @@ import authorities
 import pytest
 from attacked_site import AttackedSite, draw, known, noise_images, program
 
+from fedsight.core.package import installed
 from fedsight.core.types import Order
 from fedsight.deploy.membership.kits import AUTHORITY_KEY
 from fedsight.deploy.membership.revocations import Revocations
@@ -61,7 +62,8 @@ def begin(site: AttackedSite, of: Program, *others: str, serial: int = 1) -> str
     order = order_digest(Order(1, known(of).initial))
     parameters, accepted = of.secure.parameters(len(roster)), (0,) * len(roster)
     binding = Binding(
-        "run1", of.fingerprint, 1, serial, order, roster, accepted, parameters, {"delta": 1}
+        *("run1", of.fingerprint, installed().sha256, 1, serial, order),
+        *(roster, accepted, parameters, {"delta": 1}),
     )
     return str(site.ask("advertise", {}, binding.data)[0].get("error", ""))
 

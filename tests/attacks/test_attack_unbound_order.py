@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fedsight.client.step import Client
 from fedsight.core.errors import SiteError
+from fedsight.core.package import installed
 from fedsight.core.types import Order, Payload
 from fedsight.deploy.site import secagg_client
 from fedsight.deploy.site.enforcement import ContractEnforcement, Requester
@@ -63,7 +64,8 @@ class Coordinator:
         given = program.secure.parameters(len(SITES))
         table = self.quantiser.table()
         self.binding = Binding(
-            "run1", program.fingerprint, 1, 1, digest, roster, (0,) * 3, given, table
+            *("run1", program.fingerprint, installed().sha256, 1, 1, digest),
+            *(roster, (0,) * 3, given, table),
         )
         self.server = server = SecAggServer(self.binding)
         for n in range(3):

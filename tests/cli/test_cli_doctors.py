@@ -19,10 +19,10 @@ from authorities import authority, certify, give, give_kit, show
 from command_line import cli
 
 from fedsight.cli import doctor_deployed
+from fedsight.core.package import RUNNING, installed
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
 from fedsight.deploy.membership.kits import AUTHORITY, AUTHORITY_KEY
-from fedsight.deploy.package import RUNNING, installed
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server.server import free_port
 from fedsight.deploy.site.approvals import decide

@@ -21,11 +21,11 @@ from command_line import check_message, cli, done, refused, write_config
 from fedsight.cli import members
 from fedsight.core import disk
 from fedsight.core.errors import DeployError
+from fedsight.core.package import installed
 from fedsight.deploy import requirements
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
 from fedsight.deploy.membership.kits import AUTHORITY_KEY
-from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.processes.spawn import Process
 from fedsight.deploy.server import server

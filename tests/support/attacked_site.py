@@ -21,9 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 from fedsight.core.errors import FedSightError
+from fedsight.core.package import installed
 from fedsight.core.types import Order
 from fedsight.deploy.declaration import without_weights
-from fedsight.deploy.package import installed
 from fedsight.deploy.site import trainer_holder
 from fedsight.deploy.site.service import SiteService
 from fedsight.deploy.site.trainer_process import Commands

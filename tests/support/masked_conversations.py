@@ -14,6 +14,7 @@ from typing import Any
 
 from attacked_site import AttackedSite
 
+from fedsight.core.package import installed
 from fedsight.core.types import Order
 from fedsight.engines.protected import encoding_plan, order_digest
 from fedsight.privacy.secagg import messages as m
@@ -121,9 +122,9 @@ class Conversation:
         given = self.program.secure.parameters(len(roster))
         order = order_digest(self._order(step))
         table = plan.quantiser(len(roster)).table()
-        about = "run1", self.program.fingerprint, step.round, serial, order
+        of = self.program.fingerprint, installed().sha256
         accepted = (0,) * len(roster)
-        binding = m.Binding(*about, roster, accepted, given, table)
+        binding = m.Binding("run1", *of, step.round, serial, order, roster, accepted, given, table)
         body = _mangled(binding.data, step.mangle)
         answer = self._ask("advertise", {}, body)
         if step.mangle:

@@ -14,6 +14,7 @@ from site_services import Alter, FaultyLink, LocalLink
 from torch import Tensor
 
 from fedsight.client.step import Client
+from fedsight.core.package import installed
 from fedsight.core.types import Memory, Order
 from fedsight.deploy.declaration import gather, open_site
 from fedsight.deploy.server.joining import propose
@@ -62,6 +63,7 @@ class MaskedRound:
         self.binding = Binding(
             "run1",
             program.fingerprint,
+            installed().sha256,
             order.round,
             serial,
             order_digest(order, adopted),

@@ -29,7 +29,9 @@ def identity(number: int) -> Identity:
 def binding(sites: int, parameters: Parameters, **changes: object) -> Binding:
     """The binding of a round of `sites` sites."""
     roster = tuple((f"site-{n}", identity(n).public.hex()) for n in range(sites))
-    made = Binding("run", "program", 1, 1, "order", roster, (0,) * sites, parameters, {"bits": 20})
+    made = Binding(
+        "run", "program", "", 1, 1, "order", roster, (0,) * sites, parameters, {"bits": 20}
+    )
     return replace(made, **changes)  # type: ignore[arg-type]
 
 

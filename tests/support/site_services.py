@@ -25,8 +25,8 @@ from PIL import Image
 from fedsight.coordinator.loop import Trained, run
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
+from fedsight.core.package import installed
 from fedsight.deploy.declaration import gather
-from fedsight.deploy.package import installed
 from fedsight.deploy.server.joining import propose
 from fedsight.deploy.site.memories import folder_of
 from fedsight.deploy.site.service import SiteService

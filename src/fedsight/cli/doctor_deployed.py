@@ -15,6 +15,7 @@ from cryptography.x509.oid import NameOID
 from fedsight.core.errors import ConfigError, FedSightError
 from fedsight.core.files import json_object
 from fedsight.core.finding import Finding
+from fedsight.core.package import RUNNING, installed, stated
 from fedsight.deploy.findings import (
     certificate,
     disk,
@@ -30,7 +31,6 @@ from fedsight.deploy.membership.certificates import AUTHORITY_SOON, SOON, days_l
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder, Invitation
 from fedsight.deploy.membership.renewal import certified
 from fedsight.deploy.monitoring.settings import check
-from fedsight.deploy.package import RUNNING, installed, stated
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server.settings import read_server
 from fedsight.deploy.site.folder import SiteFolder

@@ -14,11 +14,11 @@ from fedsight.cli.renewal import warnings
 from fedsight.cli.screen import share
 from fedsight.cli.tables import make_table, print_line, show
 from fedsight.core.disk import is_full
+from fedsight.core.package import installed, started_with
 from fedsight.deploy.membership import hosts
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.overview import SiteRow, server_words, sites
 from fedsight.deploy.membership.renewal import endings
-from fedsight.deploy.package import installed, started_with
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.site.log import details, protections
 from fedsight.governance.entries import SUMS

@@ -18,6 +18,7 @@ from typing import Any
 from fedsight.core.errors import FedSightError
 from fedsight.core.files import opened, parse_json
 from fedsight.core.finding import Finding
+from fedsight.core.package import installed
 from fedsight.core.settings import without_none
 from fedsight.core.text import names_path
 from fedsight.deploy.findings import (
@@ -29,7 +30,6 @@ from fedsight.deploy.findings import (
     tried,
 )
 from fedsight.deploy.membership import kits, presence
-from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.site import approvals, state, unanswered
 from fedsight.deploy.site.approvals import Decided, Request

@@ -32,7 +32,7 @@ print(*sorted({"torch", "numpy", "PIL"} & set(sys.modules)))
 """
 SERVE = """\
 import contextlib, sys
-from fedsight.deploy import package
+from fedsight.core import package
 from fedsight.deploy.processes import on_demand, prefork
 package.installed()
 if sys.argv[1] == "changed":
@@ -59,7 +59,7 @@ with prefork.listening_socket() as listener:
 CALL = """\
 import contextlib, os, sys
 from fedsight.core.errors import FedSightError
-from fedsight.deploy import package
+from fedsight.core import package
 from fedsight.deploy.processes import on_demand, prefork, spawn
 def work():
     import threading
@@ -196,7 +196,7 @@ def test_processes_say_that_code_was_replaced_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
     """A site's process then refuses the run by name, as it does where it has run all the time."""
-    checks = "from fedsight.deploy.package import require_unchanged; require_unchanged()"
+    checks = "from fedsight.core.package import require_unchanged; require_unchanged()"
     (tmp_path / "checks.py").write_text(checks)
     with serving(tmp_path, monkeypatch, code), (tmp_path / "output").open("wb") as output:
         assert spawn.start("checks", [], output.fileno()).wait() == 1

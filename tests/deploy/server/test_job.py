@@ -22,8 +22,8 @@ from fedsight.coordinator.store import RunStore
 from fedsight.core import locks
 from fedsight.core.errors import DeployError, SiteError
 from fedsight.core.files import append_line
+from fedsight.core.package import installed
 from fedsight.deploy.membership import presence
-from fedsight.deploy.package import installed
 from fedsight.deploy.server.job import JOB_FILE, run_job
 from fedsight.deploy.server.joining import Trained, is_trained, program_for_sites, propose
 from fedsight.deploy.site.state import drain

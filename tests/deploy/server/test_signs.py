@@ -19,10 +19,10 @@ from processes import wait_until
 
 from fedsight.coordinator.live import LIVE
 from fedsight.core.errors import DeployError
+from fedsight.core.package import RUNNING, Package, installed
 from fedsight.core.process_facts import is_suspended
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
-from fedsight.deploy.package import RUNNING, Package, installed
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server import server
 from fedsight.deploy.server.signs import Signs

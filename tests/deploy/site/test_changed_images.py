@@ -17,8 +17,8 @@ from attacked_site import AttackedSite, draw, noise_images
 from PIL import Image
 from site_services import FaultyLink, Places
 
+from fedsight.core.package import Package, installed
 from fedsight.data.contents import stamp
-from fedsight.deploy.package import Package, installed
 from fedsight.deploy.server.joining import propose
 from fedsight.deploy.site import memories, trainer_process
 from fedsight.deploy.site.memories import contents_of_run

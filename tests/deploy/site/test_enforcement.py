@@ -18,7 +18,7 @@ import tomli_w
 from site_services import FaultyLink, Places
 
 from fedsight.core.errors import DeployError
-from fedsight.deploy.package import installed
+from fedsight.core.package import installed
 from fedsight.deploy.server.joining import propose
 from fedsight.deploy.site.answers import Answer
 from fedsight.deploy.site.enforcement import ContractEnforcement, Requester

@@ -21,9 +21,9 @@ from fedsight.cli.app import app
 from fedsight.client.memory import MemoryStore
 from fedsight.coordinator import store as run_store
 from fedsight.coordinator.store import Checkpoint, RunStore
+from fedsight.core import package
 from fedsight.core.errors import DataError, StoreError
 from fedsight.data.base import Indices
-from fedsight.deploy import package
 from fedsight.deploy.declaration import open_site
 from fedsight.deploy.site import approvals
 from fedsight.deploy.site.delivery import maker, process

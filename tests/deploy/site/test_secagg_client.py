@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fedsight.core.errors import DeployError, SiteError
+from fedsight.core.package import installed
 from fedsight.core.sums import LIMIT
 from fedsight.core.types import Order, PartSpec
 from fedsight.deploy.site import secagg_client
@@ -70,7 +71,8 @@ def clients(
     parameters = replace(parameters, survivors=survivors or parameters.survivors)
     table = encoding_plan_of(of, SIZES, 1, partial(Noise, 0)).quantiser(terms).table()
     binding = Binding(
-        "run1", of.fingerprint, 1, 1, DIGEST, tuple(roster), (0,) * 4, parameters, table
+        *("run1", of.fingerprint, installed().sha256, 1, 1, DIGEST),
+        *(tuple(roster), (0,) * 4, parameters, table),
     )
     server = SecAggServer(binding)
     for number, client in enumerate(found):

@@ -20,12 +20,12 @@ import torch
 from site_services import CLASSES, FaultyLink, Places
 from torch import Tensor
 
+from fedsight.core import package
 from fedsight.core.errors import DataError, ModelError, SiteError, StoreError
+from fedsight.core.package import installed
 from fedsight.core.types import Sum
 from fedsight.data.base import Preprocess
-from fedsight.deploy import package
 from fedsight.deploy.declaration import Declaration
-from fedsight.deploy.package import installed
 from fedsight.deploy.server.joining import propose
 from fedsight.deploy.site import trainer_holder
 from fedsight.deploy.site.background import Background

@@ -19,7 +19,7 @@ import site_services
 from site_services import Places
 
 from fedsight.core.errors import ConfigError
-from fedsight.deploy.package import installed
+from fedsight.core.package import installed
 from fedsight.deploy.server.joining import program_for_sites, propose, send_kept
 from fedsight.deploy.site.owner import parse_owner, read_owner
 from fedsight.deploy.site.service import SiteService

@@ -26,7 +26,7 @@ LENGTH = 300
 def binding(sites: int, given: Parameters, round: int = 1, serial: int = 1) -> Binding:
     roster = tuple((f"site-{n}", IDENTITIES[n].public.hex()) for n in range(sites))
     table = {"bits": 20}
-    return Binding("run", "program", round, serial, "order", roster, (0,) * sites, given, table)
+    return Binding("run", "program", "", round, serial, "order", roster, (0,) * sites, given, table)
 
 
 def client(of: Binding, number: int, least: Minimums | None = None) -> SecAggClient:

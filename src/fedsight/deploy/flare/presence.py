@@ -17,10 +17,10 @@ from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.private.defs import CellChannel, CellChannelTopic
 
 from fedsight.core.errors import StoreError
+from fedsight.core.package import installed
 from fedsight.deploy.flare.updates import Updates, held
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.operators import read_revoked
-from fedsight.deploy.package import installed
 from fedsight.deploy.site import approvals
 from fedsight.deploy.site.state import state_of
 

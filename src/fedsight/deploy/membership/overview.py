@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedsight.core.disk import is_full
+from fedsight.core.package import installed
 from fedsight.deploy.membership import hosts
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.presence import Presence, State, presences
 from fedsight.deploy.membership.renewal import endings
 from fedsight.deploy.membership.requests import is_operators
-from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
 from fedsight.language.message import Text, message
 

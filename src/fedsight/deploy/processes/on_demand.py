@@ -21,7 +21,7 @@ from functools import partial
 from typing import BinaryIO, TypeVar, cast
 
 from fedsight.core.errors import EngineError
-from fedsight.deploy.package import note_imports
+from fedsight.core.package import note_imports
 from fedsight.deploy.processes import prefork
 from fedsight.deploy.processes.spawn import describe_exit, end_with_parent, kill, turn_away
 

@@ -20,8 +20,8 @@ from typing import Literal
 from fedsight.core import locks, process_facts
 from fedsight.core.errors import DeployError, StoreError
 from fedsight.core.files import trim, write_atomically
+from fedsight.core.package import installed
 from fedsight.deploy.membership.kits import HEARTBEAT_INTERVAL, organisation
-from fedsight.deploy.package import installed
 from fedsight.deploy.processes import prefork, spawn
 from fedsight.deploy.processes.on_demand import PreforkOnDemand
 

@@ -27,6 +27,7 @@ from fedsight.core.errors import (
     SiteError,
     StoreError,
 )
+from fedsight.core.package import installed, require_unchanged
 from fedsight.core.text import MAX_MESSAGE, printable
 from fedsight.deploy.declaration import (
     Declaration,
@@ -39,7 +40,6 @@ from fedsight.deploy.declaration import (
 from fedsight.deploy.earlier_sites import earlier_sites
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder
-from fedsight.deploy.package import installed, require_unchanged
 from fedsight.deploy.processes import memory_reclaim
 from fedsight.deploy.server import final_models
 from fedsight.deploy.server.carried import Carried

@@ -10,9 +10,9 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from fedsight.coordinator.store import RESULTS, RunStore
+from fedsight.core import package
 from fedsight.core.errors import DeployError, HeldError, RefusedError, SiteError
 from fedsight.core.settings import Settings
-from fedsight.deploy import package
 from fedsight.deploy.costly_sites import costly_sites
 from fedsight.deploy.declaration import (
     Declaration,

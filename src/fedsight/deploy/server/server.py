@@ -13,6 +13,7 @@ from typing import Any
 
 from fedsight.core.errors import DeployError
 from fedsight.core.files import write_atomically
+from fedsight.core.package import RUNNING, installed
 from fedsight.deploy.membership import hosts, kits
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.operators import GLANCE
@@ -21,7 +22,6 @@ from fedsight.deploy.membership.requests import is_operators
 from fedsight.deploy.monitoring.job import Job
 from fedsight.deploy.monitoring.keeper import kept
 from fedsight.deploy.monitoring.lines import output, reporting
-from fedsight.deploy.package import RUNNING, installed
 from fedsight.deploy.processes import prefork, supervisor
 from fedsight.deploy.server.operator import OperatorSession, open_session
 from fedsight.deploy.server.settings import read_server

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from fedsight.coordinator.live import LIVE
 from fedsight.core.files import json_object
+from fedsight.core.package import installed, started_with
 from fedsight.core.process_facts import is_suspended
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.presence import HEARTBEAT_TIMEOUT, Presence
 from fedsight.deploy.membership.renewal import server_ended
-from fedsight.deploy.package import installed, started_with
 from fedsight.deploy.processes import supervisor
 
 

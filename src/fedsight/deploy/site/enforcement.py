@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fedsight.compression.settings import Line
+from fedsight.core import package
 from fedsight.core.errors import DeployError, SiteError
-from fedsight.deploy import package
 from fedsight.deploy.site import approvals, vocabulary
 from fedsight.deploy.site.answers import AnswerStore
 from fedsight.deploy.site.calibration import CalibrationRules

@@ -16,9 +16,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedsight.core import package
 from fedsight.core.errors import DeployError, StoreError
 from fedsight.core.files import make_folder, write_atomically
-from fedsight.deploy import package
 from fedsight.deploy.site.delivery.received import reserved
 from fedsight.deploy.site.trainer import ChangedImagesError, changed_images
 from fedsight.governance.contract import ADDED_AT_SITE, Contract, is_sha256, protections

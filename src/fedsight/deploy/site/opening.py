@@ -92,8 +92,8 @@ def open_images(owner: OwnerSettings) -> dict[str, Any]:
 
     DataError names a fault; DeployError for FedSight code that the contract does not list.
     """
+    from fedsight.core import package
     from fedsight.data.single_draws import drawn_singly
-    from fedsight.deploy import package
     from fedsight.deploy.declaration import check_classes
     from fedsight.deploy.site.owner import allow_missing_classes
 

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from fedsight.core import package
 from fedsight.core.errors import FedSightError, SiteError
 from fedsight.core.integers import share_of
+from fedsight.core.text import printable
 from fedsight.core.types import PartSpec, PartSpecs, Payload
 from fedsight.deploy.membership.revocations import check_roster
 from fedsight.deploy.site.incoming import count
@@ -42,6 +44,10 @@ from fedsight.program.program import Program
 
 SecAggAnswer = tuple[dict[str, Any], bytes | memoryview]
 MAX_TERMS = 1 << 20  # sites in a sum
+_SAME_VERSION = (
+    "run the same FedSight version at the coordinator and at the sites; if that is so, the "
+    "coordinator is malicious: ask the operator"
+)
 Refused = Callable[[str, str], None]  # takes the kind of a request, and why it was refused
 
 
@@ -264,6 +270,7 @@ class SiteSecAgg:
                 "the coordinator has proposed different programs to the sites, by which it could "
                 "tell their updates apart: ask the operator",
             )
+        _check_package(binding)
         names = [name for name, _ in binding.roster]
         if self._name not in names:
             raise SiteError(
@@ -302,8 +309,7 @@ def _sizes(program: Program, quantiser: Mapping[str, Any]) -> dict[str, int]:
         raise SiteError(
             f"the round's parts are {', '.join(sizes) or 'none'}, and this site sends "
             f"{', '.join(program.parts)}",
-            "run the same FedSight version at the coordinator and at the sites; if that is so, the "
-            "coordinator is malicious: ask the operator",
+            _SAME_VERSION,
         )
     return sizes
 
@@ -340,9 +346,25 @@ def _check_bound(own: PartSpec, bound: int, terms: int) -> None:
 def _other_integers() -> SiteError:
     return SiteError(
         "the round's integer parts are not those of this site's program and images",
-        "run the same FedSight version at the coordinator and at the sites; if that is so, the "
-        "coordinator is malicious: ask the operator",
+        _SAME_VERSION,
     )
+
+
+def _check_package(binding: Binding) -> None:
+    """Raise SiteError unless the round's keys are for the FedSight code that runs here.
+
+    What a coordinator states when it proposes a run may be another for each site. All sites of a
+    round have keys for one binding: so none of them trains as another version does, by which the
+    coordinator could tell its update from theirs in the sum.
+    """
+    found, ours = binding.package, package.installed().sha256
+    if found != ours:
+        shown = printable(found[: package.SHOWN]) or "(none)"
+        raise SiteError(
+            "the keys of secure aggregation are for FedSight code with the hash "
+            f"{shown}, and this site runs {ours[: package.SHOWN]}",
+            _SAME_VERSION,
+        )
 
 
 def _check_terms(binding: Binding, program: Program, terms: int) -> None:

@@ -20,10 +20,10 @@ from typing import Any
 
 from torch import Tensor
 
+from fedsight.core import package
 from fedsight.core.errors import DeployError, FedSightError, SiteError, StoreError
 from fedsight.core.text import printable
 from fedsight.core.types import Order
-from fedsight.deploy import package
 from fedsight.deploy.membership import kits, revocations
 from fedsight.deploy.site import adopted, job_lease, state
 from fedsight.deploy.site.answers import Answer

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from fedsight.core.errors import SiteError
+from fedsight.core.package import installed
 from fedsight.engines.remote.conversation import Talk
 from fedsight.privacy.secagg.graph import Parameters
 from fedsight.privacy.secagg.keys import CHALLENGE, identity_part, is_public, signed
@@ -105,6 +106,7 @@ class Exchange:
         binding = Binding(
             self._run,
             self._federation.program.fingerprint,
+            installed().sha256,
             subject.round,
             next(_serials),
             subject.order,

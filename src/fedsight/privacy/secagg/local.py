@@ -41,9 +41,8 @@ class LocalExchange:
         known = [self._identities[site] for site in sites]
         roster = tuple((site, one.public.hex()) for site, one in zip(sites, known, strict=True))
         serial, table = next(self._serial), quantiser.table()
-        binding = Binding(
-            "", self._program, round, serial, order, roster, (0,) * len(sites), parameters, table
-        )
+        about = "", self._program, "", round, serial, order
+        binding = Binding(*about, roster, (0,) * len(sites), parameters, table)
         server = self._server = SecAggServer(binding)
         least = Minimums().at_least(parameters)
         self._clients = [

@@ -38,14 +38,16 @@ _CURE = "run the same FedSight version everywhere; if that is so, somebody alter
 class Binding:
     """The context of a round; every key is signed together with its digest.
 
-    `program` is the fingerprint of the program that all its sites run. `serial` distinguishes
-    attempts at the same round and only increases. `order` is the SHA-256 of all vectors that
+    `program` is the fingerprint of the program that all its sites run, and `package` the SHA-256 of
+    the FedSight code that they run it with (empty on one machine). `serial` distinguishes attempts
+    at the same round and only increases. `order` is the SHA-256 of all vectors that
     training starts from. `roster` holds the sites' names and Ed25519 public keys (hex), by number,
     and `accepted` the last round in which each one's reply counted, on which its memory depends.
     """
 
     run: str
     program: str
+    package: str
     round: int
     serial: int
     order: str
@@ -62,7 +64,7 @@ class Binding:
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of `data`."""
-        return hashlib.sha256(b"fedsight secure aggregation 3\0" + self.data).digest()
+        return hashlib.sha256(b"fedsight secure aggregation 4\0" + self.data).digest()
 
     @cached_property
     def graph(self) -> Graph:
@@ -99,7 +101,8 @@ class Binding:
             counts = (found.round, found.serial, *accepted, *asdict(parameters).values())
             if any(type(count) is not int or not 0 <= count < 1 << 53 for count in counts):
                 raise ValueError("expected a whole number")
-            if any(type(text) is not str for text in (found.run, found.program, found.order)):
+            texts = (found.run, found.program, found.package, found.order)
+            if any(type(text) is not str for text in texts):
                 raise TypeError("expected a string")
             if not isinstance(found.quantiser, dict) or not 1 <= len(roster) <= MOST_SITES:
                 raise ValueError("the quantiser or the sites are missing")

@@ -23,11 +23,11 @@ import torch
 
 from fedsight.client.memory import MemoryStore
 from fedsight.coordinator.store import RunStore
+from fedsight.core import package
 from fedsight.core.errors import ConfigError, DeployError, FedSightError, StoreError
 from fedsight.core.files import make_folder
 from fedsight.core.text import printable
 from fedsight.data.contents import contents
-from fedsight.deploy import package
 from fedsight.deploy.declaration import open_site, without_weights
 from fedsight.deploy.site import approvals
 from fedsight.deploy.site.delivery import recognisers

@@ -10,9 +10,9 @@ import tomli_w
 from attacked_site import draw, noise_images, program
 
 import fedsight
+from fedsight.core import package
 from fedsight.core.errors import DeployError, RefusedError, SiteError
-from fedsight.deploy import package
-from fedsight.deploy.package import hash_of, installed, require_same, require_unchanged, stated
+from fedsight.core.package import hash_of, installed, require_same, require_unchanged, stated
 from fedsight.deploy.site.delivery import process
 from fedsight.deploy.site.delivery.received import Received, ReceivedOrder
 from fedsight.deploy.site.opening import open_images
