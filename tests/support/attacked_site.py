@@ -237,9 +237,16 @@ class Model:
 
     def set(self, name: str, value: Tensor | float) -> Model:
         """Set a parameter."""
-        (entry,) = (one for one in self._layout.entries if one.name == name)
-        entry.view(self.vector).copy_(torch.as_tensor(value))
+        self._view(name).copy_(torch.as_tensor(value))
         return self
+
+    def get(self, name: str) -> Tensor:
+        """A copy of a parameter."""
+        return self._view(name).clone()
+
+    def _view(self, name: str) -> Tensor:
+        (entry,) = (one for one in self._layout.entries if one.name == name)
+        return entry.view(self.vector)
 
     def looking(self, pixels: Tensor, bias: float = 0.0) -> Model:
         """Units of the first layer weigh the pixels by `pixels` [units, 64]."""
