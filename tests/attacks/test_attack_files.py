@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.markup import escape
 
 from fedsight.cli import screen
@@ -31,6 +32,7 @@ from fedsight.data.base import Preprocess
 from fedsight.data.detection.coco import read_coco
 from fedsight.data.images import dicom, dicom_elements
 from fedsight.data.images.decode import decode, upright
+from fedsight.data.images.disk import DiskImages
 from fedsight.data.images.windowing import Reading
 from fedsight.program import config
 from fedsight.report import read as report
@@ -206,7 +208,13 @@ def test_boxes_of_numbers_that_are_no_pixels_are_refused(tmp_path: Path, side: A
     "name", ["a\0b.png", "a\ud800.png", "a" * 5_000], ids=["zero", "half", "long"]
 )
 def test_names_that_no_file_has_are_refused(name: str) -> None:
-    for look in (lambda: decode(name, Preprocess(1, 8, 8)), lambda: upright(name)):
+    size, first = Preprocess(1, 8, 8), torch.tensor([0])
+    looks = (
+        lambda: decode(name, size),
+        lambda: upright(name),
+        lambda: DiskImages([name], size).read(first),
+    )
+    for look in looks:
         with pytest.raises(DataError, match="cannot be read"):
             look()
 

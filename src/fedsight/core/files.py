@@ -69,9 +69,12 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
 def opened(path: Path, links: bool = True) -> BinaryIO:
     """A file, open for reading; with `links`, also one that `path` is a link to. OSError for what
     is none, too: in a folder from somebody else, a pipe would be waited for, and a link to a device
-    read, without end."""
+    read, without end; and for a name that no file can have."""
     flags = os.O_RDONLY | os.O_NONBLOCK | (0 if links else os.O_NOFOLLOW)
-    file = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115
+    try:
+        file = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115
+    except ValueError as error:  # with a zero, or half of a surrogate pair
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "it is not a file", str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -90,3 +91,41 @@ def test_what_is_wrong_with_several_labels_is_said(tmp_path: Path) -> None:
     labels[:, 3] = 0
     with pytest.raises(DataError, match=r"chestmnist.npz': label 3 \('infiltration'\) has no"):
         opened(write(path, labels))
+
+
+def method(data: bytes) -> bytes:
+    """The archive says that its arrays are packed by a method that nobody knows."""
+    for mark, at in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        place = data.index(mark) + at
+        data = data[:place] + b"\x63\0" + data[place + 2 :]
+    return data
+
+
+def shape(data: bytes) -> bytes:
+    """The shape of an array is a bracket that is never closed."""
+    return data.replace(b"'shape': (", b"'shape': ((", 1).replace(b"), }  ", b"), } ", 1)
+
+
+def side(data: bytes) -> bytes:
+    """The shape of an array is that of more than any machine holds."""
+    return data.replace(b"(40, 28, 28), }          ", b"(4000000000, 2800, 2800),}", 1)
+
+
+@pytest.mark.parametrize("change", [method, shape, side])
+def test_a_broken_archive_is_refused_by_name(
+    tmp_path: Path, change: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "broken.npz"
+    labels = np.arange(40)[:, None] % 2
+    arrays = {
+        f"{part}_{what}": value
+        for part in ("train", "val", "test")
+        for what, value in (("images", np.zeros((40, 28, 28), np.uint8)), ("labels", labels))
+    }
+    np.savez(path, **arrays)
+    whole = path.read_bytes()
+    broken = change(whole)
+    assert broken != whole
+    path.write_bytes(broken)
+    with pytest.raises(DataError, match=r"broken\.npz' is corrupt, truncated, or not an \.npz"):
+        opened(path)

@@ -47,8 +47,8 @@ def upright(path: str | os.PathLike[str]) -> tuple[int, int]:
             if not whole:
                 return seen_size(file, str(path))
             data = file.read()
-    except (OSError, ValueError) as error:  # ValueError: no file can have this name
-        raise _unreadable(str(path), error) from error
+    except OSError as error:
+        raise unreadable(str(path), error) from error
     height, width = read_dicom(data, str(path), Reading()).shape[:2]
     return width, height
 
@@ -117,12 +117,12 @@ def _upright(path: Origin, reading: Reading, name: str | None, thorough: bool) -
     name = name or os.fspath(path)
     try:
         data = content(Path(path))
-    except (OSError, ValueError) as error:
-        raise _unreadable(name, error) from error
+    except OSError as error:
+        raise unreadable(name, error) from error
     return _of_bytes(data, name, reading, thorough, frame)
 
 
-def _unreadable(name: str, error: OSError | ValueError) -> DataError:
+def unreadable(name: str, error: OSError | ValueError) -> DataError:
     """What is wrong with a file that cannot be opened, or whose name cannot be one."""
     why = error.strerror if isinstance(error, OSError) else None
     return DataError(

@@ -21,7 +21,7 @@ from fedsight.core.progress import progress
 from fedsight.data.base import ArrayImages, Images, Indices, Preprocess, SizedSource
 from fedsight.data.duplicates.prints import Printer, Prints, View
 from fedsight.data.images import dicom
-from fedsight.data.images.decode import Origin, decode, raster, raster_and_view
+from fedsight.data.images.decode import Origin, decode, raster, raster_and_view, unreadable
 from fedsight.data.images.pixels import Pixels
 
 MEMORY = 1 << 30  # bytes of pixels that are kept in memory unless the config says otherwise
@@ -69,7 +69,8 @@ class DiskImages(LazyImages):
     """Image files; the paths are one block of bytes, so that sending them to a worker is cheap."""
 
     def __init__(self, paths: Sequence[str | os.PathLike[str]], preprocess: Preprocess) -> None:
-        encoded = [os.fsencode(path) for path in paths]
+        """Raises DataError for a path that no file can have: lists of images may name any."""
+        encoded = [_encoded(path) for path in paths]
         self.preprocess = preprocess
         self._text = b"".join(encoded)
         self._ends = np.cumsum([0, *(len(path) for path in encoded)])
@@ -92,6 +93,14 @@ class DiskImages(LazyImages):
     def only(self, indices: Indices) -> DiskImages:
         """The same with some files left out."""
         return DiskImages([self.origin(index) for index in indices], self.preprocess)
+
+
+def _encoded(path: str | os.PathLike[str]) -> bytes:
+    """A path as the file system has it."""
+    try:
+        return os.fsencode(path)
+    except UnicodeEncodeError as error:  # half of a surrogate pair
+        raise unreadable(str(path), error) from error
 
 
 class NumberedImages(DiskImages):

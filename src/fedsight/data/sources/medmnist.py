@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -125,13 +123,12 @@ class MedMnist(ArraySource):
                 return {name: archive[name] for name in wanted}
         except FileNotFoundError as error:
             raise DataError(f"'{self.path}' does not exist", "correct data.path") from error
-        except (OSError, ValueError, EOFError, TypeError, AttributeError) as error:
+        except DataError:
+            raise
+        except Exception as error:  # NumPy and zipfile raise nearly every kind on broken files
             raise DataError(
-                f"'{self.path}' is not an .npz of plain arrays: {error}", "fetch the file again"
-            ) from error
-        except (zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(
-                f"'{self.path}' is corrupt or truncated: {error}", "fetch the file again"
+                f"'{self.path}' is corrupt, truncated, or not an .npz of plain arrays: {error}",
+                "fetch the file again",
             ) from error
 
     def _images(self, arrays: dict[str, npt.NDArray[Any]], name: str) -> npt.NDArray[Any]:
