@@ -47,14 +47,15 @@ def trap(federation: Federation, seed: int) -> Model:
     values = torch.rand(half, generator=draws) + 0.5
     huge = torch.randn(half, generator=draws) * 1e12
     found = Model(federation)
-    names = ("hidden0.weight", "hidden0.bias", "hidden1.weight", "head.weight")
-    first, bias, second, last = map(found.get, names)
+    names = ("hidden0.weight", "hidden0.bias", "hidden1.weight", "hidden1.bias", "head.weight")
+    first, bias, second, least, last = map(found.get, names)
     first[:CONSTANT] = 0
     bias[:CONSTANT] = torch.cat([values, values])[order]
     second[0] = 0
     second[0, :CONSTANT] = torch.cat([huge, -huge])[order]
+    least[0] = -1  # what rounding leaves is far more, or less
     last[:, 0] = torch.tensor([3e38, 0.0])
-    for name, value in zip(names, (first, bias, second, last), strict=True):
+    for name, value in zip(names, (first, bias, second, least, last), strict=True):
         found.set(name, value)
     return found
 
@@ -63,7 +64,7 @@ def left(model: Model, linear: Callable[..., Tensor]) -> Tensor:
     """What is left of zero in each row of a batch, on a machine with this `linear`."""
     x = torch.zeros(IMAGES, UNITS)
     x[:, :CONSTANT] = model.get("hidden0.bias")[:CONSTANT]
-    return linear(x, model.get("hidden1.weight"), torch.zeros(UNITS))[:, 0]
+    return linear(x, model.get("hidden1.weight"), model.get("hidden1.bias"))[:, 0]
 
 
 def chosen(federation: Federation) -> Model:
