@@ -27,7 +27,7 @@ import fedsight
 
 RANK = 4
 WAYS: dict[str, tuple[float, dict[str, Any]]] = {  # learning rate of all but the head, and settings
-    "full": (5e-4, {}),
+    "full": (2e-4, {}),
     "lora": (5e-3, {"adapter": {"name": "lora", "rank": RANK}}),
     "ffa-lora": (1e-2, {"adapter": {"name": "ffa-lora", "rank": RANK}}),
     "fedex-lora": (
