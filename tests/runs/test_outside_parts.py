@@ -216,6 +216,21 @@ def test_an_edited_plugin_replaces_its_older_self_in_a_notebook(tmp_path: Path) 
     assert "shorter" in problem.cure
 
 
+def test_a_part_of_the_notebook_stays_that_has_the_name_of_an_earlier_plugin_s() -> None:
+    table = {**PLAIN, "plugins": [PARTS / "algorithm.py"]}
+    assert fs.check(**{**table, "algorithm": "shortened"}) == []
+    assert fs.check(**PLAIN) == []  # the plug-in's parts are gone by now
+
+    @fs.register("shortened", paper="a notebook")
+    class Own(fs.Algorithm):
+        """The mean update."""
+
+    for _ in range(2):  # each time the parts of plug-ins go
+        assert fs.check(**PLAIN, algorithm="shortened") == []
+    (problem,) = fs.check(**{**table, "algorithm": "shortened"})
+    assert "two algorithms are called 'shortened'" in problem.cause
+
+
 # -- installed packages ----------------------------------------------------------------------------
 
 

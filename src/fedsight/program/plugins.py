@@ -143,7 +143,8 @@ def _activate(known: _Imported) -> None:
 def _deactivate() -> None:
     """Take the parts of all plug-ins out of the registries."""
     for known in _IMPORTED.values():
-        _remove(known.added)
+        if known.active:  # else another part may have the name by now
+            _remove(known.added)
         known.active = False
 
 
