@@ -98,8 +98,13 @@ class SiteSecAgg:
         }
 
     def join(self, program: Program, owner: OwnerSettings, run: str, release: Release) -> None:
-        """Take part in the run `run` from now on; `release` records which sums come out."""
-        self._run, self._client, self._release = (program, owner, run), None, release
+        """Take part in the run `run` from now on; `release` records which sums come out.
+
+        It waits for an answer that is being made in another thread: keys that were begun for the
+        program before would otherwise be there afterwards, and mask what is trained under this one.
+        """
+        with self._lock:
+            self._run, self._client, self._release = (program, owner, run), None, release
 
     def attempt(self) -> bytes:
         """Identifies the current attempt at a round; empty before the first one."""
