@@ -22,7 +22,7 @@ from fedsight.core.types import PartSpec, PartSpecs, Payload
 from fedsight.deploy.membership.revocations import check_roster
 from fedsight.deploy.site.incoming import count
 from fedsight.deploy.site.owner import OwnerSettings
-from fedsight.deploy.site.peer_keys import AttemptCounter, PeerKeys, UnrecordedKeysError
+from fedsight.deploy.site.peer_keys import AttemptCounter, NoMasksError, PeerKeys
 from fedsight.deploy.site.release import Release, no_run
 from fedsight.deploy.site.trainer import TrainedUpdate, TrainStep
 from fedsight.engines.protected import (
@@ -196,9 +196,9 @@ class SiteSecAgg:
         them can unmask it without asking this site, which would have no trace of their keys."""
         try:
             PeerKeys(self._home).record(client.met)
+            return client.masker()
         except FedSightError as error:
-            raise UnrecordedKeysError(error.cause, error.cure, error.final) from error
-        return client.masker()
+            raise NoMasksError(error.cause, error.cure, error.final) from error
 
     # Requests of the coordinator ----------------------------------------------------------
 
