@@ -51,7 +51,7 @@ def test_the_sum_is_one_update_where_a_busy_record_is_a_failure(
 ) -> None:
     monkeypatch.setattr(peer_keys, "LOCK_TIMEOUT", 0.0)
     if weak:
-        monkeypatch.setattr(secagg_client, "UnrecordedKeysError", DeployError)
+        monkeypatch.setattr(secagg_client, "NoMasksError", DeployError)
     sites = masked_sites(attack, tmp_path, NAMES)
     of = program(tmp_path / "images-a", secure={"name": "secagg"})
     for site in sites:

@@ -62,7 +62,7 @@ class ChunkService(SiteService):
     def _measure(self, kind: str, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         vector = self._model.of(fields["round"], fields)
         assert vector is not None
-        site = self._running_trainer()._commands._trainer  # type: ignore[attr-defined]
+        site = self._running_trainer()[0]._commands._trainer  # type: ignore[attr-defined]
         seen, first = site.federation.tested(site.federation.views[0]), fields["first"]
         chunk = slice(first, first + 1)
         one = replace(seen, indices=seen.indices[chunk], origins=seen.origins[chunk])

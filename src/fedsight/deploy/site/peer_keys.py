@@ -23,11 +23,13 @@ Peer = tuple[str, str]  # a site's name and its identity key, in hex
 UNMET = "unmet"  # marks the key of a site that has not proven that it holds it
 
 
-class UnrecordedKeysError(DeployError):
-    """The keys of those whose masks an update has could not be recorded.
+class NoMasksError(DeployError):
+    """There are no masks for an update: the keys of those whose masks it has could not be recorded,
+    or a phase of the round is still to come, or over.
 
     That does not depend on the images: another job was at it, showed another key, or the disk is
-    full. A coordinator may bring it about.
+    full; or the update was asked for too soon. A coordinator may bring it about, and end it while
+    the site makes zeros.
     """
 
 

@@ -35,7 +35,7 @@ from fedsight.deploy.membership.revocations import OutdatedError
 from fedsight.deploy.site.answers import Answer, AnswerStore
 from fedsight.deploy.site.job_lease import TakenOverError
 from fedsight.deploy.site.log import SiteLog
-from fedsight.deploy.site.peer_keys import UnrecordedKeysError
+from fedsight.deploy.site.peer_keys import NoMasksError
 from fedsight.deploy.site.refusals import is_power_of_ten
 from fedsight.deploy.site.trainer import AbandonedError
 from fedsight.engines.remote.site_lists import read_lists
@@ -50,7 +50,7 @@ FREE: Charge = (None, 1)  # no epsilon pays for it
 DECLARATIONS = 100
 MASKS = "secure_aggregation"  # of `Contract.require`
 # What the coordinator or another job caused: zeros instead would be an answer at its bidding.
-CAUSED_OUTSIDE = (TakenOverError, AbandonedError, UnrecordedKeysError)
+CAUSED_OUTSIDE = (TakenOverError, AbandonedError, NoMasksError)
 log = logging.getLogger(__name__)
 
 

@@ -22,7 +22,7 @@ from fedsight.core.types import PartSpec, PartSpecs, Payload
 from fedsight.deploy.membership.revocations import check_roster
 from fedsight.deploy.site.incoming import count
 from fedsight.deploy.site.owner import OwnerSettings
-from fedsight.deploy.site.peer_keys import AttemptCounter, PeerKeys, UnrecordedKeysError
+from fedsight.deploy.site.peer_keys import AttemptCounter, NoMasksError, PeerKeys
 from fedsight.deploy.site.release import Release, no_run
 from fedsight.deploy.site.trainer import TrainedUpdate, TrainStep
 from fedsight.engines.protected import (
@@ -98,8 +98,13 @@ class SiteSecAgg:
         }
 
     def join(self, program: Program, owner: OwnerSettings, run: str, release: Release) -> None:
-        """Take part in the run `run` from now on; `release` records which sums come out."""
-        self._run, self._client, self._release = (program, owner, run), None, release
+        """Take part in the run `run` from now on; `release` records which sums come out.
+
+        It waits for an answer that is being made in another thread: keys that were begun for the
+        program before would otherwise be there afterwards, and mask what is trained under this one.
+        """
+        with self._lock:
+            self._run, self._client, self._release = (program, owner, run), None, release
 
     def attempt(self) -> bytes:
         """Identifies the current attempt at a round; empty before the first one."""
@@ -191,9 +196,9 @@ class SiteSecAgg:
         them can unmask it without asking this site, which would have no trace of their keys."""
         try:
             PeerKeys(self._home).record(client.met)
+            return client.masker()
         except FedSightError as error:
-            raise UnrecordedKeysError(error.cause, error.cure, error.final) from error
-        return client.masker()
+            raise NoMasksError(error.cause, error.cure, error.final) from error
 
     # Requests of the coordinator ----------------------------------------------------------
 

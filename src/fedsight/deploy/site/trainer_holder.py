@@ -28,8 +28,7 @@ class TrainerHolder:
         """The trainer's answer; a new trainer opens the site's images first."""
         if self._opened is None:
             raise no_run()
-        new = self._trainer is None
-        trainer = self._running_trainer()
+        trainer, new = self._running_trainer()
         try:
             if command is self._opened:
                 return self._as_before(trainer.ask(command, doing))
@@ -51,12 +50,17 @@ class TrainerHolder:
         self._found = found
         return found
 
-    def _running_trainer(self) -> Trainer:
-        """The trainer, started if there is none."""
+    def _running_trainer(self) -> tuple[Trainer, bool]:
+        """The trainer, and whether it has just been started, because there was none.
+
+        Both are found at once: another request may be ending the trainer at this moment. One that
+        were taken for it, and has no images open, would fail, and a protected site answer zeros.
+        """
         with self._lock:
-            if self._trainer is None:
-                self._trainer = Trainer(self._home / "trainer.txt")
-            return self._trainer
+            new = self._trainer is None
+            trainer = self._trainer or Trainer(self._home / "trainer.txt")
+            self._trainer = trainer
+            return trainer, new
 
     def _end_trainer(self) -> None:
         with self._lock:
