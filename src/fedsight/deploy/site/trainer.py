@@ -49,6 +49,14 @@ class AbandonedError(EngineError):
     """
 
 
+class NoTrainerError(EngineError):
+    """No trainer could be started: the machine has no process, file or memory left for one.
+
+    It says nothing of the images, and a coordinator that has a site do much at once may bring it
+    about. So no zeros stand in for the answer, as after an interruption.
+    """
+
+
 class ChangedImagesError(EngineError):
     """The images that a trainer opened again are not those that the site joined the run with.
 
@@ -225,14 +233,24 @@ class Trainer:
     """The site's handle on its trainer process."""
 
     def __init__(self, log: Path) -> None:
+        """Raises NoTrainerError if none can be started."""
         ours, theirs = Pipe()
         self._log = log
-        trim(log, LOG_BYTES)
-        with log.open("ab") as file:
-            self._process = spawn.start(
-                "fedsight.deploy.site.trainer_process", [], file.fileno(), [theirs.fileno()]
-            )
-        theirs.close()
+        try:
+            trim(log, LOG_BYTES)
+            with log.open("ab") as file:
+                self._process = spawn.start(
+                    "fedsight.deploy.site.trainer_process", [], file.fileno(), [theirs.fileno()]
+                )
+        except (EngineError, OSError) as error:
+            ours.close()
+            why = error.cause if isinstance(error, EngineError) else error.strerror
+            raise NoTrainerError(
+                f"no trainer process could be started: {why}",
+                "free memory or disk space at the site, or restart it, and send the request again",
+            ) from error
+        finally:
+            theirs.close()
         self._pipe = ours
         self._closed = False
         self._run = ""  # whose images are open, or about to be
