@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from itertools import groupby
@@ -19,7 +20,7 @@ from processes import python_path, wait_until
 from fedsight.core.errors import EngineError
 from fedsight.core.locks import held
 from fedsight.deploy.site import job_lease
-from fedsight.deploy.site.job_lease import TAKEN_OVER, JobLease, claim
+from fedsight.deploy.site.job_lease import TAKEN_OVER, JobLease, NoLeaseError, claim
 
 REFUSED = 3
 JOB = f"""
@@ -155,3 +156,18 @@ def test_the_lease_is_for_the_job_that_claimed_it_last(tmp_path: Path) -> None:
     again = JobLease(tmp_path, "three")
     again.release()
     assert not held(tmp_path / ".lock")
+
+
+def test_without_a_thread_that_watches_there_is_no_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim(tmp_path, "mine")
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(NoLeaseError, match="cannot be worked on"):
+            JobLease(tmp_path, "mine")
+    JobLease(tmp_path, "mine").release()  # nothing is held

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
+from collections.abc import Callable
 from multiprocessing import Pipe
-from typing import Any
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 import torch
 
 from fedsight.core.types import Order
-from fedsight.deploy.site.trainer import TrainedUpdate, TrainStep, receive, send
+from fedsight.deploy.processes import spawn
+from fedsight.deploy.site import trainer
+from fedsight.deploy.site.trainer import (
+    NoTrainerError,
+    TrainedUpdate,
+    Trainer,
+    TrainStep,
+    receive,
+    send,
+)
 
 
 def passed(message: object) -> Any:
@@ -86,3 +100,43 @@ def test_a_sender_that_goes_in_the_middle_of_a_vector_is_the_end() -> None:
                 ours.send_bytes(part)
         with pytest.raises((EOFError, ConnectionResetError)):
             receive(theirs)
+
+
+class Silent:
+    """In place of a trainer's process: nothing, with the other end of its pipe."""
+
+    pid = os.getpid()
+
+    def __init__(self, descriptor: int) -> None:
+        self._pipe = Connection(os.dup(descriptor))
+
+    def kill(self) -> None:
+        self._pipe.close()
+
+    def wait(self, timeout: float | None = None) -> int:
+        return -9
+
+
+def _failing(error: Exception) -> Callable[..., NoReturn]:
+    def fail(*_: object) -> NoReturn:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [("receive", MemoryError()), ("trim", OSError(errno.EMFILE, os.strerror(errno.EMFILE)))],
+)
+def test_a_trainer_that_cannot_be_talked_to_says_nothing_of_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, error: Exception
+) -> None:
+    monkeypatch.setattr(spawn, "start", lambda *given: Silent(given[3][0]))
+    one = Trainer(tmp_path / "trainer.txt")
+    step = TrainStep(Order(1, torch.zeros(3)), 0, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, what, _failing(error))
+        with pytest.raises(NoTrainerError):
+            one.ask(step, "training")
+    one._pipe.close()
+    one.close()

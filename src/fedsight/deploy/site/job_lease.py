@@ -31,6 +31,14 @@ class TakenOverError(EngineError):
     """This job is no longer the newest."""
 
 
+class NoLeaseError(EngineError):
+    """This job is the newest, and yet cannot work on the run's memory now: the process of an older
+    one does not end, or the machine has no file or thread left to watch the lease with.
+
+    That says nothing of the images.
+    """
+
+
 def taken_over() -> TakenOverError:
     """The error of a job that is no longer the newest."""
     return TakenOverError("a newer job of this run has taken over", "follow the newer job")
@@ -40,14 +48,15 @@ class JobLease:
     """The lease of the job `token`, held by this process until `release`.
 
     While this process holds it, a newer job's claim ends the process at once, whatever it does.
-    Raises EngineError if there is a newer job already, or if an older one does not end.
+    Raises TakenOverError if there is a newer job already, NoLeaseError if an older one does not end
+    or the machine lacks what a lease takes.
     """
 
     def __init__(self, memory: Path, token: str) -> None:
         self._path = memory / ".lease"
         self._token = token
         deadline = time.monotonic() + TAKEOVER_TIMEOUT
-        busy = EngineError(
+        busy = NoLeaseError(
             "another process of this site is still working on this run, and does not end",
             "end the processes of `fedsight site start` at the site",
         )
@@ -57,14 +66,20 @@ class JobLease:
             try:
                 self._lock = locks.hold(memory / ".lock", POLL_INTERVAL, busy)
                 break
-            except EngineError:
+            except NoLeaseError:
                 if time.monotonic() >= deadline:
                     raise
+            except OSError as error:
+                raise _lacking(error) from error
         if not self._is_newest():  # a newer job claimed the lease while this process waited
             self._lock.close()
             raise taken_over()
         self._released = threading.Event()
-        threading.Thread(target=self._watch, daemon=True, name="job lease").start()
+        try:
+            threading.Thread(target=self._watch, daemon=True, name="job lease").start()
+        except RuntimeError as error:  # no thread is left
+            self._lock.close()
+            raise _lacking(error) from error
 
     def release(self) -> None:
         """Release the lease; this process must not write to the memory afterwards."""
@@ -81,3 +96,10 @@ class JobLease:
         while not self._released.wait(POLL_INTERVAL):
             if not self._is_newest() and not self._released.is_set():
                 os._exit(TAKEN_OVER)
+
+
+def _lacking(error: Exception) -> NoLeaseError:
+    return NoLeaseError(
+        f"the memory of this run cannot be worked on ({type(error).__name__})",
+        "free memory or disk space at the site, or restart it, and send the request again",
+    )

@@ -16,8 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedsight.core import package
-from fedsight.core.errors import DeployError, StoreError
+from fedsight.core import locks, package
+from fedsight.core.errors import DeployError, SiteError, StoreError
 from fedsight.core.files import make_folder, write_atomically
 from fedsight.deploy.site.delivery.received import reserved
 from fedsight.deploy.site.trainer import ChangedImagesError, changed_images
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MAX_RUN_CHARACTERS = 32  # of a run's identifier; fewer than a fingerprint has
 CONTENTS = "contents.json"  # in a run's folder: hashes of the images that it is trained on
 DECODERS = ("numpy", "pillow", "pillow-heif", "pydicom", "torchvision")
+LOCK_TIMEOUT = 10.0  # seconds to wait for another job of this site
 _NOTE = "program.json"  # beside a program's runs: whether the site added noise for it
 
 
@@ -47,7 +48,7 @@ def open_memory(home: Path, program: Program, run: str, contract: Contract) -> P
     """The folder of a run, created if it does not exist.
 
     Raises DeployError for memory that does not say which program left it, and if the contract
-    leaves no room for another run.
+    leaves no room for another run; SiteError if another job is at it.
     """
     root, folder = home / "memory", folder_of(home, program, run)
     if (root / run).exists():
@@ -56,16 +57,28 @@ def open_memory(home: Path, program: Program, run: str, contract: Contract) -> P
             f"an earlier version wrote it; the site's owner can remove {run} from the folder "
             "`memory` of the site, and the run starts without it",
         )
-    others = kept(home)
-    new = folder not in others
-    contract.check_room(len(others) + new, occupied(home))
+    others, new = _made(home, folder, contract)
     if new:
-        make_folder(folder)
         noisy = bool(ADDED_AT_SITE & set(protections(program)))
         write_atomically(folder.parent / _NOTE, json.dumps({"noise": noisy}).encode())
         if contract.share_memory and not noisy:
             _take_over(folder, [path for path in others if path.name == run])
     return folder
+
+
+def _made(home: Path, folder: Path, contract: Contract) -> tuple[list[Path], bool]:
+    """The folders of all runs before this one, and whether this one's was made just now.
+
+    Jobs that counted at the same moment would all find room for one more run.
+    """
+    busy = SiteError("another job of this site is joining a run", "try again")
+    with locks.hold(home / ".memory.lock", LOCK_TIMEOUT, busy):
+        others = kept(home)
+        new = folder not in others
+        contract.check_room(len(others) + new, occupied(home))
+        if new:
+            make_folder(folder)
+    return others, new
 
 
 def contents_of_run(folder: Path, hashes: Mapping[str, str]) -> None:

@@ -33,11 +33,11 @@ from fedsight.core.errors import (
 from fedsight.core.text import names_path
 from fedsight.deploy.membership.revocations import OutdatedError
 from fedsight.deploy.site.answers import Answer, AnswerStore
-from fedsight.deploy.site.job_lease import TakenOverError
+from fedsight.deploy.site.job_lease import NoLeaseError, TakenOverError
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.peer_keys import NoMasksError
 from fedsight.deploy.site.refusals import is_power_of_ten
-from fedsight.deploy.site.trainer import AbandonedError, NoTrainerError
+from fedsight.deploy.site.trainer import AbandonedError, NotKeptError, NoTrainerError
 from fedsight.engines.remote.site_lists import read_lists
 from fedsight.governance.charges import Charge
 from fedsight.governance.contract import Contract
@@ -50,7 +50,10 @@ FREE: Charge = (None, 1)  # no epsilon pays for it
 DECLARATIONS = 100
 MASKS = "secure_aggregation"  # of `Contract.require`
 # What the coordinator or another job caused: zeros instead would be an answer at its bidding.
-CAUSED_OUTSIDE = (TakenOverError, AbandonedError, NoTrainerError, NoMasksError)
+CAUSED_OUTSIDE = (
+    *(TakenOverError, NoLeaseError, AbandonedError, NoTrainerError),
+    *(NoMasksError, NotKeptError),
+)
 log = logging.getLogger(__name__)
 
 

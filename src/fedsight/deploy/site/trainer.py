@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fedsight.compression.difference import Difference
-from fedsight.core.errors import EngineError, FedSightError
+from fedsight.core.errors import EngineError, FedSightError, StoreError
 from fedsight.core.files import trim
 from fedsight.core.types import Metrics, Order, PartSpecs
 from fedsight.deploy.declaration import Declaration
@@ -38,6 +38,7 @@ from fedsight.program.program import Program
 
 LOG_BYTES = 1 << 20  # of what trainers write to trainer.txt; older lines are dropped
 KILL_TIMEOUT = 5.0  # seconds for the exit of a killed process to be reported
+_FREE = "free memory or disk space at the site, or restart it, and send the request again"
 
 
 class AbandonedError(EngineError):
@@ -50,10 +51,19 @@ class AbandonedError(EngineError):
 
 
 class NoTrainerError(EngineError):
-    """No trainer could be started: the machine has no process, file or memory left for one.
+    """No trainer could be started, or what it is asked not be told to it: the machine has no
+    process, thread, file or memory left for that.
 
     It says nothing of the images, and a coordinator that has a site do much at once may bring it
     about. So no zeros stand in for the answer, as after an interruption.
+    """
+
+
+class NotKeptError(StoreError):
+    """What a site remembers of a run could not be written or read: its disk is full, for example.
+
+    Its length follows from the program. A coordinator may fill the disk by another job, and have it
+    freed while the site makes zeros.
     """
 
 
@@ -225,6 +235,14 @@ def _vector(pipe: Connection, size: int) -> bytearray:
     return found
 
 
+def _reason(error: Exception) -> str:
+    """Why no process was started, in a few words."""
+    if isinstance(error, EngineError):
+        return error.cause
+    told = error.strerror if isinstance(error, OSError) else None
+    return told or type(error).__name__
+
+
 SumStep = MeasureStep | CalibrateStep
 Command = OpenData | TrainStep | SumStep
 
@@ -234,31 +252,33 @@ class Trainer:
 
     def __init__(self, log: Path) -> None:
         """Raises NoTrainerError if none can be started."""
-        ours, theirs = Pipe()
         self._log = log
         try:
-            trim(log, LOG_BYTES)
-            with log.open("ab") as file:
-                self._process = spawn.start(
-                    "fedsight.deploy.site.trainer_process", [], file.fileno(), [theirs.fileno()]
-                )
-        except (EngineError, OSError) as error:
-            ours.close()
-            why = error.cause if isinstance(error, EngineError) else error.strerror
-            raise NoTrainerError(
-                f"no trainer process could be started: {why}",
-                "free memory or disk space at the site, or restart it, and send the request again",
-            ) from error
-        finally:
-            theirs.close()
-        self._pipe = ours
+            self._pipe, theirs = Pipe()
+            with theirs:
+                self._process = self._started(theirs)
+        except Exception as error:  # without a thread a RuntimeError, without memory a MemoryError
+            why = _reason(error)
+            raise NoTrainerError(f"no trainer process could be started: {why}", _FREE) from error
         self._closed = False
         self._run = ""  # whose images are open, or about to be
         self._lock = threading.Lock()
 
+    def _started(self, theirs: Connection) -> spawn.Process:
+        """The process, which has this end of the pipe; our end is closed if there is none."""
+        try:
+            trim(self._log, LOG_BYTES)
+            with self._log.open("ab") as file:
+                return spawn.start(
+                    "fedsight.deploy.site.trainer_process", [], file.fileno(), [theirs.fileno()]
+                )
+        except BaseException:
+            self._pipe.close()
+            raise
+
     def ask(self, command: Command, doing: str) -> Any:
         """The answer to a command; raises what the trainer raised, EngineError if it died,
-        AbandonedError if it was closed.
+        AbandonedError if it was closed, NoTrainerError if this process cannot talk to it.
 
         `doing` describes the command in messages.
         """
@@ -266,8 +286,8 @@ class Trainer:
             self._run = command.memory.name
         work = state.at_work(self._log.parent, self._process.pid, doing, self._run)
         with self._lock, work:
-            trim(self._log, LOG_BYTES)
             try:
+                self._trim()
                 answer = None
                 if isinstance(command, OpenData):  # its program may be made of their classes
                     answer = self._exchange(plugins.files_of(command.program))
@@ -286,9 +306,25 @@ class Trainer:
                     f"its trainer process {spawn.describe_exit(code)} while {doing}",
                     "the machine may have run out of memory: lower train.batch, or free memory",
                 ) from None
+            except NoTrainerError:
+                raise
+            except Exception as error:  # half of a message may be left: this one is of no use
+                raise NoTrainerError(
+                    f"the trainer process could not be talked to ({type(error).__name__}) while "
+                    f"{doing}",
+                    _FREE,
+                ) from error
         if isinstance(answer, FedSightError):
             raise answer
         return answer
+
+    def _trim(self) -> None:
+        """Shorten the log of the trainers."""
+        try:
+            trim(self._log, LOG_BYTES)
+        except OSError as error:  # which is not that of a process that has died
+            cause = f"the log of the trainer process cannot be used: {error.strerror}"
+            raise NoTrainerError(cause, _FREE) from error
 
     def _exchange(self, message: object) -> Any:
         send(self._pipe, message)

@@ -14,7 +14,7 @@ import secrets
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from torch import Tensor
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.core.allocator import keep_freed_memory
-from fedsight.core.errors import ConfigError, EngineError, FedSightError, SiteError
+from fedsight.core.errors import ConfigError, EngineError, FedSightError, SiteError, StoreError
 from fedsight.core.files import write_atomically
 from fedsight.core.types import Memory, Metrics, Reply
 from fedsight.data.contents import contents, stamp
@@ -38,6 +38,7 @@ from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.deploy.site.trainer import (
     CalibrateStep,
     MeasureStep,
+    NotKeptError,
     OpenData,
     Opened,
     TrainedUpdate,
@@ -137,12 +138,15 @@ class SiteTrainer:
         """Take one client step.
 
         At a protected site nothing that fails shows: the update is then one that says nothing of
-        the images, and comes with the reason, which stays at the site.
+        the images, and comes with the reason, which stays at the site. But NotKeptError: whether
+        memory can be read and written does not depend on them.
         """
         reply, failure = None, ""
         if not step.blank:
             try:
                 reply = self._trained(step)
+            except NotKeptError:
+                raise
             except Exception as error:
                 if not self._protected:
                     raise
@@ -152,7 +156,8 @@ class SiteTrainer:
             reply = self.client.blank(step.order, self.number, self._memory(step))
         # Also that nothing was learnt: what is kept counts in contract.disk, which is told.
         if reply.memory:
-            self.memory.save(self.name, step.order.round, reply.memory)
+            with _kept():
+                self.memory.save(self.name, step.order.round, reply.memory)
         metrics = {} if self._protected else reply.metrics  # no epsilon pays for the loss
         return TrainedUpdate(reply.payload, reply.weight, metrics, failure)
 
@@ -181,8 +186,12 @@ class SiteTrainer:
         """What the site remembers; rounds that the coordinator did not accept are forgotten.
 
         Raises SiteError if the coordinator goes back further than it had said it ever would, to a
-        round of which the site has nothing any more.
+        round of which the site has nothing any more; NotKeptError if it cannot be read or written.
         """
+        with _kept():
+            return self._remembered(step)
+
+    def _remembered(self, step: TrainStep) -> Memory:
         # Never what this round uses: `durable` is not in the keys' binding.
         durable = min(step.durable, step.order.round - 1)
         if self._goes_back(step.accepted, durable) and self.memory.lacks(self.name, step.accepted):
@@ -208,7 +217,8 @@ class SiteTrainer:
         """The sums over all test images of this site's view, added as the simulation adds them."""
         memory = {}
         if self._remembers:
-            memory = self.memory.load(self.name, min(step.round, step.accepted) + 1)
+            with _kept():
+                memory = self.memory.load(self.name, min(step.round, step.accepted) + 1)
         self.client.load(step.vector, memory)
         if not step.blank:
             self._require_unchanged(step.round)
@@ -287,6 +297,20 @@ class SiteTrainer:
             return FitSums.of(answers[0])
         scaling, method = TemperatureScaling(temperature), self.federation.program.trust.sets
         return CountSums.of(answers[0], answers[1], scaling, method)
+
+
+@contextlib.contextmanager
+def _kept() -> Iterator[None]:
+    """Memory is read and written: NotKeptError if that fails."""
+    try:
+        yield
+    except StoreError as error:
+        raise NotKeptError(error.cause, error.cure) from error
+    except OSError as error:
+        raise NotKeptError(
+            f"what this site remembers of the run cannot be read or written ({error.strerror})",
+            "look at the folder `memory` of the site",
+        ) from error
 
 
 def _or_singly(together: Callable[[], T], singly: Callable[[], T]) -> T:
