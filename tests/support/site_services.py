@@ -111,7 +111,7 @@ class Places:
             if old is None:
                 continue
             trainer = old._trainer
-            if trainer is not None and site not in fresh and _lives(trainer):
+            if trainer is not None and site not in fresh and _lives(trainer) and _newest(old):
                 self.seats[site]._trainer, old._trainer = trainer, None
                 self.seats[site]._token = old._token  # the trainer would end for a newer one
             old.close()
@@ -146,6 +146,12 @@ class Places:
 
 def _lives(trainer: Any) -> bool:
     return isinstance(trainer, InlineTrainer) or trainer._process.poll() is None
+
+
+def _newest(service: SiteService) -> bool:
+    """Whether no other service has joined its run since: its trainer ends a moment after that."""
+    opened = service._opened
+    return opened is None or (opened.memory / ".lease").read_text() == service._token
 
 
 @dataclass
