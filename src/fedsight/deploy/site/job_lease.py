@@ -16,9 +16,12 @@ from pathlib import Path
 from fedsight.core import locks
 from fedsight.core.errors import EngineError
 from fedsight.core.files import write_atomically
+from fedsight.deploy.site.caused_outside import CausedOutsideError
 
 TAKEOVER_TIMEOUT = 60.0  # seconds for the process of an older job to end
 POLL_INTERVAL = 0.2  # seconds
+# The cure where the machine lacks something.
+FREE_SOMETHING = "free memory or disk space at the site, or restart it, and send the request again"
 TAKEN_OVER = 75  # exit code of a process that ended because a newer job took over
 
 
@@ -27,15 +30,13 @@ def claim(memory: Path, token: str) -> None:
     write_atomically(memory / ".lease", token.encode())
 
 
-class TakenOverError(EngineError):
+class TakenOverError(EngineError, CausedOutsideError):
     """This job is no longer the newest."""
 
 
-class NoLeaseError(EngineError):
+class NoLeaseError(EngineError, CausedOutsideError):
     """This job is the newest, and yet cannot work on the run's memory now: the process of an older
     one does not end, or the machine has no file or thread left to watch the lease with.
-
-    That says nothing of the images.
     """
 
 
@@ -101,5 +102,5 @@ class JobLease:
 def _lacking(error: Exception) -> NoLeaseError:
     return NoLeaseError(
         f"the memory of this run cannot be worked on ({type(error).__name__})",
-        "free memory or disk space at the site, or restart it, and send the request again",
+        FREE_SOMETHING,
     )

@@ -12,6 +12,7 @@ from fedsight.core import locks
 from fedsight.core.errors import DeployError
 from fedsight.core.files import write_atomically
 from fedsight.deploy.membership.requests import check_name
+from fedsight.deploy.site.caused_outside import CausedOutsideError
 from fedsight.privacy.secagg.messages import MOST_SITES
 
 LOCK_TIMEOUT = 10.0  # seconds to wait for another job of this site
@@ -23,7 +24,7 @@ Peer = tuple[str, str]  # a site's name and its identity key, in hex
 UNMET = "unmet"  # marks the key of a site that has not proven that it holds it
 
 
-class NoMasksError(DeployError):
+class NoMasksError(DeployError, CausedOutsideError):
     """There are no masks for an update: the keys of those whose masks it has could not be recorded,
     or a phase of the round is still to come, or over.
 

@@ -33,11 +33,9 @@ from fedsight.core.errors import (
 from fedsight.core.text import names_path
 from fedsight.deploy.membership.revocations import OutdatedError
 from fedsight.deploy.site.answers import Answer, AnswerStore
-from fedsight.deploy.site.job_lease import NoLeaseError, TakenOverError
+from fedsight.deploy.site.caused_outside import CausedOutsideError
 from fedsight.deploy.site.log import SiteLog
-from fedsight.deploy.site.peer_keys import NoMasksError
 from fedsight.deploy.site.refusals import is_power_of_ten
-from fedsight.deploy.site.trainer import AbandonedError, NotKeptError, NoTrainerError
 from fedsight.engines.remote.site_lists import read_lists
 from fedsight.governance.charges import Charge
 from fedsight.governance.contract import Contract
@@ -49,11 +47,6 @@ FREE: Charge = (None, 1)  # no epsilon pays for it
 # and one begins whenever a machine or a connection has failed, or a site comes back.
 DECLARATIONS = 100
 MASKS = "secure_aggregation"  # of `Contract.require`
-# What the coordinator or another job caused: zeros instead would be an answer at its bidding.
-CAUSED_OUTSIDE = (
-    *(TakenOverError, NoLeaseError, AbandonedError, NoTrainerError),
-    *(NoMasksError, NotKeptError),
-)
 log = logging.getLogger(__name__)
 
 
@@ -77,7 +70,7 @@ class Question:
     personal: bool = False
     model: str = ""
     same: str = ""
-    public: tuple[type[Exception], ...] = CAUSED_OUTSIDE
+    public: tuple[type[Exception], ...] = (CausedOutsideError,)
 
 
 def digest_of(*facts: Any) -> str:
@@ -206,7 +199,7 @@ class Release:
         not: the message is then always the same."""
         try:
             work()
-        except CAUSED_OUTSIDE:
+        except CausedOutsideError:
             raise
         except Exception as error:
             if not self.contract.protected:

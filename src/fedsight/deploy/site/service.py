@@ -29,6 +29,7 @@ from fedsight.deploy.site import adopted, job_lease, state
 from fedsight.deploy.site.answers import Answer
 from fedsight.deploy.site.background import Background, ServiceAnswer
 from fedsight.deploy.site.calibration import SumRules
+from fedsight.deploy.site.caused_outside import CausedOutsideError
 from fedsight.deploy.site.delivery.order import FinalOrder
 from fedsight.deploy.site.enforcement import (
     ContractEnforcement,
@@ -43,7 +44,6 @@ from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.deploy.site.questions import KINDS
 from fedsight.deploy.site.refusals import MAX_KIND, Asked, Refusals
 from fedsight.deploy.site.release import (
-    CAUSED_OUTSIDE,
     FREE,
     Question,
     digest_of,
@@ -437,7 +437,7 @@ class SiteService(TrainerHolder):
             "declaration",
             digest_of("declaration", run, program.fingerprint),
             OPENING,
-            public=(*CAUSED_OUTSIDE, DeployError),
+            public=(CausedOutsideError, DeployError),
         )
         answer = self._enforcement.release.answer(question, FREE, declared)
         if self._found is not None:

@@ -30,6 +30,7 @@ from fedsight.core.types import Metrics, Order, PartSpecs
 from fedsight.deploy.declaration import Declaration
 from fedsight.deploy.processes import spawn
 from fedsight.deploy.site import job_lease, state
+from fedsight.deploy.site.caused_outside import CausedOutsideError
 from fedsight.deploy.site.incoming import Lengths
 from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.governance.charges import Charge
@@ -38,10 +39,9 @@ from fedsight.program.program import Program
 
 LOG_BYTES = 1 << 20  # of what trainers write to trainer.txt; older lines are dropped
 KILL_TIMEOUT = 5.0  # seconds for the exit of a killed process to be reported
-_FREE = "free memory or disk space at the site, or restart it, and send the request again"
 
 
-class AbandonedError(EngineError):
+class AbandonedError(EngineError, CausedOutsideError):
     """This process ended its trainer itself, because the coordinator asked for something else.
 
     It says nothing of the images, and no other answer may stand in for the one that was abandoned:
@@ -50,7 +50,7 @@ class AbandonedError(EngineError):
     """
 
 
-class NoTrainerError(EngineError):
+class NoTrainerError(EngineError, CausedOutsideError):
     """No trainer could be started, or what it is asked not be told to it: the machine has no
     process, thread, file or memory left for that.
 
@@ -59,7 +59,7 @@ class NoTrainerError(EngineError):
     """
 
 
-class NotKeptError(StoreError):
+class NotKeptError(StoreError, CausedOutsideError):
     """What a site remembers of a run could not be written or read: its disk is full, for example.
 
     Its length follows from the program. A coordinator may fill the disk by another job, and have it
@@ -259,7 +259,9 @@ class Trainer:
                 self._process = self._started(theirs)
         except Exception as error:  # without a thread a RuntimeError, without memory a MemoryError
             why = _reason(error)
-            raise NoTrainerError(f"no trainer process could be started: {why}", _FREE) from error
+            raise NoTrainerError(
+                f"no trainer process could be started: {why}", job_lease.FREE_SOMETHING
+            ) from error
         self._closed = False
         self._run = ""  # whose images are open, or about to be
         self._lock = threading.Lock()
@@ -312,7 +314,7 @@ class Trainer:
                 raise NoTrainerError(
                     f"the trainer process could not be talked to ({type(error).__name__}) while "
                     f"{doing}",
-                    _FREE,
+                    job_lease.FREE_SOMETHING,
                 ) from error
         if isinstance(answer, FedSightError):
             raise answer
@@ -324,7 +326,7 @@ class Trainer:
             trim(self._log, LOG_BYTES)
         except OSError as error:  # which is not that of a process that has died
             cause = f"the log of the trainer process cannot be used: {error.strerror}"
-            raise NoTrainerError(cause, _FREE) from error
+            raise NoTrainerError(cause, job_lease.FREE_SOMETHING) from error
 
     def _exchange(self, message: object) -> Any:
         send(self._pipe, message)

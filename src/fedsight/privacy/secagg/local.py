@@ -41,8 +41,18 @@ class LocalExchange:
         known = [self._identities[site] for site in sites]
         roster = tuple((site, one.public.hex()) for site, one in zip(sites, known, strict=True))
         serial, table = next(self._serial), quantiser.table()
-        about = "", self._program, "", round, serial, order
-        binding = Binding(*about, roster, (0,) * len(sites), parameters, table)
+        binding = Binding(
+            run="",
+            program=self._program,
+            package="",
+            round=round,
+            serial=serial,
+            order=order,
+            roster=roster,
+            accepted=(0,) * len(sites),
+            parameters=parameters,
+            quantiser=table,
+        )
         server = self._server = SecAggServer(binding)
         least = Minimums().at_least(parameters)
         self._clients = [
