@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacked_site import AttackedSite, InlineTrainer, known, program
-from masked_round import MaskedRound, in_the_clear, masked_sites
+from attacked_site import AttackedSite, InlineTrainer, known
+from masked_round import MaskedRound, in_the_clear, joined_sites
 
 from fedsight.core import locks
 from fedsight.core.errors import DeployError, EngineError
@@ -52,10 +52,7 @@ def test_the_sum_is_one_update_where_a_busy_record_is_a_failure(
     monkeypatch.setattr(peer_keys, "LOCK_TIMEOUT", 0.0)
     if weak:
         monkeypatch.setattr(secagg_client, "NoMasksError", DeployError)
-    sites = masked_sites(attack, tmp_path, NAMES)
-    of = program(tmp_path / "images-a", secure={"name": "secagg"})
-    for site in sites:
-        assert "error" not in site.join(of)
+    sites, of = joined_sites(attack, tmp_path, NAMES)
     attacker = MaskedRound(sites, of, Order(1, known(of).initial))
     target, *others = (in_the_clear(site, of, attacker.order) for site in sites)
     updates = [attacker.train(TARGET)]

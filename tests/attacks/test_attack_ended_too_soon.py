@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacked_site import AttackedSite, InlineTrainer, known, program
-from masked_round import MaskedRound, in_the_clear, masked_sites
+from attacked_site import AttackedSite, InlineTrainer, known
+from masked_round import MaskedRound, in_the_clear, joined_sites
 
 from fedsight.core.errors import EngineError
 from fedsight.core.types import Order
@@ -98,10 +98,7 @@ class Slow:
 def test_the_sum_is_one_update_where_a_trainer_that_is_ending_counts_as_one(
     attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weak: bool
 ) -> None:
-    sites = masked_sites(attack, tmp_path, NAMES)
-    of = program(tmp_path / "images-a", secure={"name": "secagg"})
-    for site in sites:
-        assert "error" not in site.join(of)
+    sites, of = joined_sites(attack, tmp_path, NAMES)
     attacker = MaskedRound(sites, of, Order(1, known(of).initial))
     target, *others = (in_the_clear(site, of, attacker.order) for site in sites)
     with monkeypatch.context() as patch:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacked_site import AttackedSite, InlineTrainer, known, program
-from masked_round import MaskedRound, in_the_clear, masked_sites
+from attacked_site import AttackedSite, InlineTrainer, known
+from masked_round import MaskedRound, in_the_clear, joined_sites
 
 from fedsight.core.errors import DeployError
 from fedsight.core.types import Order
@@ -59,10 +59,7 @@ def test_the_sum_is_one_update_where_masks_that_are_not_there_are_a_failure(
 ) -> None:
     if weak:
         monkeypatch.setattr(secagg_client, "NoMasksError", DeployError)
-    sites = masked_sites(attack, tmp_path, NAMES)
-    of = program(tmp_path / "images-a", secure={"name": "secagg"})
-    for site in sites:
-        assert "error" not in site.join(of)
+    sites, of = joined_sites(attack, tmp_path, NAMES)
     attacker = Hasty(monkeypatch, sites, of, Order(1, known(of).initial))
     target, *others = (in_the_clear(site, of, attacker.order) for site in sites)
     assert attacker.updates.keys() == ({*OTHERS} if weak else set())

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from attacked_site import AttackedSite, known, program
-from masked_round import MaskedRound, in_the_clear, masked_sites
+from attacked_site import AttackedSite, known
+from masked_round import MaskedRound, in_the_clear, joined_sites
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,11 +41,8 @@ def kept(of: Program, name: str) -> Tensor:
 def attacked(attack: Attack, tmp_path: Path) -> tuple[Tensor, Tensor, Tensor]:
     """What the sum and the target's update, computed from the seed, have at the units [classes, u]
     that only the target keeps, and what the sum has at those that nobody keeps."""
-    sites = masked_sites(attack, tmp_path, NAMES)
     model = {"name": "small_cnn", "blocks": 1, "width": 16, "dropout": RATE}
-    of = program(tmp_path / "images-a", secure={"name": "secagg"}, model=model)
-    for site in sites:
-        assert "error" not in site.join(of)
+    sites, of = joined_sites(attack, tmp_path, NAMES, model=model)
     federation = known(of)
     (head,) = (one for one in federation.layout.entries if one.name == "head.weight")
     attacker = MaskedRound(sites, of, Order(1, federation.initial))

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from attacked_site import AttackedSite, known, program
-from masked_round import MaskedRound, in_the_clear, masked_sites
+from attacked_site import AttackedSite, known
+from masked_round import MaskedRound, in_the_clear, joined_sites
 
 from fedsight.core.rng import generator
 from fedsight.core.types import Order
@@ -31,10 +31,7 @@ REACH = 0.25
 def comparisons(attack: Attack, tmp_path: Path) -> tuple[int, float]:
     """How many values of site a's update were compared with a known number, and the share of the
     comparisons that are right."""
-    sites = masked_sites(attack, tmp_path, NAMES)
-    of = program(tmp_path / "images-a", secure={"name": "secagg"})
-    for site in sites:
-        site.join(of)
+    sites, of = joined_sites(attack, tmp_path, NAMES)
     order = Order(1, known(of).initial)
     attacker = MaskedRound(sites, of, order, cap=CAP)
     top = (1 << attacker.quantiser.bits) - 1

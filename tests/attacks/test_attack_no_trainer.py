@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from attacked_site import AttackedSite, InlineTrainer, known, program
-from masked_round import MaskedRound, in_the_clear, masked_sites
+from attacked_site import AttackedSite, InlineTrainer, known
+from masked_round import MaskedRound, in_the_clear, joined_sites
 
 from fedsight.core.errors import EngineError
 from fedsight.core.types import Order
@@ -73,10 +73,7 @@ def test_the_sum_is_one_update_where_no_trainer_is_a_failure_of_the_training(
     attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: str, weak: bool
 ) -> None:
     machine = Machine(monkeypatch, lacks, weak)
-    sites = masked_sites(attack, tmp_path, NAMES)
-    of = program(tmp_path / "images-a", secure={"name": "secagg"})
-    for site in sites:
-        assert "error" not in site.join(of)
+    sites, of = joined_sites(attack, tmp_path, NAMES)
     attacker = MaskedRound(sites, of, Order(1, known(of).initial))
     target, *others = (in_the_clear(site, of, attacker.order) for site in sites)
     updates = {0: attacker.train(0)}

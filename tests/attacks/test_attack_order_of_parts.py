@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from attacked_site import AttackedSite, Model, known, program
-from masked_round import MaskedRound, in_the_clear, masked_sites
+from attacked_site import AttackedSite, Model, known
+from masked_round import MaskedRound, in_the_clear, joined_sites
 from torch import Tensor
 
 from fedsight.core.types import Order
@@ -34,10 +34,7 @@ PRIVACY = {"name": "central", "quantile": 0.5, "clip": 1000.0, "noise_multiplier
 
 def begin(attack: Attack, tmp_path: Path) -> tuple[MaskedRound, Program, Tensor]:
     """A round, and which places of the update belong to live units of the last hidden layer."""
-    sites = masked_sites(attack, tmp_path, NAMES)
-    of = program(tmp_path / "images-a", secure={"name": "secagg"}, privacy=PRIVACY)
-    for site in sites:
-        assert "error" not in site.join(of)
+    sites, of = joined_sites(attack, tmp_path, NAMES, privacy=PRIVACY)
     federation = known(of)
     bias = torch.zeros(UNITS)
     bias[1::2] = -1e6

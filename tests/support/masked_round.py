@@ -44,6 +44,17 @@ def masked_sites(
     ]
 
 
+def joined_sites(
+    attack: Callable[..., AttackedSite], folder: Path, names: Sequence[str], **sections: Any
+) -> tuple[list[AttackedSite], Program]:
+    """Such sites, and the masked program with these `sections` of which they have joined a run."""
+    sites = masked_sites(attack, folder, names)
+    of = program(folder / f"images-{names[0]}", secure={"name": "secagg"}, **sections)
+    for site in sites:
+        assert "error" not in site.join(of)
+    return sites, of
+
+
 class MaskedRound:
     """The keys of `sites`, exchanged for an order under a program; `adopted` at all of them."""
 
